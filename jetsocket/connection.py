@@ -1,0 +1,395 @@
+"""PooledConnection: the lease, what a borrower holds of a connection."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator, Mapping
+from queue import SimpleQueue
+from time import monotonic
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from jetsocket.entry import Entry
+from jetsocket.exceptions import ConnectionClosedError, InvalidStateError, TimeoutError
+from jetsocket.messages import Codec
+from jetsocket.permits import Permit
+
+T = TypeVar("T")
+
+
+class Lender(Protocol):
+    """What a lease needs of its pool."""
+
+    def take_back(self, lease: PooledConnection[Any], *, failed: bool) -> None:
+        """Return the lease; harmless if somebody did before."""
+
+    def replace(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:
+        """Give the lease another connection for one that has ended before it was used."""
+
+    def fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
+        """Whether a reused connection, not yet used by this borrower, is still clean."""
+
+
+def seconds(timeout: float | None, default: float | None, *, name: str = "timeout") -> float | None:
+    """Check a timeout (s) that a caller gave.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative or NaN.
+    """
+    if timeout is None:
+        return default
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {timeout!r}")
+    if math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"{name} must be 0 s or more, not {timeout!r}")
+    return None if math.isinf(timeout) else float(timeout)
+
+
+def _raw(data: object) -> str | bytes:
+    if isinstance(data, (str, bytes)):
+        return data
+    if isinstance(data, (bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"send_raw takes str or bytes, not {type(data).__name__}; send() serializes")
+
+
+class PooledConnection(Generic[T]):
+    """One connection of a pool, lent to one borrower until it is released.
+
+    A fresh object for each acquire: once released it can touch nothing any more. It is a context manager
+    (leaving it releases) and an iterator over the messages that come. One thread may send while another
+    receives. A lease that is dropped without release is found by the garbage collector: the connection is
+    closed, and a ResourceWarning tells where it was acquired.
+
+    Example:
+        >>> with pool.acquire("/ws/btcusdt") as conn:
+        ...     conn.send({"subscribe": "trades"})
+        ...     reply = conn.recv()
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_codec",
+        "_deadline",
+        "_doorbell",
+        "_entry",
+        "_permit",
+        "_pool",
+        "_recv_timeout",
+        "_send_timeout",
+        "_shown",
+        "_touched",
+        "discarded",
+        "timed_out",
+    )
+
+    def __init__(
+        self,
+        pool: Lender,
+        permit: Permit,
+        codec: Codec[T],
+        doorbell: SimpleQueue[Any],
+        *,
+        send_timeout: float | None = None,
+        recv_timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Made by `ConnectionPool.acquire`; there is no other way to get one."""
+        self._permit = permit
+        self._doorbell = doorbell
+        self._pool = pool
+        self._codec = codec
+        self._entry: Entry | None = None
+        self._shown: Entry | None = None  # what the properties tell of, after release too
+        self._send_timeout = send_timeout
+        self._recv_timeout = recv_timeout
+        self._deadline = deadline  # over all operations together, for callbacks
+        self._touched = False  # whether the borrower has sent or received
+        self.timed_out = False
+        self.discarded = False
+        permit.lease = weakref.ref(self)
+
+    # --- what the pool does with it --------------------------------------------------------------------
+
+    def _attach(self, entry: Entry) -> None:
+        """Begin to use this connection."""
+        entry.wire.holder = self._permit
+        self._entry = self._shown = entry
+
+    def _detach(self) -> Entry | None:
+        """Let go; operations under way finish, later ones are refused."""
+        entry, self._entry = self._entry, None
+        if entry is not None and entry.wire.holder is self._permit:
+            entry.wire.holder = None
+        return entry
+
+    def __del__(self) -> None:
+        # No lock, no I/O, nothing that could wait: the housekeeper does the rest.
+        permit = self._permit
+        if permit.held and not permit.claimed:
+            self._doorbell.put(permit)
+
+    # --- sending ---------------------------------------------------------------------------------------
+
+    def send(self, data: Any) -> None:
+        """Send one message.
+
+        Args:
+            data: `str` goes out as a text message and `bytes` as a binary one, as they are; anything else
+                through the serializer (JSON unless the pool was told otherwise).
+
+        Raises:
+            TypeError: The serializer can't take it; nothing was sent, and the connection is as it was.
+            ValueError: Likewise.
+            TimeoutError: The server did not take it within `send_timeout`.
+            ConnectionClosedError: The connection has ended. The very first send of a lease is moved to
+                another connection instead, if no byte of it has left.
+            InvalidStateError: The lease was released.
+        """
+        self._send(self._codec.encode(data), None, self._until(self._send_timeout), self._send_timeout)
+
+    def send_raw(self, data: str | bytes, *, binary: bool | None = None) -> None:
+        """Send one message as it is, without the serializer.
+
+        Args:
+            data: The payload.
+            binary: True sends a binary message, False a text one; None goes by the type of `data`.
+
+        Raises:
+            TypeError: `data` is neither `str` nor `bytes`.
+            ValueError: `bytes` that are not UTF-8 can't go out as text.
+            TimeoutError: As `send`.
+            ConnectionClosedError: As `send`.
+            InvalidStateError: The lease was released.
+        """
+        payload = _raw(data)
+        if binary is False and isinstance(payload, bytes):
+            payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
+        text = None if binary is None else not binary
+        self._send(payload, text, self._until(self._send_timeout), self._send_timeout)
+
+    def _send(
+        self, payload: str | bytes, text: bool | None, deadline: float | None, limit: float | None
+    ) -> None:
+        while True:
+            entry = self._current()
+            fresh = not self._touched and self._permit.reused and self._deadline is None
+            if fresh and not self._pool.fit_for_first_use(self):
+                self._pool.replace(self, entry, deadline)
+                continue
+            wire = entry.wire
+            out = wire.bytes_out
+            self._touched = True
+            try:
+                wire.send_message(payload, deadline, self._permit, text=text)
+                return
+            except TimeoutError as error:
+                raise self._late(error, limit) from None
+            except ConnectionClosedError:
+                if not fresh or wire.bytes_out != out:
+                    raise
+                # Not a byte has left, and this borrower has neither sent nor received: nobody will notice.
+                self._touched = False
+                self._pool.replace(self, entry, deadline)
+
+    # --- receiving -------------------------------------------------------------------------------------
+
+    def recv(self, timeout: float | None = None) -> T:
+        """Receive one message and decode it.
+
+        Args:
+            timeout: s for the whole message, however slowly it comes; 0 takes only what is there; None
+                waits as long as `recv_timeout` says (for ever, unless set).
+
+        Returns:
+            What the deserializer makes of it (JSON unless the pool was told otherwise).
+
+        Raises:
+            DecodeError: The payload does not decode; it is in the error, and the connection is usable.
+            TimeoutError: No whole message in time.
+            ConnectionClosedError: The connection has ended, normally or not; `code` and `reason` say how.
+            ProtocolError: The server broke RFC 6455.
+            MessageTooBigError: The message is longer than `max_message_size`.
+            InvalidStateError: The lease was released.
+        """
+        return self._codec.decode(self.recv_raw(timeout))
+
+    def recv_raw(self, timeout: float | None = None) -> str | bytes:
+        """Receive one message as it is: `str` for text, `bytes` for binary.
+
+        Args:
+            timeout: As for `recv`.
+
+        Raises:
+            TimeoutError: As `recv`, and so are the others but `DecodeError`.
+            ConnectionClosedError: As `recv`.
+            ProtocolError: As `recv`.
+            MessageTooBigError: As `recv`.
+            InvalidStateError: As `recv`.
+        """
+        limit = seconds(timeout, self._recv_timeout)
+        return self._recv(self._until(limit), limit)
+
+    def _recv(self, deadline: float | None, limit: float | None) -> str | bytes:
+        entry = self._current()
+        self._touched = True
+        try:
+            return entry.wire.recv_message(deadline, self._permit)
+        except TimeoutError as error:
+            raise self._late(error, limit) from None
+
+    def request(self, message: Any, timeout: float | None = None) -> T:
+        """Send a message and receive the next one, within one deadline.
+
+        Args:
+            message: As for `send`.
+            timeout: s for both together; None: `send_timeout` and `recv_timeout` apply.
+
+        Returns:
+            The decoded reply.
+
+        Raises:
+            TimeoutError: No reply in time. It may still come: the connection will not be lent again.
+            ConnectionClosedError: The connection has ended.
+            DecodeError: The reply does not decode.
+            InvalidStateError: The lease was released.
+        """
+        payload = self._codec.encode(message)
+        limit = seconds(timeout, None)
+        if limit is None:
+            self._send(payload, None, self._until(self._send_timeout), self._send_timeout)
+            return self._codec.decode(self._recv(self._until(self._recv_timeout), self._recv_timeout))
+        deadline = self._until(limit)
+        self._send(payload, None, deadline, limit)
+        return self._codec.decode(self._recv(deadline, limit))
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield messages until the server closes normally (1000 or 1001).
+
+        Raises:
+            ConnectionClosedError: At any other end.
+            DecodeError: A payload does not decode; iterating again goes on behind it.
+        """
+        while True:
+            try:
+                message = self.recv()
+            except ConnectionClosedError as error:
+                if error.is_normal:
+                    return
+                raise
+            yield message
+
+    # --- liveness --------------------------------------------------------------------------------------
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Send a ping and wait for its pong (RFC 6455 §5.5.2); messages that come meanwhile are kept.
+
+        Args:
+            timeout: s; None: `recv_timeout`.
+
+        Returns:
+            The round trip (s).
+
+        Raises:
+            TimeoutError: No pong in time.
+            ConnectionClosedError: The connection has ended.
+            InvalidStateError: The lease was released.
+        """
+        limit = seconds(timeout, self._recv_timeout)
+        entry = self._current()
+        self._touched = True
+        try:
+            return entry.wire.measure_latency(self._until(limit), self._permit)
+        except TimeoutError as error:
+            raise self._late(error, limit) from None
+
+    # --- giving back -----------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Give the connection back. The second time does nothing."""
+        self._pool.take_back(self, failed=False)
+
+    def discard(self) -> None:
+        """Have the connection closed at release, whatever its state: after a subscription, or in doubt."""
+        self.discarded = True
+
+    def __enter__(self) -> PooledConnection[T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.take_back(self, failed=kind is not None)
+
+    # --- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """Identifies the connection, not the lease: the same number is the same connection."""
+        return self._told().id
+
+    @property
+    def uri(self) -> str:
+        """The URI it is connected to, without credentials."""
+        return self._told().target.uri
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the lease is held and neither side is known to have ended the connection."""
+        entry = self._entry
+        return entry is not None and entry.wire.failure is None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Round trip of the last `ping` on this connection (ms); None before the first."""
+        latency = self._told().wire.latency
+        return None if latency is None else latency * 1000.0
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server chose (RFC 6455 §1.9), None for none."""
+        return self._told().wire.getsubprotocol()
+
+    @property
+    def response_headers(self) -> Mapping[str, str]:
+        """The headers of the server's upgrade response; names are case-insensitive."""
+        return self._told().wire.response_headers
+
+    def __repr__(self) -> str:
+        entry = self._shown
+        if entry is None:
+            return "<PooledConnection>"
+        state = "released" if self._entry is None else "connected" if self.is_connected else "closed"
+        return f"<PooledConnection {entry.id} {state} {entry.target.redacted}>"
+
+    # --- helpers ---------------------------------------------------------------------------------------
+
+    def _current(self) -> Entry:
+        entry = self._entry
+        if entry is None:
+            raise InvalidStateError(
+                "this lease was released; acquire a new one",
+                current_state="released",
+                required_states=["lent"],
+            )
+        return entry
+
+    def _told(self) -> Entry:
+        assert self._shown is not None, "a lease that nobody has got yet"
+        return self._shown
+
+    def _until(self, timeout: float | None) -> float | None:
+        if timeout is None:
+            return self._deadline
+        deadline = monotonic() + timeout
+        return deadline if self._deadline is None else min(deadline, self._deadline)
+
+    def _late(self, error: TimeoutError, limit: float | None) -> TimeoutError:
+        self.timed_out = True
+        told = f"{error}: {limit:g} s were given" if limit is not None else str(error)
+        return TimeoutError(told, operation=error.operation, timeout=limit)
+
+
+__all__ = ["Lender", "PooledConnection", "seconds"]

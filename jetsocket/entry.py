@@ -1,0 +1,160 @@
+"""The record of one open connection, and the rule that says whether it may go to another borrower."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+from jetsocket.uris import Target
+from jetsocket.wire.websocket import WebSocket
+
+Reuse = Literal["balanced", "quiet", "always"]
+
+_ids = itertools.count(1)
+
+
+class Entry:
+    """One connection of a pool, from the moment that it is dialled to the moment that it is closed.
+
+    Attributes:
+        id: Unique in this process.
+        target: Where it leads; `target.uri` names its idle queue.
+        wire: The connection itself.
+        created: When it was opened (monotonic, s).
+        expires: When its lifetime ends (monotonic, s).
+        idle_since: When it last came back (monotonic, s).
+        uses: How often it was lent.
+        sent: Messages sent when the present lease began, so that `configure`'s do not count.
+        received: Messages received when the present lease began.
+        close_by: Until when its closing handshake may take (monotonic, s).
+        checking: Whether the user's `check` runs on it.
+    """
+
+    __slots__ = (
+        "checking",
+        "close_by",
+        "created",
+        "expires",
+        "id",
+        "idle_since",
+        "received",
+        "sent",
+        "target",
+        "uncounted_received",
+        "uncounted_sent",
+        "uses",
+        "wire",
+    )
+
+    def __init__(self, target: Target, wire: WebSocket, expires: float) -> None:
+        """Record a connection that is about to be opened."""
+        self.id = next(_ids)
+        self.target = target
+        self.wire = wire
+        self.created = 0.0
+        self.expires = expires
+        self.idle_since = 0.0
+        self.uses = 0
+        self.sent = self.received = 0
+        self.uncounted_sent = self.uncounted_received = 0
+        self.close_by = 0.0
+        self.checking = False
+
+    def count_from_here(self) -> None:
+        """Begin a lease: what came and went before counts for nobody in it."""
+        self.sent, self.received = self.wire.messages_sent, self.wire.messages_received
+
+    def forgive(self) -> None:
+        """Leave what callbacks sent and received since `count_from_here` out of the statistics."""
+        self.uncounted_sent += self.wire.messages_sent - self.sent
+        self.uncounted_received += self.wire.messages_received - self.received
+        self.count_from_here()
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages that borrowers sent."""
+        return self.wire.messages_sent - self.uncounted_sent
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that came for borrowers."""
+        return self.wire.messages_received - self.uncounted_received
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.id} {self.target.redacted} uses={self.uses}>"
+
+
+def why_unclean(
+    reuse: Reuse,
+    *,
+    alive: bool,
+    half_sent: bool,
+    discarded: bool,
+    failed: bool,
+    timed_out: bool,
+    half_read: bool,
+    unread: bool,
+    sent: int,
+    received: int,
+) -> str | None:
+    """The clean rule: why a connection that comes back must not go to another borrower; None: it may.
+
+    Args:
+        reuse: The pool's setting.
+        alive: Neither side has ended the connection.
+        half_sent: Part of a frame went out and the rest did not.
+        discarded: The borrower asked for it.
+        failed: An exception left the borrower's `with` block.
+        timed_out: An operation of the lease ran out of time: its reply may still come.
+        half_read: Part of a message has come.
+        unread: A message has come that nobody read.
+        sent: Messages sent in this lease.
+        received: Messages received in this lease.
+    """
+    if discarded:
+        return "discarded"
+    if not alive:
+        return "closed"
+    if half_sent:
+        return "half sent"
+    if reuse == "always":
+        return None
+    if failed:
+        return "exception"
+    if timed_out:
+        return "timeout"
+    if half_read:
+        return "half read"
+    if unread:
+        return "unread"
+    if reuse == "balanced" and sent != received:
+        return "unbalanced"
+    return None
+
+
+def why_stale(
+    reuse: Reuse, *, alive: bool, half_sent: bool, half_read: bool, unread: bool, expired: bool
+) -> str | None:
+    """Why an idle connection must not be lent (any more); None: it may. The arguments as in `why_unclean`."""
+    if not alive:
+        return "closed"
+    if half_sent:
+        return "half sent"
+    if expired:
+        return "lifetime"
+    if reuse != "always" and (half_read or unread):
+        return "unread while idle"
+    return None
+
+
+def stale(entry: Entry, reuse: Reuse, now: float) -> str | None:
+    """`why_stale` of an entry as it is; somebody has just looked what came on its wire."""
+    wire = entry.wire
+    return why_stale(
+        reuse,
+        alive=wire.failure is None,
+        half_sent=wire.half_sent,
+        half_read=wire.half_read,
+        unread=wire.unread,
+        expired=now >= entry.expires,
+    )

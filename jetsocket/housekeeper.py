@@ -1,0 +1,349 @@
+"""Housekeeper: the one daemon thread of a pool keeps connections alive and tidies up; one function a chore.
+
+It knows the ledger but not the pool, so that a pool which nobody refers to can be collected; the pool's
+finalizer then rings, and the housekeeper closes what is left and ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from queue import Empty
+from time import monotonic
+
+from jetsocket.entry import Entry, stale
+from jetsocket.ledger import ABANDONED, STOP, Ledger, Ring
+from jetsocket.permits import Permit
+from jetsocket.wire.stream import Watcher
+from jetsocket.wire.websocket import WebSocket
+
+TICK = 0.5
+"""s between two rounds of all chores."""
+
+_GOODBYE_TICK = 0.05  # s, while a connection says goodbye
+_AUDIT_EVERY = 10.0  # s, between two recounts without a suspicion
+_START_PATIENCE = 1.0  # s, after which a thread that does not run is taken for one that never will
+
+_log = logging.getLogger("jetsocket.pool")
+
+Check = Callable[[Entry], bool]
+
+
+class Housekeeper:
+    """The thread, and what it remembers between two rounds."""
+
+    def __init__(self, ledger: Ledger, check: Check | None = None) -> None:
+        """Look after the connections of `ledger`; `check` replaces the protocol's ping."""
+        self.ledger = ledger
+        self.check = check
+        self._thread = threading.Thread(
+            target=self._run, name=f"jetsocket-housekeeper-{ledger.name}", daemon=True
+        )
+        self._made_at = monotonic()
+        self._watcher = Watcher()
+        self._watched: dict[int, Entry] = {}
+        self._watch_version = -1
+        self._next_ping_round = 0.0
+        self._next_audit = monotonic() + _AUDIT_EVERY
+        self._failures_seen: set[str] = set()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread ended, or whoever was to start it never did."""
+        return not self._thread.is_alive() and monotonic() - self._made_at > _START_PATIENCE
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether the caller is the housekeeper itself, running a finalizer perhaps."""
+        return self._thread.ident == threading.get_ident()
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended, at most `timeout` (s)."""
+        self._thread.join(timeout)
+
+    # --- the thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        doorbell = self.ledger.doorbell
+        next_round = monotonic()
+        while True:
+            try:
+                ring: Ring | None = doorbell.get(timeout=max(0.0, next_round - monotonic()))
+            except Empty:
+                ring = None
+            if ring == STOP:
+                return
+            if ring == ABANDONED:
+                self._do(self._close_abandoned)
+                return
+            if isinstance(ring, Permit):
+                self._do(functools.partial(self._reclaim, ring))
+            if monotonic() >= next_round:
+                self._round()
+                next_round = monotonic() + (_GOODBYE_TICK if self.ledger.closing else TICK)
+
+    def _round(self) -> None:
+        for chore in (
+            self._listen,
+            self._keep_alive,
+            self._expire,
+            self._finish_goodbyes,
+            self._report_leaks,
+            self._audit,
+            self.ledger.settle,
+        ):
+            self._do(chore)
+
+    def _do(self, chore: Callable[[], None]) -> None:
+        """Run a chore; if it raises, tell once per kind with the traceback, and go on."""
+        try:
+            chore()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the other connections need looking after
+            name = getattr(chore, "__name__", "reclaim")
+            kind = f"{name}: {type(error).__name__}"
+            if kind not in self._failures_seen:
+                self._failures_seen.add(kind)
+                _log.exception("[%s] housekeeping failed in %s; it goes on", self.ledger.name, kind)
+
+    # --- chores ----------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Read what came where nobody is reading: answer pings, notice ends and foreign messages."""
+        self._sync_watcher()
+        for fd in self._watcher.ready():
+            entry = self._watched.get(fd)
+            if entry is not None and entry.wire.tend() and (entry.wire.is_over or entry.wire.unread):
+                self._retire_if_stale(entry)
+        for entry in list(self._watched.values()):
+            if entry.wire.reader.pings:  # left over by a sender, or by a peer that did not read
+                entry.wire.answer_ping()
+
+    def _sync_watcher(self) -> None:
+        version = self.ledger.watch_version
+        if version == self._watch_version:
+            return
+        wanted = {entry.wire.fileno(): entry for entry in self.ledger.open_entries()}
+        wanted.pop(-1, None)
+        for fd in self._watched.keys() - wanted.keys():
+            self._watcher.remove(fd)
+        for fd, entry in wanted.items():
+            if self._watched.get(fd) is not entry:
+                self._watcher.remove(fd)
+                self._watcher.add(fd)
+        self._watched = wanted
+        self._watch_version = version
+
+    def _retire_if_stale(self, entry: Entry) -> None:
+        """Take an idle connection out of service if it must not be lent; a lent one is its borrower's."""
+        if not self.ledger.take_if_idle(entry):
+            return
+        reason = stale(entry, self.ledger.config.reuse, monotonic())
+        if reason is None:
+            self.ledger.put_back(entry)
+        else:
+            self._retire(entry, reason)
+
+    def _retire(self, entry: Entry, reason: str) -> None:
+        """Close a connection that is ours."""
+        entry.wire.start_close(1001 if reason in ("idle", "lifetime") else 1000)
+        gone = entry.wire.poll_close()
+        if gone:
+            entry.wire.shutdown()
+        self.ledger.retire(entry, reason, gone=gone)
+        _log.debug("[%s] connection %d closed: %s", self.ledger.name, entry.id, reason)
+
+    def _keep_alive(self) -> None:
+        """Ping what has been silent for health_check_interval; end what owes a pong for too long."""
+        now = monotonic()
+        if now < self._next_ping_round:
+            return
+        config = self.ledger.config
+        due = now + config.health_check_interval
+        for entry in list(self._watched.values()):
+            wire = entry.wire
+            since = wire.ping_due_since
+            if since is not None:
+                if now - max(since, wire.last_heard) >= config.health_check_timeout:
+                    self._give_up(entry)
+                due = now
+            elif now - wire.last_heard >= config.health_check_interval:
+                self._ask(entry)
+                due = now
+            else:
+                due = min(due, wire.last_heard + config.health_check_interval)
+        self._next_ping_round = due
+
+    def _ask(self, entry: Entry) -> None:
+        if self.check is None:
+            entry.wire.send_ping()
+        elif not entry.checking and self.ledger.take_if_idle(entry):
+            # In a thread of its own: the user's code may take its time, and other pings can't wait.
+            entry.checking = True
+            threading.Thread(
+                target=self._run_check, args=(entry,), name=f"jetsocket-check-{self.ledger.name}", daemon=True
+            ).start()
+
+    def _run_check(self, entry: Entry) -> None:
+        assert self.check is not None
+        healthy = False
+        try:
+            healthy = self.check(entry)
+        finally:
+            entry.checking = False
+            if healthy:
+                entry.wire.last_heard = monotonic()
+                self.ledger.put_back(entry)
+            else:
+                self._retire(entry, "check failed")
+
+    def _give_up(self, entry: Entry) -> None:
+        """The pong is overdue: end the connection, whoever has it."""
+        timeout = self.ledger.config.health_check_timeout
+        entry.wire.cut(f"no pong came within health_check_timeout={timeout:g} s")
+        _log.warning("[%s] connection %d: no pong within %g s", self.ledger.name, entry.id, timeout)
+        if self.ledger.take_if_idle(entry):
+            entry.wire.shutdown()
+            self.ledger.retire(entry, "pong overdue", gone=True)
+
+    def _expire(self) -> None:
+        """Close what has been idle for max_idle_time or has lived for max_lifetime."""
+        now = monotonic()
+        for entry in self.ledger.idle_too_long(now):
+            self._retire(entry, "idle")
+        if self.ledger.config.max_lifetime is not None:
+            for entry in self.ledger.open_entries():
+                if now >= entry.expires:
+                    self._retire_if_stale(entry)
+
+    def _finish_goodbyes(self) -> None:
+        """Let go of connections whose closing handshake is over, or has taken too long."""
+        entries = self.ledger.say_goodbye()
+        if not entries:
+            return
+        now = monotonic()
+        over = [entry for entry in entries if entry.wire.poll_close() or now >= entry.close_by]
+        for entry in over:
+            entry.wire.shutdown()
+        self.ledger.forget_closed(over)
+
+    def _report_leaks(self) -> None:
+        """Warn of leases that have been out for leak_threshold, once each."""
+        threshold = self.ledger.config.leak_threshold
+        if threshold is None:
+            return
+        now = monotonic()
+        for permit in self.ledger.lent.copy():
+            if not permit.warned and now - permit.taken_at >= threshold:
+                permit.warned = True
+                out_for = now - permit.taken_at
+                told = f"it has been out for {out_for:.3g} s (leak_threshold={threshold:g} s)"
+                stack = "" if permit.stack is None else "".join(permit.stack.format())
+                _log.warning("[%s] connection leaked: %s, acquired at\n%s", self.ledger.name, told, stack)
+
+    def _audit(self) -> None:
+        """Find what an exception between two bytecodes has lost, and give it back."""
+        now = monotonic()
+        if not self.ledger.suspect and now < self._next_audit:
+            return
+        self._next_audit = now + _AUDIT_EVERY
+        for permit in self.ledger.out():
+            if permit.dropped:
+                self._reclaim(permit)
+        lost = self.ledger.recount()
+        if lost:
+            _log.warning("[%s] %d permits were lost to an interrupt and are back", self.ledger.name, lost)
+
+    # --- what was dropped ------------------------------------------------------------------------------
+
+    def _reclaim(self, permit: Permit) -> None:
+        """Return what a lease held that was dropped without release."""
+        was_lent = self.ledger.claim(permit)
+        permit.claimed = True
+        for entry in (permit.entry, permit.room):
+            if entry is not None:
+                self._hang_up(entry.wire)
+        permit.reason = "dropped"
+        permit.gone = permit.entry is None or permit.entry.wire.poll_close()
+        if permit.gone and permit.entry is not None:
+            permit.entry.wire.shutdown()
+        permit.lent_for = max(1e-9, monotonic() - permit.taken_at) if was_lent else 0.0
+        self.ledger.give_back(permit)
+        if was_lent:
+            self._warn_of_drop(permit)
+
+    @staticmethod
+    def _hang_up(wire: WebSocket) -> None:
+        wire.holder = None
+        if wire.connected:
+            wire.start_close()
+        else:
+            wire.cut("the acquire that opened it was interrupted")
+
+    def _warn_of_drop(self, permit: Permit) -> None:
+        file, line, function = permit.where()
+        text = (
+            f"a lease of pool {self.ledger.name!r} was dropped without release, acquired in {function}"
+            f" ({file}:{line}); its connection was closed. Use `with pool.acquire(…) as conn:`"
+        )
+        _log.warning("[%s] %s", self.ledger.name, text)
+        warnings.warn_explicit(text, ResourceWarning, file, max(1, line))
+
+    def _close_abandoned(self) -> None:
+        """The pool object is gone: say goodbye to all of its connections, side by side."""
+        taken = self.ledger.close()
+        if taken is not None:
+            close_all(taken[0] + taken[1], self.ledger.close_timeout)
+            self.ledger.forget_closed(taken[0])
+
+
+def close_all(entries: Iterable[Entry], timeout: float) -> None:
+    """Close connections side by side, all within `timeout` (s): each says goodbye, then all wait together."""
+    pending = list(entries)
+    for entry in pending:
+        entry.wire.start_close(1001)
+    deadline = monotonic() + timeout
+    while pending := [entry for entry in pending if not _has_closed(entry.wire)]:
+        remaining = deadline - monotonic()
+        if remaining <= 0:
+            break
+        _wait_for_any(pending, min(remaining, _GOODBYE_TICK))
+    for entry in pending:
+        entry.wire.shutdown()
+
+
+def _has_closed(wire: WebSocket) -> bool:
+    if not wire.poll_close():
+        return False
+    wire.shutdown()
+    return True
+
+
+def _wait_for_any(entries: Iterable[Entry], timeout: float) -> None:
+    watcher = Watcher()
+    for entry in entries:
+        fd = entry.wire.fileno()
+        if fd >= 0:
+            watcher.add(fd)
+    watcher.ready(timeout)
+
+
+def stack_here(skip: int) -> traceback.StackSummary:
+    """The caller's stack without its innermost `skip` frames; source lines are read only when it is shown."""
+    frames = list(traceback.walk_stack(None))[skip + 1 :]
+    return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
+
+
+__all__ = ["TICK", "Check", "Housekeeper", "close_all", "stack_here"]

@@ -1,0 +1,116 @@
+"""Idle connections: a `queue.Queue` per URI, last in, first out, and their common order by age."""
+
+from __future__ import annotations
+
+import queue
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from jetsocket.entry import Entry
+
+
+class IdleQueue(queue.Queue[Entry]):
+    """The idle connections to one URI: the most recently used comes out first, and any by name.
+
+    Made of the hooks that `queue.Queue` documents for subclasses.
+
+    Attributes:
+        members: How many open connections to this URI there are, lent ones included.
+    """
+
+    def _init(self, maxsize: int) -> None:
+        self.queue: dict[Entry, None] = {}
+        self.members = 0
+
+    def _qsize(self) -> int:
+        return len(self.queue)
+
+    def _put(self, item: Entry) -> None:
+        self.queue[item] = None
+
+    def _get(self) -> Entry:
+        return self.queue.popitem()[0]
+
+    def remove(self, entry: Entry) -> bool:
+        """Take out that very entry; False when it is not there."""
+        with self.mutex:
+            if entry not in self.queue:
+                return False
+            del self.queue[entry]
+            return True
+
+
+class IdleConnections:
+    """The idle queues of a pool. Has no lock of its own: every call is made under the ledger's lock.
+
+    Whoever takes an entry out owns it; that is the only way to own one.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._queues: dict[str, IdleQueue] = {}
+        self._by_age: OrderedDict[Entry, None] = OrderedDict()  # the one idle for longest first
+
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """From the one idle for longest to the one just returned."""
+        return iter(self._by_age)
+
+    def __contains__(self, entry: Entry) -> bool:
+        return entry in self._by_age
+
+    @property
+    def uris(self) -> list[str]:
+        """The URIs that have an open connection, idle or lent."""
+        return list(self._queues)
+
+    def count(self, uri: str) -> int:
+        """How many are idle for this URI."""
+        found = self._queues.get(uri)
+        return 0 if found is None else found.qsize()
+
+    def enroll(self, entry: Entry) -> None:
+        """An open connection to that URI exists: keep a queue for it."""
+        found = self._queues.get(entry.target.uri)
+        if found is None:
+            found = self._queues[entry.target.uri] = IdleQueue()
+        found.members += 1
+
+    def strike(self, entry: Entry) -> None:
+        """That connection is no more; with the last one of its URI the queue goes, too."""
+        found = self._queues.get(entry.target.uri)
+        if found is not None:
+            found.members -= 1
+            if found.members <= 0:
+                del self._queues[entry.target.uri]
+
+    def put(self, entry: Entry) -> None:
+        """Let it wait for the next borrower."""
+        self._queues[entry.target.uri].put_nowait(entry)
+        self._by_age[entry] = None
+
+    def take(self, uri: str) -> Entry | None:
+        """The most recently used one for this URI; None when there is none."""
+        found = self._queues.get(uri)
+        if found is None or not found.queue:
+            return None
+        entry = found.get_nowait()
+        self._by_age.pop(entry, None)
+        return entry
+
+    def remove(self, entry: Entry) -> bool:
+        """Take out that very entry; False when somebody else has taken it."""
+        if entry not in self._by_age:
+            return False
+        del self._by_age[entry]
+        found = self._queues.get(entry.target.uri)
+        return found is not None and found.remove(entry)
+
+    def take_oldest(self) -> Entry | None:
+        """The one that has been idle for longest, of whatever URI; None when none is idle."""
+        for entry in self._by_age:
+            self.remove(entry)
+            return entry
+        return None

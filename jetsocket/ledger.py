@@ -1,0 +1,507 @@
+"""The ledger of a pool: all of its state, the one lock that guards it, and who gets what.
+
+Each method is one step under the lock and takes microseconds. What it decides is returned; connecting,
+closing, waiting, calling back and logging are done by the caller, outside.
+
+The lock. `Ledger.lock` guards every field below but `returned`, `lent` and `doorbell`, which are touched by
+single calls that CPython makes atomic. No other lock but those within `BoundedSemaphore` and `Queue` is taken
+while it is held, and those are never taken otherwise.
+
+The garbage collector may run a finalizer, or the `__exit__` of a dropped generator, in a thread that is
+inside one of these methods, and a signal handler may run there too. So giving back never waits for the lock:
+it puts the permit on `returned` and, if the lock is free, books it; if not, whoever holds the lock books it
+after letting go. It is only ever taken as `with self.lock`, which CPython does not interrupt half-way.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from queue import SimpleQueue
+from time import monotonic
+from types import FrameType
+from typing import NamedTuple, Protocol, TypeAlias
+
+from jetsocket.config import ConnectionPoolConfig
+from jetsocket.entry import Entry
+from jetsocket.exceptions import InvalidStateError, PoolClosedError
+from jetsocket.idle import IdleConnections
+from jetsocket.permits import Permit, Permits
+from jetsocket.stats import PoolStats, Totals
+
+STOP = "stop"
+ABANDONED = "abandoned"
+Ring: TypeAlias = "Permit | str"
+"""What can be put on the doorbell: a permit whose lease was dropped, or one of the words above."""
+
+
+class Keeper(Protocol):
+    """What the ledger needs to know of the housekeeper."""
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it does not work (any more)."""
+
+
+class Exhaustion(NamedTuple):
+    """Why nothing was to be had, in figures."""
+
+    waiting: int
+    idle: int
+    own: list[Permit]
+    """Permits that the asking thread itself holds."""
+    last_connect_error: BaseException | None
+
+
+class Ledger:
+    """The state of one pool.
+
+    Attributes:
+        lock: Guards everything but `returned`, `lent` and `doorbell`.
+        permits: The permits and the line.
+        idle: The idle connections.
+        entries: All connections that count against the cap: being opened, lent, idle, saying goodbye.
+        closing: Those that say goodbye and belong to nobody.
+        returned: Permits that came back and are not booked yet.
+        lent: Permits whose lease is out. Whoever removes one claims its return.
+        doorbell: Wakes the housekeeper.
+        closed: No more leases, ever.
+        draining: No more leases; those that are out may come back.
+        suspect: An exception struck somewhere in here: the semaphore wants recounting.
+        watch_version: Changes whenever the set of open connections does.
+    """
+
+    def __init__(self, config: ConnectionPoolConfig, name: str, close_timeout: float) -> None:
+        """Begin with all permits free and no connection."""
+        self.config = config
+        self.name = name
+        self.close_timeout = close_timeout
+        self.lock = threading.Lock()
+        self.permits = Permits(config.max_connections)
+        self.idle = IdleConnections()
+        self.entries: set[Entry] = set()
+        self.closing: dict[Entry, None] = {}
+        self.returned: deque[Permit] = deque()
+        self.lent: set[Permit] = set()
+        self.doorbell: SimpleQueue[Ring] = SimpleQueue()
+        self.closed = False
+        self.draining = False
+        self.suspect = False
+        self.watch_version = 0
+        self.last_connect_error: BaseException | None = None
+        self._totals = Totals()
+        self._keeper: Keeper | None = None
+        self._drain_waiters: list[threading.Lock] = []
+
+    # --- getting a permit ------------------------------------------------------------------------------
+
+    def enter(self, permit: Permit, uri: str, *, may_wait: bool) -> Entry | None:
+        """The first step of an acquire: a permit and an idle connection, a permit alone, or a place in line.
+
+        Returns:
+            The idle connection; without one, see `permit.held`. If that is false and `permit.wake` is
+            None, too many are waiting already.
+
+        Raises:
+            PoolClosedError: The pool is closed or drained.
+            InvalidStateError: A finalizer or a signal handler asks that has interrupted the ledger itself.
+        """
+        self._refuse_reentry()
+        with self.lock:
+            if self.closed or self.draining:
+                raise self._is_closed()
+            if self.permits.take(permit):
+                return self._take_idle(permit, uri)
+            limit = self.config.max_waiting
+            if may_wait and (limit is None or len(self.permits.line) < limit):
+                self.permits.join(permit)
+        return None
+
+    def enter_for_new(self, permit: Permit) -> bool:
+        """A permit for a connection that nobody has asked for yet, if there is one and a free slot to it.
+
+        Raises:
+            PoolClosedError: The pool is closed or drained.
+        """
+        self._refuse_reentry()
+        with self.lock:
+            if self.closed or self.draining:
+                raise self._is_closed()
+            return len(self.entries) < self.config.max_connections and self.permits.take(permit)
+
+    def take_idle(self, permit: Permit, uri: str) -> Entry | None:
+        """The next idle connection for a permit that is held.
+
+        Raises:
+            PoolClosedError: The pool is closed.
+        """
+        with self.lock:
+            if self.closed:
+                raise self._is_closed()
+            return self._take_idle(permit, uri)
+
+    def _take_idle(self, permit: Permit, uri: str) -> Entry | None:
+        entry = self.idle.take(uri)
+        permit.entry = entry
+        return entry
+
+    def leave_line(self, permit: Permit) -> bool:
+        """Stop waiting; True if the permit came at the last moment."""
+        with self.lock:
+            self.permits.leave(permit)
+            return permit.held
+
+    def exhaustion(self, permit: Permit) -> Exhaustion:
+        """Count a refusal, and tell what there was."""
+        with self.lock:
+            self._totals.timeouts += 1
+            own = [held for held in self.permits.held if held.thread == permit.thread and held is not permit]
+            return Exhaustion(len(self.permits.line), len(self.idle), own, self.last_connect_error)
+
+    # --- opening ---------------------------------------------------------------------------------------
+
+    def open_slot(self, permit: Permit, entry: Entry) -> None:
+        """Count a connection that is about to be opened; `permit.room` is what has to be closed before.
+
+        Raises:
+            PoolClosedError: The pool is closed.
+        """
+        with self.lock:
+            if self.closed:
+                raise self._is_closed()
+            if len(self.entries) >= self.config.max_connections:
+                permit.room = self._make_room()
+            permit.entry = entry
+            self.entries.add(entry)
+            self.idle.enroll(entry)
+
+    def _make_room(self) -> Entry:
+        """Give up the slot of a connection that is being closed anyway, or has been idle for longest."""
+        entry = next(iter(self.closing), None)
+        if entry is None:
+            entry = self.idle.take_oldest()
+            self._totals.discards["evicted"] += 1
+        # Connections that are out hold a permit each, and the asking permit has none: one must be free.
+        assert entry is not None, "at the cap without an idle connection"
+        self._forget(entry)
+        return entry
+
+    def room_made(self, permit: Permit) -> None:
+        """What `permit.room` was is closed."""
+        with self.lock:
+            permit.room = None
+
+    def opened(self, entry: Entry) -> None:
+        """A connection is open."""
+        with self.lock:
+            self._totals.connections += 1
+            self.watch_version += 1
+            if self._totals.lost:
+                self._totals.lost -= 1
+                self._totals.reconnects += 1
+
+    def open_failed(self, error: BaseException) -> None:
+        """An attempt to connect failed."""
+        with self.lock:
+            self._totals.connect_errors += 1
+            self.last_connect_error = error
+
+    def appoint(self, keeper: Keeper) -> bool:
+        """Make this the housekeeper, unless there is one; the caller starts it."""
+        with self.lock:
+            if self.closed or (self._keeper is not None and not self._keeper.has_died):
+                return False
+            self._keeper = keeper
+            return True
+
+    # --- coming back -----------------------------------------------------------------------------------
+
+    def claim(self, permit: Permit) -> bool:
+        """Claim the return of a lease; True for one caller only, ever. Takes no lock."""
+        try:
+            self.lent.remove(permit)
+        except KeyError:
+            return False
+        permit.claimed = True
+        return True
+
+    def swap(self, permit: Permit, reason: str) -> None:
+        """Take its stale connection from a permit that stays out."""
+        with self.lock:
+            entry, permit.entry = permit.entry, None
+            if entry is not None:
+                self._retire(entry, reason, permit.gone)
+            permit.gone = False
+
+    def give_back(self, permit: Permit) -> None:
+        """Return a permit with all that hangs on it. Never waits for the lock."""
+        self.returned.append(permit)
+        self.settle()
+
+    def settle(self) -> None:
+        """Book what came back, unless somebody is inside: they will do it on their way out.
+
+        If this thread is inside, below us on the stack, the lock shows as locked. If it shows as free, then
+        waiting for it is waiting for another thread that slipped in and is there for microseconds; no
+        circle of such waits can close, because each of its threads would hold the lock the next found free.
+        """
+        while self.returned and not self.lock.locked():
+            with self.lock:
+                while self.returned:
+                    # Booked first, removed after: an exception in between repeats what repeats harmlessly.
+                    permit = self.returned[0]
+                    try:
+                        self._book(permit)
+                    except Exception:
+                        self.suspect = True  # the housekeeper recounts
+                        self.returned.popleft()
+                        raise
+                    self.returned.popleft()
+
+    def _book(self, permit: Permit) -> None:
+        self.permits.leave(permit)
+        if permit not in self.permits.held:
+            return
+        entry, room = permit.entry, permit.room
+        if room is not None:  # its slot went to `entry`, which gives it back below
+            permit.room = None
+            self.entries.add(room)
+            self.idle.enroll(room)
+            self.closing[room] = None
+        if entry is not None:
+            permit.entry = None
+            self._book_entry(permit, entry)
+        self.permits.give_back(permit)
+        if not self.permits.held:
+            self._wake_drainers()
+
+    def _book_entry(self, permit: Permit, entry: Entry) -> None:
+        if permit.lent_for > 0:
+            self._record(self._totals, permit)
+            self._totals.lend_time.add(permit.lent_for)
+        if permit.reason is not None:
+            self._retire(entry, permit.reason, permit.gone)
+        elif self.closed or self.draining:
+            self._retire(entry, "pool closed", permit.gone)
+        elif entry in self.entries:
+            entry.idle_since = monotonic()
+            self.idle.put(entry)
+
+    @staticmethod
+    def _record(totals: Totals, permit: Permit) -> None:
+        totals.acquires += 1
+        totals.reuses += permit.reused
+        totals.wait_time.add(permit.taken_at - permit.asked_at)
+
+    def _retire(self, entry: Entry, reason: str, gone: bool) -> None:
+        """Take a connection out of service: it is closed already, or is to say goodbye."""
+        if entry not in self.entries:
+            return
+        if reason != "connect failed":
+            self._totals.discards[reason] += 1
+        if reason in ("closed", "pong overdue", "check failed"):
+            self._totals.lost += 1
+        if gone:
+            self._forget(entry)
+        else:
+            entry.close_by = monotonic() + self.close_timeout
+            self.closing[entry] = None
+
+    def _forget(self, entry: Entry) -> None:
+        if entry not in self.entries:
+            return
+        self.entries.discard(entry)
+        self.closing.pop(entry, None)
+        self.idle.strike(entry)
+        self.watch_version += 1
+        totals = self._totals
+        totals.messages_sent += entry.messages_sent
+        totals.messages_received += entry.messages_received
+        totals.bytes_sent += entry.wire.bytes_out
+        totals.bytes_received += entry.wire.bytes_in
+
+    # --- what the housekeeper does ---------------------------------------------------------------------
+
+    def open_entries(self) -> list[Entry]:
+        """All connections, as of now."""
+        with self.lock:
+            return list(self.entries)
+
+    def take_if_idle(self, entry: Entry) -> bool:
+        """Own that very entry, if nobody else does."""
+        with self.lock:
+            return self.idle.remove(entry)
+
+    def put_back(self, entry: Entry) -> None:
+        """Return an entry that was taken by `take_if_idle` and is as good as before."""
+        with self.lock:
+            if entry in self.entries and not self.closed:
+                self.idle.put(entry)
+
+    def retire(self, entry: Entry, reason: str, *, gone: bool) -> None:
+        """Take a connection that the caller owns out of service."""
+        with self.lock:
+            self._retire(entry, reason, gone)
+
+    def idle_too_long(self, now: float) -> list[Entry]:
+        """Take out all that have been idle for max_idle_time: the oldest come first, so few are looked at."""
+        overdue: list[Entry] = []
+        with self.lock:
+            for entry in self.idle:
+                if now - entry.idle_since < self.config.max_idle_time:
+                    break
+                overdue.append(entry)
+            for entry in overdue:
+                self.idle.remove(entry)
+        return overdue
+
+    def say_goodbye(self) -> list[Entry]:
+        """Those that say goodbye and belong to nobody."""
+        with self.lock:
+            return list(self.closing)
+
+    def forget_closed(self, entries: list[Entry]) -> None:
+        """Those have said goodbye; one that somebody took as room meanwhile is his to forget."""
+        with self.lock:
+            for entry in entries:
+                if entry in self.closing:
+                    self._forget(entry)
+
+    def out(self) -> list[Permit]:
+        """The permits that are out."""
+        with self.lock:
+            return [*self.permits.held, *self.permits.line]
+
+    def recount(self) -> int:
+        """Repair the semaphore; see `Permits.recount`."""
+        with self.lock:
+            self.suspect = False
+            return self.permits.recount()
+
+    # --- ending ----------------------------------------------------------------------------------------
+
+    def drain(self) -> threading.Lock | None:
+        """Give no more leases; the lock returned is released when all are back, None if they are."""
+        with self.lock:
+            self.draining = True
+            self.permits.wake_all()
+            if not self.permits.held:
+                return None
+            waiter = threading.Lock()
+            waiter.acquire()
+            self._drain_waiters.append(waiter)
+            return waiter
+
+    def _wake_drainers(self) -> None:
+        for waiter in self._drain_waiters:
+            if waiter.locked():
+                waiter.release()
+        self._drain_waiters.clear()
+
+    def close(self) -> tuple[list[Entry], list[Entry]] | None:
+        """Give no more leases and wake all who wait.
+
+        Returns:
+            The connections to say goodbye to, and those that are out and to be cut; None if closed before.
+        """
+        self._refuse_reentry()
+        with self.lock:
+            if self.closed:
+                return None
+            self.closed = True
+            self.permits.wake_all()
+            self._wake_drainers()
+            idle = [*self.idle, *self.closing]
+            out = [entry for entry in self.entries if entry not in set(idle)]
+            for entry in list(self.idle):
+                self.idle.remove(entry)
+                self._retire(entry, "pool closed", gone=False)
+            return idle, out
+
+    # --- figures ---------------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """All figures at this moment."""
+        self._refuse_reentry()
+        with self.lock:
+            totals = self._totals
+            lent = [permit for permit in self.permits.held if permit in self.lent]
+            now_out = Totals()
+            now_out.wait_time = totals.wait_time.copy()
+            for permit in lent:
+                self._record(now_out, permit)
+            return PoolStats(
+                total_connections=totals.connections,
+                active_connections=len(lent),
+                idle_connections=len(self.idle),
+                total_messages_sent=totals.messages_sent + sum(e.messages_sent for e in self.entries),
+                total_messages_received=totals.messages_received
+                + sum(e.messages_received for e in self.entries),
+                total_reconnects=totals.reconnects,
+                waiting=len(self.permits.line),
+                acquires=totals.acquires + now_out.acquires,
+                reuses=totals.reuses + now_out.reuses,
+                timeouts=totals.timeouts,
+                connect_errors=totals.connect_errors,
+                discards=dict(totals.discards),
+                bytes_sent=totals.bytes_sent + sum(e.wire.bytes_out for e in self.entries),
+                bytes_received=totals.bytes_received + sum(e.wire.bytes_in for e in self.entries),
+                wait_time=now_out.wait_time.histogram(),
+                lend_time=totals.lend_time.histogram(),
+            )
+
+    def idle_count(self, uri: str) -> int:
+        """How many are idle for this URI."""
+        with self.lock:
+            return self.idle.count(uri)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong in the books: nothing, ever, if this library is right. For tests."""
+        with self.lock:
+            if len(self.entries) > self.config.max_connections:
+                yield f"{len(self.entries)} connections, the cap is {self.config.max_connections}"
+            if len(self.permits.held) > self.config.max_connections:
+                yield f"{len(self.permits.held)} permits out of {self.config.max_connections}"
+            idle, closing = set(self.idle), set(self.closing)
+            out = {permit.entry for permit in self.permits.held if permit.entry is not None}
+            if idle & out or idle & closing or out & closing:
+                yield "a connection in two places at once"
+            if (idle | closing | out) - self.entries:
+                yield "a connection that is not counted"
+            uris = {entry.target.uri for entry in self.entries}
+            if uris != set(self.idle.uris):
+                yield f"queues for {set(self.idle.uris) ^ uris}"
+            if sum(self.idle.count(uri) for uri in uris) != len(idle):
+                yield "the queues and the age order disagree"
+
+    def interrupted(self) -> bool:
+        """Whether this very thread is inside, below us on the stack: a finalizer or signal handler asks."""
+        return self.lock.locked() and _below(sys._getframe(1))
+
+    def _refuse_reentry(self) -> None:
+        if self.lock.locked() and _below(sys._getframe(2)):
+            raise InvalidStateError(
+                f"pool {self.name!r} was called from a finalizer or signal handler that interrupted a pool"
+                " itself; only release() can be called from there",
+                current_state="busy",
+            )
+
+    def _is_closed(self) -> PoolClosedError:
+        what = "closed" if self.closed else "drained"
+        return PoolClosedError(f"pool {self.name!r} is {what}: it gives no more leases; make a new pool")
+
+
+def _below(frame: FrameType | None) -> bool:
+    """Whether a step of a ledger, of this pool or another, is under way at or below that frame."""
+    while frame is not None:
+        if frame.f_globals is _GLOBALS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_GLOBALS = globals()
+
+__all__ = ["ABANDONED", "STOP", "Exhaustion", "Keeper", "Ledger", "Ring"]

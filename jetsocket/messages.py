@@ -1,0 +1,242 @@
+"""Between values and what goes over the wire: JSON by default, a model type or the user's own functions.
+
+pydantic and msgspec are imported only when a ``message_type`` needs them; their types are recognised by their
+marks, without an import.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from jetsocket.exceptions import DecodeError
+
+__all__ = ["Codec", "Deserializer", "Serializer"]
+
+T = TypeVar("T")
+Payload: TypeAlias = str | bytes
+Serializer: TypeAlias = Callable[[Any], Payload]
+Deserializer: TypeAlias = Callable[[Payload], T]
+Describe: TypeAlias = Callable[[Exception], str]
+
+
+class Codec(Generic[T]):
+    """Turns values into payloads and back. Holds no state; threads may share one."""
+
+    __slots__ = ("_describe", "_deserialize", "_serialize")
+
+    def __init__(
+        self, serialize: Serializer, deserialize: Deserializer[T], describe: Describe | None = None
+    ) -> None:
+        """Put a codec together.
+
+        Args:
+            serialize: Makes ``str`` (text) or ``bytes`` (binary) of a value.
+            deserialize: Makes a value of a payload; whatever it raises becomes a ``DecodeError``.
+            describe: Says what an error of ``deserialize`` means, without quoting the payload.
+        """
+        self._serialize = serialize
+        self._deserialize = deserialize
+        self._describe = describe or _describe_nothing
+
+    @staticmethod
+    def for_options(
+        serializer: Serializer | None, deserializer: Deserializer[Any] | None, message_type: Any | None
+    ) -> Codec[Any]:
+        """Choose the codec for a pool's options; a function of the user's wins over ``message_type``.
+
+        Args:
+            serializer: The user's, or None.
+            deserializer: The user's, or None.
+            message_type: A pydantic model, a msgspec Struct, a dataclass or a TypedDict; or None.
+
+        Returns:
+            The codec; JSON where nothing is given.
+
+        Raises:
+            TypeError: ``message_type`` is of no supported kind.
+            ImportError: The library it needs is missing; the message names the extra.
+        """
+        base = _json_codec() if message_type is None else _typed_codec(message_type)
+        return Codec(
+            serializer or base._serialize,
+            deserializer or base._deserialize,
+            None if deserializer else base._describe,
+        )
+
+    def encode(self, data: Any) -> Payload:
+        """Make the payload of a message.
+
+        Args:
+            data: ``str`` and bytes-like objects are sent as they are; the serializer gets anything else.
+
+        Returns:
+            ``str`` for a text message, ``bytes`` for a binary one.
+
+        Raises:
+            TypeError: No serialisable value, or a serializer that returned neither ``str`` nor ``bytes``.
+            ValueError: No serialisable value (a circular reference). A user's serializer may raise others.
+        """
+        if isinstance(data, (str, bytes)):
+            return data
+        if isinstance(data, (bytearray, memoryview)):
+            return bytes(data)
+        payload = self._serialize(data)
+        if not isinstance(payload, (str, bytes)):
+            raise TypeError(
+                f"the serializer must return str (sent as text) or bytes (sent as binary), "
+                f"not {type(payload).__name__}; nothing was sent"
+            )
+        return payload
+
+    def decode(self, payload: Payload, *, uri: str = "") -> T:
+        """Make the value of a message.
+
+        Args:
+            payload: The message: ``str`` for text, ``bytes`` for binary.
+            uri: Where it came from (redacted), for the error message.
+
+        Returns:
+            What the deserializer makes of it.
+
+        Raises:
+            DecodeError: The deserializer failed; its error is the cause. The message tells the size and, for
+                a message type, the field, but never the content, which is in ``payload``.
+        """
+        try:
+            return self._deserialize(payload)
+        except DecodeError:
+            raise  # the user's deserializer says it in its own words
+        except Exception as error:
+            raise DecodeError(
+                _decode_message(payload, uri, error, self._describe), payload=payload
+            ) from error
+
+
+def _decode_message(payload: Payload, uri: str, error: Exception, describe: Describe) -> str:
+    what = f"text message of {len(payload)} characters"
+    if isinstance(payload, bytes):
+        what = f"binary message of {len(payload)} bytes"
+    origin = f" from {uri}" if uri else ""
+    why = describe(error) or f"the deserializer raised {type(error).__name__}"
+    return f"{what}{origin} could not be decoded: {why}; recv_raw() returns messages undecoded"
+
+
+def _describe_nothing(_error: Exception) -> str:
+    """Say nothing: the text of an unknown error may quote the payload."""
+    return ""
+
+
+# --- JSON, the default
+
+
+def _json_codec() -> Codec[Any]:
+    return Codec(_json_text, json.loads, _describe_json)
+
+
+def _json_text(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False)
+
+
+def _describe_json(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"no valid JSON: {error.msg} at index {error.pos}"
+    return f"no valid JSON ({type(error).__name__})"
+
+
+# --- message types
+
+
+def _typed_codec(message_type: Any) -> Codec[Any]:
+    """Choose the library by what the type is; pydantic's own types are checked by pydantic."""
+    if isinstance(message_type, type):
+        if hasattr(message_type, "__pydantic_validator__"):  # pydantic 2: its models and its dataclasses
+            return _pydantic_codec(message_type)
+        if hasattr(message_type, "__struct_fields__"):
+            return _msgspec_codec(message_type)
+        if dataclasses.is_dataclass(message_type) or _is_typeddict(message_type):
+            return _plain_class_codec(message_type)
+    raise TypeError(
+        f"message_type must be a pydantic 2 model, a msgspec Struct, a dataclass or a TypedDict, "
+        f"not {message_type!r}; for any other type give a deserializer"
+    )
+
+
+def _is_typeddict(kind: type) -> bool:
+    # typing.is_typeddict does not know those of typing_extensions.
+    return issubclass(kind, dict) and hasattr(kind, "__required_keys__")
+
+
+def _plain_class_codec(kind: type) -> Codec[Any]:
+    try:
+        return _msgspec_codec(kind)
+    except ImportError:
+        pass  # pydantic reads them as well
+    try:
+        return _pydantic_codec(kind)
+    except ImportError as error:
+        raise ImportError(
+            f'message_type={kind.__qualname__} needs msgspec: pip install "jetsocket[msgspec]"'
+        ) from error
+
+
+def _msgspec_codec(kind: type) -> Codec[Any]:
+    import msgspec
+
+    def encode(data: Any) -> str:
+        if hasattr(data, "__struct_fields__") or dataclasses.is_dataclass(data):
+            return msgspec.json.encode(data).decode()
+        return json.dumps(data, ensure_ascii=False, default=msgspec.to_builtins)
+
+    return Codec(encode, msgspec.json.Decoder(kind).decode, _describe_msgspec)
+
+
+# The texts of msgspec that quote field names and types only; others may quote what was sent.
+_MSGSPEC_SAFE = re.compile(
+    r"(Expected|Object missing required field|Object contains unknown field) .*", re.DOTALL
+)
+_MSGSPEC_PATH = re.compile(r" - at `([^`]*)`$")
+
+
+def _describe_msgspec(error: Exception) -> str:
+    import msgspec
+
+    if not isinstance(error, msgspec.ValidationError):
+        return "no valid JSON"
+    text = str(error)
+    if _MSGSPEC_SAFE.fullmatch(text):
+        return text
+    path = _MSGSPEC_PATH.search(text)
+    return f"a value is not allowed at `{path[1] if path else '$'}`"
+
+
+def _pydantic_codec(kind: type) -> Codec[Any]:
+    import pydantic
+    import pydantic_core
+
+    try:
+        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
+    except pydantic.PydanticUserError as error:  # typing.TypedDict before Python 3.12, for one
+        raise TypeError(f"message_type={kind.__qualname__} cannot be read by pydantic: {error}") from error
+
+    def encode(data: Any) -> str:
+        if isinstance(data, pydantic.BaseModel):
+            return data.model_dump_json()
+        if dataclasses.is_dataclass(data):
+            return pydantic_core.to_json(data).decode()
+        return json.dumps(data, ensure_ascii=False, default=pydantic_core.to_jsonable_python)
+
+    return Codec(encode, adapter.validate_json, _describe_pydantic)
+
+
+def _describe_pydantic(error: Exception) -> str:
+    """Name each field and pydantic's code for what is wrong; its texts may quote what was sent."""
+    import pydantic
+
+    if not isinstance(error, pydantic.ValidationError):
+        return ""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return ", ".join(f"{'.'.join(map(str, fault['loc'])) or 'message'}: {fault['type']}" for fault in faults)

@@ -1,0 +1,176 @@
+"""Permits: the right to hold one connection, and the line in front of it, first come, first served."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from time import monotonic
+from traceback import StackSummary
+from types import CodeType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jetsocket.entry import Entry
+
+
+class Permit:
+    """One acquire, from the question to the return: waiting in line, then holding a permit, then done.
+
+    All fields but `wake` are written under the ledger's lock, or by the one thread that acquires or has
+    claimed the return.
+
+    Attributes:
+        thread: Identity of the thread that asked.
+        asked_at: When (monotonic, s).
+        limit: For how long it was ready to wait (s).
+        taken_at: When it got its connection (monotonic, s).
+        site: Where in the borrower's code: (code object, instruction), read only if somebody asks.
+        stack: The whole stack, if leak_threshold is set.
+        lease: The borrower's handle; dead once the borrower dropped it.
+        held: Whether it holds a permit.
+        entry: The connection it is for; None before one was chosen.
+        room: A connection that makes room for `entry` and is to be closed before that is opened.
+        reused: Whether `entry` had another borrower before.
+        claimed: Whether somebody is returning it or has returned it.
+        reason: Why `entry` must not be lent again; None if it may.
+        gone: Whether `entry` is closed already.
+        lent_for: How long it was lent (s).
+        warned: Whether its leak was reported.
+        wake: Held while it waits; released to wake it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "asked_at",
+        "claimed",
+        "entry",
+        "gone",
+        "held",
+        "lease",
+        "lent_for",
+        "limit",
+        "reason",
+        "reused",
+        "room",
+        "site",
+        "stack",
+        "taken_at",
+        "thread",
+        "wake",
+        "warned",
+    )
+
+    def __init__(self, site: tuple[CodeType, int] | None = None, stack: StackSummary | None = None) -> None:
+        """Record that the calling thread asks for a permit."""
+        self.thread = threading.get_ident()
+        self.asked_at = self.taken_at = monotonic()
+        self.limit = 0.0
+        self.site = site
+        self.stack = stack
+        self.lease: weakref.ref[object] | None = None
+        self.held = False
+        self.entry: Entry | None = None
+        self.room: Entry | None = None
+        self.reused = False
+        self.claimed = False
+        self.reason: str | None = None
+        self.gone = False
+        self.lent_for = 0.0
+        self.warned = False
+        self.wake: threading.Lock | None = None
+
+    def where(self) -> tuple[str, int, str]:
+        """File, line and function that asked."""
+        if self.site is None:
+            return "<unknown>", 0, "<unknown>"
+        code, instruction = self.site
+        line = code.co_firstlineno
+        for start, end, number in code.co_lines():
+            if start <= instruction < end and number is not None:
+                line = number
+        return code.co_filename, line, code.co_name
+
+    @property
+    def dropped(self) -> bool:
+        """Whether the borrower's handle is gone."""
+        return self.lease is not None and self.lease() is None
+
+
+class Permits:
+    """A `BoundedSemaphore` that nobody waits on, and the line of those who wait for it.
+
+    Has no lock of its own: every call is made under the ledger's lock. A permit that comes back is handed
+    to whoever is first in line, in the same breath, so nobody can barge in.
+
+    Attributes:
+        held: The permits that are out.
+        line: Those who wait, the longest-waiting first.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Make `count` permits."""
+        self.count = count
+        self.held: set[Permit] = set()
+        self.line: OrderedDict[Permit, None] = OrderedDict()
+        self._semaphore = threading.BoundedSemaphore(count)
+
+    def take(self, permit: Permit) -> bool:
+        """Take a permit if one is free and nobody waits for it."""
+        if self.line or not self._semaphore.acquire(blocking=False):
+            return False
+        self._grant(permit)
+        return True
+
+    def join(self, permit: Permit) -> None:
+        """Stand in line; `permit.wake` is released when the permit is there, or by `wake_all`."""
+        permit.wake = threading.Lock()
+        permit.wake.acquire()
+        self.line[permit] = None
+
+    def leave(self, permit: Permit) -> None:
+        """Leave the line, if still in it."""
+        self.line.pop(permit, None)
+
+    def give_back(self, permit: Permit) -> None:
+        """Return a permit: to the first in line, or to the semaphore. One that is not out is left alone."""
+        if permit not in self.held:
+            return
+        self.held.discard(permit)
+        permit.held = False
+        if self.line:
+            self._grant_first()
+        else:
+            self._semaphore.release()
+
+    def recount(self) -> int:
+        """Make the semaphore agree with `held` again, after an exception struck between two lines here.
+
+        Returns:
+            How many permits were lost (more than 0) or too many (less).
+        """
+        free = 0
+        while self._semaphore.acquire(blocking=False):
+            free += 1
+        should_be = self.count - len(self.held)
+        for _ in range(should_be):
+            self._semaphore.release()
+        while self.line and self._semaphore.acquire(blocking=False):
+            self._grant_first()
+        return should_be - free
+
+    def wake_all(self) -> None:
+        """Wake everybody who waits, in line or between two attempts to connect."""
+        for permit in [*self.line, *self.held]:
+            if permit.wake is not None and permit.wake.locked():
+                permit.wake.release()
+
+    def _grant(self, permit: Permit) -> None:
+        self.held.add(permit)
+        permit.held = True
+
+    def _grant_first(self) -> None:
+        first, _ = self.line.popitem(last=False)
+        self._grant(first)
+        if first.wake is not None and first.wake.locked():
+            first.wake.release()

@@ -1,0 +1,793 @@
+"""ConnectionPool: the story of acquire and release, readable from top to bottom."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import logging
+import math
+import os
+import random
+import ssl
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from time import monotonic
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from jetsocket.config import ConnectionPoolConfig, Options
+from jetsocket.connection import PooledConnection, seconds
+from jetsocket.entry import Entry, stale, why_unclean
+from jetsocket.exceptions import (
+    ConnectionClosedError,
+    ConnectionError,
+    HandshakeError,
+    PoolClosedError,
+    PoolExhaustedError,
+    TimeoutError,
+)
+from jetsocket.housekeeper import Housekeeper, close_all, stack_here
+from jetsocket.ledger import ABANDONED, STOP, Exhaustion, Ledger
+from jetsocket.messages import Codec
+from jetsocket.permits import Permit
+from jetsocket.stats import PoolStats
+from jetsocket.uris import Target, parse, resolve, same_origin
+from jetsocket.wire.websocket import WebSocket
+
+__all__ = ["ConnectionPool", "ConnectionPoolConfig", "PoolStats", "PooledConnection"]
+
+T = TypeVar("T")
+Callback = Callable[[PooledConnection[Any]], object]
+
+_log = logging.getLogger("jetsocket.pool")
+_numbers = itertools.count(1)
+_pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
+
+_KNOWN_URIS = 256  # resolved URIs that a pool remembers
+_ROOM_PATIENCE = 1.0  # s that a connection has for its goodbye when its slot is wanted
+_EXIT_PATIENCE = 0.1  # s, for all goodbyes together when the interpreter ends
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
+_NEVER_RETRIED = frozenset({401, 403, 404, 410})
+_LIFETIME_JITTER = 0.1
+
+
+class ConnectionPool(Generic[T]):
+    """A bounded set of open WebSocket connections, lent to one borrower at a time. Thread-safe.
+
+    A connection is reused only if it is provably clean; see `ConnectionPoolConfig.reuse`. Use the pool as a
+    context manager, or call `close`; one that nobody refers to any more closes itself.
+
+    Example:
+        >>> with ConnectionPool(base_uri="wss://stream.example.com") as pool:
+        ...     with pool.acquire("/ws/btcusdt") as conn:
+        ...         conn.send({"subscribe": "trades"})
+        ...         for msg in conn:
+        ...             process(msg)
+    """
+
+    def __init__(
+        self,
+        config: ConnectionPoolConfig | None = None,
+        *,
+        base_uri: str | None = None,
+        manager_kwargs: Mapping[str, Any] | None = None,
+        configure: Callback | None = None,
+        reset: Callback | None = None,
+        check: Callback | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Make a pool. Nothing is opened yet.
+
+        Args:
+            config: Sizes and times; the defaults if None.
+            base_uri: What paths given to `acquire` are relative to.
+            manager_kwargs: How connections are made; see the table in docs/usage.md.
+            configure: Called once with each new connection, before its first borrower: log in, swallow a
+                greeting. Within the acquire's deadline. What it sends and receives counts for nobody.
+            reset: Called with each connection that is released. If it returns, the connection is clean
+                whatever the rule says. Within health_check_timeout.
+            check: Called with a connection that has been idle for health_check_interval, in place of a
+                ping, for servers that answer none. Within health_check_timeout.
+                Any of these three raising, or taking too long, means: close this connection, never lend it.
+            name: For log lines and threads.
+
+        Raises:
+            TypeError: An argument or a key of `manager_kwargs` is unknown or of the wrong type.
+            ValueError: A value is out of range, or `base_uri` is no WebSocket URI.
+            ImportError: `message_type` needs an extra that is not installed.
+        """
+        if config is not None and not isinstance(config, ConnectionPoolConfig):
+            raise TypeError(f"config must be a ConnectionPoolConfig, not {type(config).__name__}")
+        for label, callback in (("configure", configure), ("reset", reset), ("check", check)):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"{label} must be callable, not {callback!r}")
+        self._config = config if config is not None else ConnectionPoolConfig()
+        self._options = Options.from_kwargs(manager_kwargs)
+        self._base = None if base_uri is None else parse(base_uri)
+        self._name = name if name is not None else f"pool-{next(_numbers)}"
+        self._codec: Codec[T] = Codec.for_options(
+            self._options.serializer, self._options.deserializer, self._options.message_type
+        )
+        self._configure, self._reset, self._check = configure, reset, check
+        self._resolve = functools.lru_cache(_KNOWN_URIS)(functools.partial(resolve, base=self._base))
+        self._ledger = self._new_ledger()
+        self._housekeeper: Housekeeper | None = None
+        _pools.add(self)
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(self._config, self._name, self._options.close_timeout)
+
+    # --- acquire ---------------------------------------------------------------------------------------
+
+    def acquire(self, uri_or_path: str, timeout: float | None = None) -> PooledConnection[T]:
+        """Borrow a connection: the most recently used idle one to that URI, or a new one.
+
+        Callers are served in the order they came.
+
+        Args:
+            uri_or_path: A ws:// or wss:// URI, or a path relative to `base_uri`.
+            timeout: s for waiting and connecting together; `acquire_timeout` if None. 0 never blocks: a
+                live idle connection or PoolExhaustedError.
+
+        Returns:
+            A lease, usable at once; `with` releases it at the end.
+
+        Raises:
+            PoolExhaustedError: No permit within `timeout`, or max_waiting callers are in line already.
+            PoolClosedError: The pool is closed or drained, or was while waiting.
+            TimeoutError: The server could not be reached in what was left of `timeout`.
+            HandshakeError: The server refused.
+            ConnectionError: The server could not be reached.
+            ValueError: The URI is not one, or is relative without `base_uri`.
+            TypeError: An argument has the wrong type.
+        """
+        target = self._target(uri_or_path)
+        limit = seconds(timeout, self._config.acquire_timeout)
+        lease = self._new_lease(sys._getframe(1))
+        permit = lease._permit
+        permit.limit = math.inf if limit is None else limit
+        deadline = permit.asked_at + permit.limit
+        try:
+            entry = self._admit(permit, target, deadline)
+            if entry is None:
+                entry = self._open(permit, target, deadline)
+            self._lend(lease, entry)
+        except BaseException as error:
+            self._give_up(permit, error)
+            raise
+        return lease
+
+    def _target(self, uri_or_path: str) -> Target:
+        if not isinstance(uri_or_path, str):
+            raise TypeError(f"uri_or_path must be a str, not {type(uri_or_path).__name__}")
+        return self._resolve(uri_or_path)
+
+    def _new_lease(self, frame: Any) -> PooledConnection[T]:
+        stack = stack_here(2) if self._config.leak_threshold is not None else None
+        permit = Permit((frame.f_code, frame.f_lasti), stack)
+        # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
+        return self._lease_of(permit, self._ledger)
+
+    def _lease_of(self, permit: Permit, ledger: Ledger, deadline: float | None = None) -> PooledConnection[T]:
+        return PooledConnection(
+            self,
+            permit,
+            self._codec,
+            ledger.doorbell,
+            send_timeout=self._options.send_timeout,
+            recv_timeout=self._options.recv_timeout,
+            deadline=deadline,
+        )
+
+    def _admit(self, permit: Permit, target: Target, deadline: float) -> Entry | None:
+        """Get a permit, and an idle connection that is fit to be lent; None: a new one is to be opened."""
+        ledger, now = self._ledger, permit.asked_at
+        entry = ledger.enter(permit, target.uri, may_wait=deadline > now)
+        if not permit.held:
+            self._wait_in_line(permit, target, deadline)
+            entry = ledger.take_idle(permit, target.uri)
+            now = monotonic()
+        while entry is not None:
+            why = self._look_at(entry, now)
+            if why is None:
+                permit.taken_at = now
+                return entry
+            self._part_with(permit, entry, why)
+            entry = ledger.take_idle(permit, target.uri)
+        if deadline <= permit.asked_at:
+            raise self._exhausted(permit, target)
+        return None
+
+    def _look_at(self, entry: Entry, now: float) -> str | None:
+        """Why an idle connection that is ours must not be lent; None if it may."""
+        return stale(entry, self._config.reuse, now) if entry.wire.look() else "in use"
+
+    def _part_with(self, permit: Permit, entry: Entry, why: str) -> None:
+        """Take a connection out of service that was found stale; the permit stays."""
+        permit.gone = self._hang_up(entry.wire)
+        self._ledger.swap(permit, why)
+        _log.debug("[%s] connection %d not reused: %s", self._name, entry.id, why)
+
+    @staticmethod
+    def _hang_up(wire: WebSocket) -> bool:
+        """Say goodbye without waiting; True if the connection is closed by that."""
+        wire.start_close()
+        gone = wire.poll_close()
+        if gone:
+            wire.shutdown()
+        return gone
+
+    def _wait_in_line(self, permit: Permit, target: Target, deadline: float) -> None:
+        if permit.wake is not None:
+            permit.wake.acquire(timeout=_for_a_lock(deadline))
+            if permit.held or self._ledger.leave_line(permit):
+                return
+            if self._ledger.closed or self._ledger.draining:
+                raise self._closed_error()
+        raise self._exhausted(permit, target)
+
+    def _lend(self, lease: PooledConnection[T], entry: Entry) -> None:
+        permit = lease._permit
+        entry.count_from_here()
+        permit.reused = entry.uses > 0
+        entry.uses += 1
+        lease._attach(entry)
+        self._ledger.lent.add(permit)
+        if self._ledger.closed:
+            entry.wire.cut("the pool was closed")
+            raise self._closed_error()
+        if self._ledger.returned:
+            self._ledger.settle()
+        if _log.isEnabledFor(logging.DEBUG):
+            how = "reused" if permit.reused else "opened"
+            _log.debug("[%s] connection %d %s for %s", self._name, entry.id, how, entry.target.redacted)
+
+    def _give_up(self, permit: Permit, error: BaseException) -> None:
+        """An acquire failed: close what it was about to get and return its permit."""
+        ledger = self._ledger
+        if not isinstance(error, Exception):
+            ledger.suspect = True
+        permit.claimed = True
+        ledger.lent.discard(permit)
+        for entry in (permit.entry, permit.room):
+            if entry is not None:
+                entry.wire.holder = None
+                entry.wire.shutdown()
+        permit.reason, permit.gone = "connect failed", True
+        ledger.give_back(permit)
+        if not isinstance(error, (PoolExhaustedError, PoolClosedError)):
+            _log.debug("[%s] acquire failed: %s", self._name, type(error).__name__)
+
+    # --- opening a connection --------------------------------------------------------------------------
+
+    def _open(self, permit: Permit, target: Target, deadline: float) -> Entry:
+        """Open a new connection, after closing another one if the pool is at its cap."""
+        ledger = self._ledger
+        entry = Entry(target, self._new_wire(), self._expiry())
+        ledger.open_slot(permit, entry)
+        if permit.room is not None:
+            self._clear(permit.room, deadline)
+            ledger.room_made(permit)
+        self._connect(permit, entry, deadline)
+        entry.created = permit.taken_at = monotonic()
+        entry.count_from_here()
+        if self._configure is not None:
+            self._prepare(entry, self._configure, deadline)
+        ledger.opened(entry)
+        self._ensure_housekeeper()
+        permit.taken_at = monotonic()
+        return entry
+
+    def _new_wire(self) -> WebSocket:
+        return WebSocket(max_message_size=self._options.max_message_size)
+
+    def _expiry(self) -> float:
+        lifetime = self._config.max_lifetime
+        if lifetime is None:
+            return float("inf")
+        return monotonic() + lifetime * (1.0 - random.random() * _LIFETIME_JITTER)
+
+    def _clear(self, room: Entry, deadline: float) -> None:
+        """Close a connection whose slot is wanted: the server is to see it go before the new one comes."""
+        room.wire.start_close()
+        room.wire.finish_close(min(deadline, monotonic() + min(_ROOM_PATIENCE, self._options.close_timeout)))
+        _log.debug("[%s] connection %d made room", self._name, room.id)
+
+    def _connect(self, permit: Permit, entry: Entry, deadline: float) -> None:
+        """Connect, with as many attempts as the options and the deadline allow."""
+        attempts = self._options.connect_attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                self._connect_once(entry, deadline)
+                return
+            except (ConnectionError, TimeoutError) as error:
+                if self._ledger.closed:
+                    raise self._closed_error() from error
+                self._ledger.open_failed(error)
+                if attempt == attempts or not worth_retrying(error) or monotonic() >= deadline:
+                    raise
+                self._pause(permit, min(backoff(attempt, random.random()), deadline - monotonic()))
+                entry.wire = self._new_wire()
+
+    def _connect_once(self, entry: Entry, deadline: float) -> None:
+        if self._ledger.closed:  # after entry.wire was set: whoever closes sees either us or it
+            raise self._closed_error()
+        options, target = self._options, entry.target
+        ours = self._base is None or options.cross_origin_headers or same_origin(self._base, target)
+        entry.wire.connect(
+            target,
+            deadline=min(deadline, monotonic() + options.connect_timeout),
+            header=options.headers() if ours else (),
+            cookie=options.cookie if ours else None,
+            origin=options.origin,
+            subprotocols=options.subprotocols,
+            ssl_context=self._tls() if target.secure else None,
+            proxy=options.proxy,
+            unix=options.unix if ours else None,
+            socket_options=options.socket_options,
+            max_redirects=options.max_redirects,
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        return self._options.ssl_context
+
+    def _pause(self, permit: Permit, delay: float) -> None:
+        """Wait between two attempts; `close` ends it."""
+        wake = threading.Lock()
+        wake.acquire()
+        permit.wake = wake
+        if not self._ledger.closed:
+            wake.acquire(timeout=max(0.0, delay))
+
+    def _prepare(self, entry: Entry, callback: Callback, deadline: float) -> None:
+        """Run `configure` on a new connection.
+
+        Raises:
+            ConnectionError: It failed or took too long; the cause is kept.
+        """
+        try:
+            self._call_back(entry, callback, deadline)
+        except Exception as error:  # whatever the user's code raises
+            raise ConnectionError(
+                f"configure() failed on a new connection to {entry.target.redacted}: {type(error).__name__}"
+            ) from error
+        entry.forgive()
+
+    def _call_back(self, entry: Entry, callback: Callback, deadline: float) -> None:
+        """Call back with a lease of its own, whose every operation ends at the deadline.
+
+        Raises:
+            TimeoutError: It took too long.
+            ConnectionError: It asked to have the connection closed, or the connection has ended.
+            Exception: Whatever it raised.
+        """
+        token = Permit()
+        conn = self._lease_of(token, self._ledger, deadline)
+        conn._attach(entry)
+        try:
+            callback(conn)
+        finally:
+            conn._detach()
+        if monotonic() > deadline:
+            name = getattr(callback, "__name__", repr(callback))
+            raise TimeoutError(f"{name}() took too long", operation="callback", timeout=None)
+        if conn.discarded or entry.wire.failure is not None:
+            raise ConnectionError("the callback gave the connection up")
+
+    def _ensure_housekeeper(self) -> None:
+        keeper = self._housekeeper
+        if keeper is not None and keeper.is_alive:
+            return
+        check = _checker(weakref.ref(self)) if self._check is not None else None
+        candidate = Housekeeper(self._ledger, check)
+        if self._ledger.appoint(candidate):
+            self._housekeeper = candidate
+            candidate.start()
+
+    # --- release ---------------------------------------------------------------------------------------
+
+    def release(self, conn: PooledConnection[T]) -> None:
+        """Give a connection back; a lease that was released before is left alone.
+
+        Args:
+            conn: A lease of this pool.
+
+        Raises:
+            TypeError: `conn` is not a lease.
+            ValueError: It is another pool's.
+        """
+        if not isinstance(conn, PooledConnection):
+            raise TypeError(f"release takes what acquire returned, not {type(conn).__name__}")
+        if conn._pool is not self:
+            raise ValueError(f"{conn!r} is a lease of another pool; release it there, or call its release()")
+        conn.release()
+
+    def take_back(self, lease: PooledConnection[Any], *, failed: bool) -> None:
+        """Return a lease: what `release()` and leaving the `with` block do.
+
+        Args:
+            lease: One of this pool.
+            failed: Whether an exception left the borrower's block.
+        """
+        permit, ledger = lease._permit, self._ledger
+        if not ledger.claim(permit):
+            return
+        entry = lease._detach()
+        permit.reason = "interrupted"  # unless we get further
+        try:
+            permit.lent_for = max(1e-9, monotonic() - permit.taken_at)
+            if entry is not None:
+                permit.reason = self._why_unclean(lease, entry, failed)
+                if permit.reason is not None:
+                    permit.gone = self._hang_up(entry.wire)
+        except BaseException:
+            ledger.suspect = True
+            permit.reason = "interrupted"
+            raise
+        finally:
+            ledger.give_back(permit)
+        if permit.reason is not None and entry is not None:
+            _log.debug("[%s] connection %d not kept: %s", self._name, entry.id, permit.reason)
+        if permit.warned:
+            _log.warning("[%s] the leaked connection came back after %.3g s", self._name, permit.lent_for)
+
+    def _why_unclean(self, lease: PooledConnection[Any], entry: Entry, failed: bool) -> str | None:
+        wire = entry.wire
+        if not wire.look() or wire.lock.locked():
+            wire.cut("it was released while another thread used it")
+            return "in use"
+        reason = why_unclean(
+            self._config.reuse,
+            alive=wire.failure is None,
+            half_sent=wire.half_sent,
+            discarded=lease.discarded,
+            failed=failed,
+            timed_out=lease.timed_out,
+            half_read=wire.half_read,
+            unread=wire.unread,
+            sent=wire.messages_sent - entry.sent,
+            received=wire.messages_received - entry.received,
+        )
+        if self._reset is not None and reason not in ("discarded", "closed", "half sent"):
+            reason = self._why_not_reset(entry, self._reset)
+        if reason is None and monotonic() >= entry.expires:
+            return "lifetime"
+        return reason
+
+    def _why_not_reset(self, entry: Entry, reset: Callback) -> str | None:
+        if self._ledger.interrupted():
+            return "dropped"  # this is a finalizer, above the pool's own code: no place for a user's callback
+        entry.count_from_here()
+        try:
+            self._call_back(entry, reset, monotonic() + self._config.health_check_timeout)
+        except Exception:  # noqa: BLE001  # the user's code; it is logged, and the connection closed
+            _log.warning("[%s] reset() failed; connection %d is closed", self._name, entry.id, exc_info=True)
+            return "reset failed"
+        finally:
+            entry.forgive()
+        return None
+
+    # --- a stale connection costs the borrower nothing -------------------------------------------------
+
+    def fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
+        """Whether a reused connection is still as clean as it was when it was lent, before its first use."""
+        entry = lease._entry
+        return entry is not None and self._look_at(entry, float("-inf")) in (None, "in use")
+
+    def replace(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:
+        """Give an unused lease another connection, for one that ended before its first use.
+
+        Raises:
+            ConnectionClosedError: Another thread uses the lease already.
+            PoolClosedError: The pool is closed.
+            TimeoutError: No other connection in time.
+            ConnectionError: No other connection to be had.
+        """
+        permit = lease._permit
+        if permit.entry is not stale or permit.claimed:
+            raise ConnectionClosedError(
+                f"the connection to {stale.target.redacted} ended while another thread used this lease",
+                code=1006,
+            )
+        until = monotonic() + self._config.acquire_timeout
+        until = until if deadline is None else min(until, deadline)
+        taken_at, reused_before = permit.taken_at, permit.reused
+        stale.wire.holder = None
+        self._part_with(permit, stale, "closed")
+        entry = self._next_fit(permit, stale.target) or self._open(permit, stale.target, until)
+        entry.count_from_here()
+        permit.reused, permit.taken_at = entry.uses > 0 and reused_before, taken_at
+        entry.uses += 1
+        lease._attach(entry)
+        if self._ledger.closed:
+            entry.wire.cut("the pool was closed")
+        _log.debug("[%s] moved from connection %d to %d", self._name, stale.id, entry.id)
+
+    def _next_fit(self, permit: Permit, target: Target) -> Entry | None:
+        while (entry := self._ledger.take_idle(permit, target.uri)) is not None:
+            why = self._look_at(entry, monotonic())
+            if why is None:
+                return entry
+            self._part_with(permit, entry, why)
+        return None
+
+    # --- in one call -----------------------------------------------------------------------------------
+
+    def request(
+        self, uri_or_path: str, message: Any, timeout: float | None = None, *, idempotent: bool = False
+    ) -> T:
+        """Acquire, send, receive one reply, release.
+
+        Args:
+            uri_or_path: As for `acquire`.
+            message: As for `PooledConnection.send`.
+            timeout: s for all of it together; None: `acquire_timeout`, `send_timeout` and `recv_timeout`
+                apply one after the other.
+            idempotent: The message may be processed twice: if the connection ends after part of it has
+                left and before the reply, it is sent once more on another one.
+
+        Returns:
+            The decoded reply.
+
+        Raises:
+            PoolExhaustedError: As `acquire`, and so are PoolClosedError, HandshakeError and ConnectionError.
+            TimeoutError: No reply in time.
+            ConnectionClosedError: The connection ended before the reply.
+            DecodeError: The reply does not decode.
+            TypeError: The message can't be serialized; nothing was sent.
+        """
+        limit = seconds(timeout, None)
+        deadline = None if limit is None else monotonic() + limit
+        for last_try in (not idempotent, True):
+            with self.acquire(uri_or_path, _left(deadline)) as conn:
+                try:
+                    return conn.request(message, _left(deadline))
+                except ConnectionClosedError:
+                    if last_try:
+                        raise
+        raise AssertionError("the last try returns or raises")
+
+    def prewarm(self, uri_or_path: str, count: int) -> int:
+        """Open connections ahead of their borrowers, until `count` are idle for that URI.
+
+        Never opens past `max_connections` and closes no other connection to make room.
+
+        Args:
+            uri_or_path: As for `acquire`.
+            count: How many are to be idle.
+
+        Returns:
+            How many were opened.
+
+        Raises:
+            TypeError: `count` is not an int.
+            ValueError: `count` is negative.
+            ConnectionError: The server could not be reached; what was opened before stays.
+            PoolClosedError: The pool is closed.
+        """
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"count must be an int, not {count!r}")
+        if count < 0:
+            raise ValueError(f"count must be 0 or more, not {count!r}")
+        target = self._target(uri_or_path)
+        deadline = monotonic() + self._config.acquire_timeout
+        opened = 0
+        while self._ledger.idle_count(target.uri) < count and self._warm_one(target, deadline):
+            opened += 1
+        return opened
+
+    def _warm_one(self, target: Target, deadline: float) -> bool:
+        """Open one more, if there is a free permit and a free slot."""
+        lease = self._new_lease(sys._getframe(2))
+        permit = lease._permit
+        try:
+            if not self._ledger.enter_for_new(permit):
+                return False
+            self._open(permit, target, deadline)
+        except BaseException as error:
+            self._give_up(permit, error)
+            raise
+        permit.claimed = True
+        self._ledger.give_back(permit)
+        return True
+
+    # --- ending ----------------------------------------------------------------------------------------
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Give no more leases and wait for those that are out; callers in line get PoolClosedError.
+
+        Args:
+            timeout: s; None waits for ever.
+
+        Returns:
+            Whether all came back in time. Call `close` then, or to cut the rest.
+
+        Raises:
+            TypeError: `timeout` is not a number.
+            ValueError: `timeout` is negative.
+        """
+        limit = seconds(timeout, None)
+        waiter = self._ledger.drain()
+        if waiter is not None:
+            waiter.acquire(timeout=-1 if limit is None else limit)
+        return not self._ledger.permits.held
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close the pool. The second time does nothing.
+
+        All who wait get PoolClosedError at once; idle connections are closed side by side; connections
+        that are lent are cut, and their borrowers get ConnectionClosedError.
+
+        Args:
+            timeout: s for all closing handshakes together; `close_timeout` if None.
+
+        Raises:
+            TypeError: `timeout` is not a number.
+            ValueError: `timeout` is negative.
+            InvalidStateError: Called from a finalizer or signal handler that interrupted the pool itself.
+        """
+        limit = seconds(timeout, self._options.close_timeout)
+        ledger = self._ledger
+        taken = ledger.close()
+        if taken is None:
+            return
+        idle, out = taken
+        for entry in out:
+            if entry.wire.connected:
+                entry.wire.start_close(1001, "pool closed")
+            entry.wire.cut("the pool was closed")
+        ledger.doorbell.put(STOP)
+        close_all(idle, self._options.close_timeout if limit is None else limit)
+        ledger.forget_closed(idle)
+        keeper, self._housekeeper = self._housekeeper, None
+        if keeper is not None and not keeper.is_this_thread:
+            keeper.join(_ROOM_PATIENCE)
+        _log.debug("[%s] closed", self._name)
+
+    def __enter__(self) -> ConnectionPool[T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # No lock and no I/O: the housekeeper closes what is left. Without one, nothing is open.
+        ledger = getattr(self, "_ledger", None)
+        if ledger is not None and not ledger.closed:
+            ledger.doorbell.put(ABANDONED)
+
+    # --- what it is ------------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """The pool's figures at this moment."""
+        return self._ledger.stats()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._ledger.closed
+
+    @property
+    def config(self) -> ConnectionPoolConfig:
+        """What the pool was made with."""
+        return self._config
+
+    @property
+    def name(self) -> str:
+        """What log lines and threads call it."""
+        return self._name
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return (
+            f"ConnectionPool(name={self._name!r}, max_connections={self._config.max_connections}, "
+            f"active={stats.active_connections}, idle={stats.idle_connections}, closed={self.is_closed})"
+        )
+
+    # --- errors ----------------------------------------------------------------------------------------
+
+    def _closed_error(self) -> PoolClosedError:
+        what = "closed" if self._ledger.closed else "drained"
+        return PoolClosedError(f"pool {self._name!r} is {what}: it gives no more leases; make a new pool")
+
+    def _exhausted(self, permit: Permit, target: Target) -> PoolExhaustedError:
+        figures = self._ledger.exhaustion(permit)
+        return PoolExhaustedError(
+            exhaustion_text(self._name, self._config, target.redacted, permit.limit, figures),
+            max_connections=self._config.max_connections,
+            timeout=permit.limit,
+            waiting=figures.waiting,
+            idle=figures.idle,
+            last_connect_error=figures.last_connect_error,
+        )
+
+    # --- fork ------------------------------------------------------------------------------------------
+
+    def _after_fork_in_child(self) -> None:
+        """Begin anew: the connections, the thread and all who held locks are the parent's."""
+        old, self._ledger = self._ledger, self._new_ledger()
+        self._ledger.closed, self._ledger.draining = old.closed, old.draining
+        self._housekeeper = None
+        for entry in old.entries:
+            entry.wire.disown()
+
+
+def worth_retrying(error: BaseException) -> bool:
+    """Whether a second attempt to connect may go better."""
+    if isinstance(error, HandshakeError) and error.status_code in _NEVER_RETRIED:
+        return False
+    return not isinstance(error.__cause__, ssl.SSLCertVerificationError)
+
+
+def backoff(attempt: int, jitter: float) -> float:
+    """How long to wait (s) after the so-manieth failed attempt: exponential, with full jitter in [0, 1)."""
+    return float(min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** (attempt - 1)) * jitter)
+
+
+def exhaustion_text(
+    name: str, config: ConnectionPoolConfig, where: str, waited: float, figures: Exhaustion
+) -> str:
+    """What to tell a caller for whom there was no connection."""
+    text = (
+        f"pool {name!r} had no connection to {where} within {waited:g} s: all of max_connections="
+        f"{config.max_connections} are out or being opened, {figures.idle} idle, {figures.waiting} waiting"
+    )
+    if figures.own:
+        file, line, function = figures.own[0].where()
+        text += (
+            f"; {len(figures.own)} of them are held by this very thread (one acquired in {function},"
+            f" {file}:{line}), which can't release them while it waits"
+        )
+    if figures.last_connect_error is not None:
+        text += f"; the last attempt to connect failed: {figures.last_connect_error}"
+    return text + ". Release sooner, raise max_connections, or wait longer (acquire_timeout)"
+
+
+def _for_a_lock(deadline: float) -> float:
+    """What is left until the deadline, as `Lock.acquire` takes it (s)."""
+    return min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def _checker(pool: weakref.ref[ConnectionPool[Any]]) -> Callable[[Entry], bool]:
+    """What the housekeeper calls in place of a ping; holds no strong reference to the pool."""
+
+    def check(entry: Entry) -> bool:
+        owner = pool()
+        if owner is None or owner._check is None:
+            return False
+        entry.count_from_here()
+        try:
+            owner._call_back(entry, owner._check, monotonic() + owner._config.health_check_timeout)
+        except Exception:  # noqa: BLE001  # the user's code; it is logged, and the connection closed
+            _log.warning("[%s] check() failed; connection %d is closed", owner._name, entry.id, exc_info=True)
+            return False
+        finally:
+            entry.forgive()
+        return True
+
+    return check
+
+
+def _after_fork_in_child() -> None:
+    for pool in list(_pools):
+        pool._after_fork_in_child()
+
+
+def _close_at_exit() -> None:
+    deadline = monotonic() + _EXIT_PATIENCE
+    for pool in list(_pools):
+        pool.close(timeout=max(0.0, deadline - monotonic()))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_close_at_exit)

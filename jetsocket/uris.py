@@ -1,0 +1,308 @@
+"""What a WebSocket URI means, how a path joins a base, and how a URI may be shown (RFC 6455 §3, RFC 3986).
+
+The splitting is done here and not by ``urllib.parse``: that one drops control characters silently, and puts
+passwords into its error messages. Only the joining of a path to a base is its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+import string
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote, unquote_to_bytes, urljoin
+
+__all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
+
+_DEFAULT_PORTS = {"ws": 80, "wss": 443}
+_SAY_INSTEAD = {"http": "ws://", "https": "wss://"}
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_ABSOLUTE = re.compile(r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?]*)(?P<resource>.*)")
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
+_HOST_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
+_MAX_HOST_NAME = 253  # RFC 1035 §2.3.4, without the lengths' own bytes
+
+_NESTED_USERINFO = re.compile(r"//[^/]*:[^/]*@")  # a URI in the path of another: wss://wss://user:pw@host
+
+# Blanks and controls (CR and LF would forge header lines), and lone surrogates, which have no UTF-8.
+_FORBIDDEN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL_BYTES = re.compile(rb"[\x00-\x1f\x7f]")
+# IDNA 2003 (the codec of the standard library) and IDNA 2008 map these to different hosts: nobody may guess.
+_IDNA_AMBIGUOUS = re.compile("[ßẞς\u200c\u200d]")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one URI means. Two targets are equal when a connection to one serves the other.
+
+    Attributes:
+        uri: The canonical absolute URI: scheme and host in lower case, no default port, no userinfo.
+        secure: True for ``wss``.
+        host: Name (IDNA-encoded) or IP address (IPv6 without brackets) to connect to.
+        port: TCP port.
+        resource: The request target as sent: path, ``;params`` and ``?query``; non-ASCII percent-encoded.
+        authorization: Value of the ``Authorization`` header made of the userinfo (RFC 7617), or None.
+        redacted: The URI for messages: no userinfo, each query value replaced by ``***``.
+    """
+
+    # Query values and userinfo may be secret: the repr shows none of the fields that hold them.
+    uri: str = field(repr=False)
+    secure: bool
+    host: str
+    port: int
+    resource: str = field(repr=False)
+    authorization: str | None = field(repr=False)
+    redacted: str
+
+    @property
+    def scheme(self) -> str:
+        """``"ws"`` or ``"wss"``."""
+        return "wss" if self.secure else "ws"
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port: what credentials are bound to (RFC 6454 §4)."""
+        return self.scheme, self.host, self.port
+
+    @property
+    def host_header(self) -> str:
+        """Value of the ``Host`` header: a default port is left out, IPv6 is in brackets without its zone."""
+        return _netloc(self.scheme, self.host.partition("%")[0], self.port)
+
+
+def same_origin(a: Target, b: Target) -> bool:
+    """Tell whether credentials given for ``a`` may go to ``b`` (RFC 6454 §5)."""
+    return a.origin == b.origin
+
+
+def parse(uri: str) -> Target:
+    """Read an absolute ``ws://`` or ``wss://`` URI.
+
+    Args:
+        uri: The URI. Userinfo becomes Basic authorization; what is not ASCII is encoded, in the host by
+            IDNA 2003 and behind it as percent-encoded UTF-8. The request target is otherwise kept as given.
+
+    Returns:
+        What the URI means.
+
+    Raises:
+        TypeError: ``uri`` is no string.
+        ValueError: It is no valid WebSocket URI (RFC 6455 §3). The message names the fault, no credentials.
+    """
+    try:
+        return _parse(_checked(uri))
+    except _Fault as fault:
+        raise _value_error(uri, fault) from fault.__cause__
+
+
+def resolve(uri_or_path: str, base: Target | str | None) -> Target:
+    """Read an absolute URI, or join a path to a base as ``urllib.parse.urljoin`` does (RFC 3986 §5.2).
+
+    Args:
+        uri_or_path: ``wss://host/path``, ``//host/path`` (with the base's scheme), ``/path``, ``path``,
+            ``?query``, or an empty string for the base itself.
+        base: What to join to. Its userinfo is kept for targets of its own origin only.
+
+    Returns:
+        What the joined URI means.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: A relative path and no base, or no valid WebSocket URI. The message names the fault.
+    """
+    if isinstance(base, str):
+        base = parse(base)
+    try:
+        target = _resolve(_checked(uri_or_path), base)
+    except _Fault as fault:
+        raise _value_error(uri_or_path, fault) from fault.__cause__
+    if base is None or base.authorization is None or target.authorization or not same_origin(base, target):
+        return target
+    return replace(target, authorization=base.authorization)
+
+
+def redact(text_uri: object) -> str:
+    """Make a URI, or what was meant to be one, fit for a message: without userinfo and query values.
+
+    Never raises. When the text is so broken that a password cannot be told from a port, more is hidden,
+    never less.
+    """
+    if not isinstance(text_uri, str):
+        return f"<{type(text_uri).__name__}>"
+    head, fragment_mark, _ = text_uri.partition("#")
+    head, query_mark, query = head.partition("?")
+    shown = _NESTED_USERINFO.sub("//***@", _redact_head(head))
+    if query_mark:
+        shown += "?" + "&".join(map(_redact_pair, query.split("&")))
+    if fragment_mark:
+        shown += "#***"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+
+
+# --- parsing
+
+
+class _Fault(Exception):
+    """What is wrong with a URI, before it is put beside the redacted URI."""
+
+
+def _value_error(uri: str, fault: _Fault) -> ValueError:
+    return ValueError(f"invalid WebSocket URI {redact(uri)}: {fault}")
+
+
+def _checked(uri: str) -> str:
+    """Refuse what may be nowhere in a URI."""
+    if not isinstance(uri, str):
+        raise TypeError(f"a URI must be a str, not {type(uri).__name__}")
+    if bad := _FORBIDDEN.search(uri):
+        raise _Fault(f"character {bad[0]!a} at index {bad.start()} is not allowed; percent-encode it")
+    if "#" in uri:
+        raise _Fault("a WebSocket URI has no fragment (RFC 6455 §3); write '#' as %23")
+    return uri
+
+
+def _resolve(text: str, base: Target | None) -> Target:
+    if _SCHEME.match(text):
+        return _parse(text)
+    if base is None:
+        raise _Fault("a relative path needs base_uri; give the pool one, or write wss://host/path")
+    if text.startswith("//"):
+        return _parse(f"{base.scheme}:{text}")
+    return _parse(urljoin(base.uri, text))
+
+
+def _parse(uri: str) -> Target:
+    scheme, authority, resource = _split(uri)
+    userinfo, _, host_and_port = authority.rpartition("@")
+    host, port = _host_and_port(host_and_port, scheme)
+    resource = _resource(resource)
+    canonical = f"{scheme}://{_netloc(scheme, host.replace('%', '%25'), port)}{resource}"
+    return Target(
+        uri=canonical,
+        secure=scheme == "wss",
+        host=host,
+        port=port,
+        resource=resource,
+        authorization=_authorization(userinfo),
+        redacted=redact(canonical),
+    )
+
+
+def _split(uri: str) -> tuple[str, str, str]:
+    """Return scheme, authority and the rest; the scheme is a WebSocket one."""
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
+        raise _Fault("no scheme; write ws://host/path or wss://host/path")
+    name = scheme[1].lower()
+    if name in _SAY_INSTEAD:
+        raise _Fault(f"the scheme {name} is HTTP's; say {_SAY_INSTEAD[name]}")
+    if name not in _DEFAULT_PORTS:
+        raise _Fault("the scheme must be ws or wss; a path with a colon in front is written ./like:this")
+    absolute = _ABSOLUTE.fullmatch(uri)
+    if absolute is None:
+        raise _Fault(f"no host; write {name}://host/path")
+    return name, absolute["authority"], absolute["resource"]
+
+
+def _host_and_port(text: str, scheme: str) -> tuple[str, int]:
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None:
+        raise _Fault("host and port cannot be told apart; an IPv6 address is written [::1], with brackets")
+    host, port = match["host"], match["port"]
+    if not host:
+        raise _Fault("the host is empty")
+    return _host(host), _port(port) if port else _DEFAULT_PORTS[scheme]
+
+
+def _host(text: str) -> str:
+    if text.startswith("["):
+        return _ipv6(text[1:-1])
+    name = (text if text.isascii() else _idna(text)).lower()
+    if len(name.removesuffix(".")) > _MAX_HOST_NAME or not _HOST_NAME.fullmatch(name):
+        raise _Fault("the host is no valid name: letters, digits, '-', '_' in parts of 1 to 63, 253 in all")
+    return name
+
+
+def _ipv6(text: str) -> str:
+    address, mark, zone = text.partition("%")
+    if not text.isascii():
+        raise _Fault("what is in the brackets is not ASCII")
+    zone = zone.removeprefix("25")  # RFC 6874 §2 writes the mark itself percent-encoded
+    try:
+        return str(ipaddress.IPv6Address(f"{address}%{zone}" if mark else address))
+    except ValueError as error:
+        raise _Fault("what is in the brackets is no IPv6 address") from error
+
+
+def _idna(text: str) -> str:
+    if _IDNA_AMBIGUOUS.search(text):
+        raise _Fault("IDNA 2003 and IDNA 2008 encode this host differently; write its xn-- form")
+    if len(text) > _MAX_HOST_NAME:  # the codec's time grows with the square of the length
+        raise _Fault(f"the host is longer than {_MAX_HOST_NAME} characters")
+    try:
+        return text.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise _Fault("the host cannot be encoded by IDNA") from error
+
+
+def _port(text: str) -> int:
+    # The text is not quoted back: behind an unencoded '/' in a password, it is half of that password.
+    if not (text.isascii() and text.isdigit()):
+        raise _Fault("the port is not a number; in userinfo, '/' and '?' must be percent-encoded")
+    port = int(text.lstrip("0")[:6] or 0)  # six digits tell as much as a million
+    if not 1 <= port <= 65535:
+        raise _Fault("the port is out of range; 1 to 65535 is allowed")
+    return port
+
+
+def _netloc(scheme: str, host: str, port: int) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return shown if port == _DEFAULT_PORTS[scheme] else f"{shown}:{port}"
+
+
+def _resource(text: str) -> str:
+    path, mark, query = text.partition("?")
+    return quote(f"{path or '/'}{mark}{query}", safe=string.punctuation)
+
+
+def _authorization(userinfo: str) -> str | None:
+    """Make Basic authorization of userinfo (RFC 7617 §2): no colon in the user, no controls anywhere."""
+    user, _, password = map(unquote_to_bytes, userinfo.partition(":"))
+    if not user and not password:
+        return None
+    if b":" in user:
+        raise _Fault("the user name has a colon, which Basic authorization cannot carry (RFC 7617 §2)")
+    if _CONTROL_BYTES.search(user + password):
+        raise _Fault("user name or password has a control character (RFC 7617 §2)")
+    return "Basic " + base64.b64encode(user + b":" + password).decode("ascii")
+
+
+# --- redacting
+
+
+def _redact_head(head: str) -> str:
+    """Hide userinfo in what stands before the query."""
+    absolute = _ABSOLUTE.fullmatch(head)
+    if absolute is not None:
+        return f"{absolute['scheme']}://" + _redact_authority(absolute["authority"], absolute["resource"])
+    if head.startswith("//"):
+        authority, slash, path = head[2:].partition("/")
+        return "//" + _redact_authority(authority, slash + path)
+    before_at, at, rest = head.rpartition("@")
+    # "user:password@host", the scheme forgotten; "btcusdt@trade" is a mere path.
+    return f"***@{rest}" if at and ":" in before_at else head
+
+
+def _redact_authority(authority: str, path: str) -> str:
+    host_and_port = authority.rpartition("@")[2]
+    match = _HOST_AND_PORT.fullmatch(host_and_port)
+    if match is None or not re.fullmatch("[0-9]*", match["port"] or ""):
+        return "***"  # this "port", and the path behind it, may be parts of a password
+    return host_and_port + path
+
+
+def _redact_pair(pair: str) -> str:
+    key, equals, _ = pair.partition("=")
+    return f"{key}=***" if equals else "***" if pair else ""

@@ -1,0 +1,606 @@
+"""URI → connected stream: DNS, TCP, TLS, proxy, within one deadline and cancellable in each stage."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import ipaddress
+import itertools
+import os
+import queue
+import selectors
+import socket
+import ssl
+import threading
+import urllib.parse
+import urllib.request
+from collections import deque
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Any, NamedTuple, TypeAlias
+
+from jetsocket import exceptions, uris
+from jetsocket.wire.stream import Stream
+
+_HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
+_AGAIN = 0.02  # s before an address is tried again whose backlog is full (a Unix socket's says so)
+_LONGEST_WAIT = 3600.0  # s; system calls take their timeouts as a C int, which far deadlines overflow
+_MAX_PROXY_HEAD = 65536  # bytes of a proxy's answer to CONNECT
+_SHOWN_REPLY = 200  # characters of what a proxy says that go into a message
+_UNDER_WAY = {0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)}  # a connect that goes well
+_PROXY_PORTS = {"http": 80, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
+
+_Option = tuple[int, int, "int | bytes"]  # level, name, value, as for `socket.setsockopt`
+
+
+class _Address(NamedTuple):
+    """One place to connect to, as `socket.getaddrinfo` tells it."""
+
+    family: int
+    type: int
+    proto: int
+    canonname: str
+    sockaddr: Any
+
+    def __str__(self) -> str:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            return f"{_bracketed(self.sockaddr[0])}:{self.sockaddr[1]}"
+        return f"unix:{self.sockaddr}"
+
+
+_Failure = tuple[_Address, OSError]
+_Mailbox: TypeAlias = "queue.SimpleQueue[list[_Address] | Exception | None]"
+
+
+class Dialing:
+    """The opening of one connection, which another thread can cancel, also while DNS hangs."""
+
+    def __init__(
+        self,
+        target: uris.Target,
+        *,
+        deadline: float,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: bool | str | None = True,
+        unix: str | None = None,
+        socket_options: Sequence[_Option] = (),
+    ) -> None:
+        """Say what to connect to; `open` does it.
+
+        Args:
+            target: Where to.
+            deadline: When to give up, as `time.monotonic` counts, in seconds.
+            ssl_context: What to trust with wss://; None: `default_ssl_context`.
+            proxy: True: as the environment says; None or False: none; or a proxy's URL.
+            unix: The path of a Unix socket to dial in place of the target's host and port.
+            socket_options: Set before connecting, after TCP_NODELAY and SO_KEEPALIVE.
+        """
+        self._target = target
+        self._deadline = deadline
+        self._timeout = max(0.0, deadline - monotonic())
+        self._ssl_context = ssl_context
+        self._proxy = proxy
+        self._unix = unix
+        self._socket_options = socket_options
+        self._stage = "starting"  # for messages
+        # What `cancel` has to wake. Each is set first and the flag looked at after it, and `cancel` does
+        # these in the other order: so one of the two sees the other, without a lock.
+        self._cancelled = False
+        self._mailbox: _Mailbox | None = None
+        self._waker: Stream | None = None
+        self._stream: Stream | None = None
+
+    def open(self) -> Stream:
+        """Connect.
+
+        Returns:
+            A stream to the server, encrypted if the target is secure; the caller's from now on.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            ConnectionError: It failed, or was cancelled. The system's or TLS's error is the `__cause__`, an
+                `ssl.SSLCertVerificationError` if the certificate was refused.
+            ImportError: A proxy is to be used, and the extra `proxy` is not installed.
+        """
+        try:
+            stream = self._connect()
+        except BaseException as error:
+            if self._stream is not None:
+                self._stream.close()
+            if self._cancelled and isinstance(error, Exception):
+                raise self._cancellation() from None
+            if isinstance(error, OSError) and not isinstance(error, exceptions.JetSocketError):
+                raise self._failed(error, "is this process short of descriptors?") from error
+            raise
+        finally:
+            self._stream = self._waker = None
+        return stream
+
+    def cancel(self) -> None:
+        """Make `open` and `pause` raise ConnectionError at once. For any thread, and signal handlers.
+
+        A stream that `open` has returned is left alone.
+        """
+        self._cancelled = True
+        if (mailbox := self._mailbox) is not None:
+            mailbox.put(None)
+        if (waker := self._waker) is not None:
+            waker.abort()
+        if (stream := self._stream) is not None:
+            stream.abort()
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two attempts, not beyond the deadline.
+
+        Raises:
+            ConnectionError: `cancel` was called.
+        """
+        self._stage = "waiting for the next attempt"
+        mailbox = self._open_mailbox()
+        with contextlib.suppress(queue.Empty):  # nobody cancelled
+            mailbox.get(timeout=max(0.0, min(seconds, self._remaining())))
+        self._refuse_if_cancelled()
+
+    # ---- the stages
+
+    def _connect(self) -> Stream:
+        self._refuse_if_cancelled()
+        if self._unix is not None:
+            stream = self._race([_unix_address(self._unix)], "")
+        elif (url := proxy_for(self._target, self._proxy)) is not None:
+            stream = self._tunnel(url)
+        else:
+            stream = self._race(self._look_up(self._target.host, self._target.port), "")
+        if self._target.secure:
+            self._start_tls(stream)
+        self._refuse_if_cancelled()
+        return stream
+
+    def _look_up(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[_Address]:
+        """The addresses of ``host``, in a thread of its own, for nothing can interrupt `getaddrinfo`."""
+        self._stage = f"resolving host {host!r}"
+        mailbox = self._open_mailbox()
+        look_up = functools.partial(_look_up, mailbox, host, port, family)
+        if _ip(host) is not None:
+            look_up()
+        else:
+            self._start_thread(look_up)
+        try:
+            answer = mailbox.get(timeout=max(0.0, min(self._remaining(), threading.TIMEOUT_MAX)))
+        except queue.Empty:
+            raise self._timed_out() from None
+        self._refuse_if_cancelled()
+        if not isinstance(answer, list):
+            raise self._failed(answer, "check the name, and this machine's DNS") from answer
+        return answer
+
+    def _start_thread(self, work: functools.partial[None]) -> None:
+        try:
+            threading.Thread(target=work, name="jetsocket-dns", daemon=True).start()
+        except RuntimeError as error:  # too many threads, or the interpreter is going down
+            raise self._failed(error, "this process can start no more threads") from error
+
+    def _race(self, addresses: Iterable[_Address], whom: str) -> Stream:
+        """Connect to the first address that answers."""
+        woken, self._waker = map(Stream, socket.socketpair())
+        race = _Race(addresses, self._socket_options, woken)
+        self._stage = f"connecting to {whom}{race.places}"
+        try:
+            while race.winner is None:
+                self._refuse_if_cancelled()
+                if race.lost:
+                    self._stage = f"connecting to {whom or 'it'}"
+                    raise self._failed(
+                        _listed(race.failures), "is the server running, and reachable from here?"
+                    ) from race.failures[-1][1]
+                if self._remaining() <= 0:
+                    raise self._timed_out(race.failures)
+                race.go_on(self._remaining())
+            self._stream = stream = Stream(race.winner)
+        finally:
+            race.close()
+        self._refuse_if_cancelled()
+        return stream
+
+    def _tunnel(self, url: str) -> Stream:
+        """Have a proxy connect to the target."""
+        shown = redact_proxy(url)
+        self._stage = f"using the proxy {shown}"
+        try:
+            proxy = _Proxy.parse(url)
+        except ValueError as error:
+            raise self._failed(error, "correct the proxy's URL") from None
+        python_socks = _import_python_socks()  # before anything is opened, for it may be missing
+        host = self._target.host
+        if proxy.wants_address and _ip(host) is None:
+            family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
+            host = self._look_up(host, self._target.port, family)[0].sockaddr[0]
+        stream = self._race(self._look_up(proxy.host, proxy.port), f"the proxy {shown} ")
+        self._stage = f"asking the proxy {shown} for {_bracketed(host)}:{self._target.port}"
+        hop = _Hop(stream, self._deadline, whole_head=proxy.scheme == "http")
+        try:
+            proxy.client(python_socks, hop).connect(host, self._target.port)
+        except TimeoutError:
+            raise self._timed_out() from None
+        except (python_socks.ProxyError, OSError, ValueError) as error:
+            raise self._failed(
+                _tame(str(error)), "check its URL, its credentials, and what it lets through"
+            ) from error
+        if hop.has_more:
+            raise self._failed("it sent data behind its answer", "check that this is the proxy's address")
+        return stream
+
+    def _start_tls(self, stream: Stream) -> None:
+        self._stage = f"doing the TLS handshake with {self._target.host_header}"
+        context = self._ssl_context or default_ssl_context()
+        try:
+            stream.start_tls(context, self._target.host, self._deadline)
+        except TimeoutError:
+            raise self._timed_out() from None
+        except ssl.SSLCertVerificationError as error:
+            raise self._failed(
+                f"the server's certificate could not be verified: {error.verify_message}",
+                "to trust another authority, pass an SSLContext that does as manager_kwargs['ssl_context']",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise self._failed(error, "does the server speak TLS (wss://) on this port?") from error
+
+    # ---- the clock, and what to say
+
+    def _remaining(self) -> float:
+        return self._deadline - monotonic()
+
+    def _open_mailbox(self) -> _Mailbox:
+        mailbox: _Mailbox = queue.SimpleQueue()
+        self._mailbox = mailbox
+        self._refuse_if_cancelled()
+        return mailbox
+
+    def _refuse_if_cancelled(self) -> None:
+        if self._cancelled:
+            raise self._cancellation()
+
+    def _cancellation(self) -> exceptions.ConnectionError:
+        return exceptions.ConnectionError(
+            f"connecting to {self._target.redacted} was cancelled while {self._stage}"
+        )
+
+    def _failed(self, why: object, advice: str) -> exceptions.ConnectionError:
+        return exceptions.ConnectionError(
+            f"cannot connect to {self._target.redacted}: {self._stage} failed: {why}; {advice}"
+        )
+
+    def _timed_out(self, failures: Sequence[_Failure] = ()) -> exceptions.TimeoutError:
+        so_far = f" (failed so far: {_listed(failures)})" if failures else ""
+        return exceptions.TimeoutError(
+            f"cannot connect to {self._target.redacted} within {self._timeout:.3g} s: the time ran out while "
+            f"{self._stage}{so_far}; see whether it can be reached from here, or allow more time",
+            operation="connect",
+            timeout=self._timeout,
+        )
+
+
+class _Race:
+    """Attempts to connect, side by side: each has a head start on the next, and the first to connect wins.
+
+    RFC 8305 §5 in spirit: an address that swallows packets costs 250 ms, not the deadline.
+    """
+
+    def __init__(self, addresses: Iterable[_Address], options: Sequence[_Option], woken: Stream) -> None:
+        self._waiting = deque(_interleaved(addresses))
+        self._options = options
+        self._woken = woken  # becomes readable when somebody cancels
+        self._start_next = monotonic()
+        self._flying: dict[socket.socket, _Address] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(woken, selectors.EVENT_READ)
+        self.places = ", ".join(map(str, self._waiting))
+        self.failures: list[_Failure] = []
+        self.winner: socket.socket | None = None
+
+    @property
+    def lost(self) -> bool:
+        return not self._waiting and not self._flying
+
+    def go_on(self, longest: float) -> None:
+        """Start the next attempt if its time has come; else wait for news, ``longest`` seconds at most."""
+        pause = min(longest, _LONGEST_WAIT)
+        if self._waiting:
+            pause = min(pause, self._start_next - monotonic())
+            if pause <= 0:
+                self._start(self._waiting.popleft())
+                return
+        for key, _ in self._selector.select(pause):
+            if isinstance(key.fileobj, socket.socket) and self.winner is None:
+                self._finish(key.fileobj)
+
+    def close(self) -> None:
+        """Close everything but a winner that has been detached."""
+        for sock in self._flying:
+            sock.close()
+        self._selector.close()
+        self._woken.close()
+
+    def _start(self, address: _Address) -> None:
+        self._start_next = monotonic() + _HEAD_START
+        try:
+            sock = socket.socket(address.family, address.type, address.proto)
+        except OSError as error:  # no IPv6 on this machine, or no descriptors left
+            self._fail(address, error)
+            return
+        self._flying[sock] = address
+        try:
+            sock.setblocking(False)
+            _set_options(sock, self._options)
+            code = sock.connect_ex(address.sockaddr)
+        except OSError as error:  # an option or a path that the system refuses
+            self._fail(self._flying.pop(sock), error)
+            sock.close()
+            return
+        if code in _UNDER_WAY:
+            self._selector.register(sock, selectors.EVENT_WRITE)
+            return
+        del self._flying[sock]
+        sock.close()
+        if code == errno.EAGAIN:
+            self._waiting.append(address)
+            self._start_next = monotonic() + _AGAIN
+        else:
+            self._fail(address, _os_error(code))
+
+    def _finish(self, sock: socket.socket) -> None:
+        error = _outcome(sock)
+        if error is None:
+            self.winner = sock
+            return
+        self._selector.unregister(sock)
+        self._fail(self._flying.pop(sock), error)
+        sock.close()
+
+    def _fail(self, address: _Address, error: OSError) -> None:
+        self.failures.append((address, error))
+        self._start_next = monotonic()
+
+
+# ---- TCP
+
+
+def _look_up(answers: _Mailbox, host: str, port: int, family: int) -> None:
+    try:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        answers.put(error)
+    else:
+        answers.put([_Address(*info) for info in found])
+
+
+def _unix_address(path: str) -> _Address:
+    family = getattr(socket, "AF_UNIX", -1)  # not on Windows: then making the socket fails, and says so
+    return _Address(family, socket.SOCK_STREAM, 0, "", path)
+
+
+def _interleaved(addresses: Iterable[_Address]) -> list[_Address]:
+    """The addresses with their families taking turns, each family in the order given (RFC 8305 §4)."""
+    families: dict[int, list[_Address]] = {}
+    for address in dict.fromkeys(addresses):
+        families.setdefault(address.family, []).append(address)
+    turns = itertools.zip_longest(*families.values())
+    return [address for turn in turns for address in turn if address is not None]
+
+
+def _set_options(sock: socket.socket, options: Iterable[_Option]) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for level, name, value in options:
+        try:
+            sock.setsockopt(level, name, value)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"socket_options ({level}, {name}, {value!r}): {error.strerror}"
+            ) from error
+
+
+def _outcome(sock: socket.socket) -> OSError | None:
+    """How an attempt to connect ended; None: well."""
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        return _os_error(code)
+    try:
+        met_itself = sock.getsockname() == sock.getpeername()
+    except OSError as error:
+        return error
+    # With nobody listening on the port dialled, the kernel may pick it as ours: a socket connected to itself.
+    return _os_error(errno.ECONNREFUSED) if met_itself else None
+
+
+def _os_error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+def _listed(failures: Iterable[_Failure]) -> str:
+    return ", ".join(f"{address}: {error.strerror or error}" for address, error in failures)
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+# ---- TLS
+
+
+@functools.cache
+def default_ssl_context() -> ssl.SSLContext:
+    """What wss:// trusts unless told otherwise: the system's authorities, and names are checked.
+
+    Made at first use, as loading the authorities takes milliseconds; one per process.
+    """
+    return ssl.create_default_context()
+
+
+# ---- proxies
+
+
+class _Proxy(NamedTuple):
+    """A proxy's URL, taken apart."""
+
+    scheme: str
+    host: str
+    port: int
+    username: str
+    password: str
+
+    @classmethod
+    def parse(cls, url: str) -> _Proxy:
+        parts = _split_proxy(url)
+        if parts.scheme not in _PROXY_PORTS:
+            raise ValueError(f"{parts.scheme}:// proxies are not supported, only {', '.join(_PROXY_PORTS)}")
+        if not parts.hostname:
+            raise ValueError("its URL names no host")
+        try:
+            port = parts.port or _PROXY_PORTS[parts.scheme]
+        except ValueError:
+            raise ValueError("the port in its URL is not a number from 1 to 65535") from None
+        username, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
+        return cls(parts.scheme, parts.hostname, port, username, password)
+
+    @property
+    def wants_address(self) -> bool:
+        """Whether we resolve the target's host; socks4a and socks5h leave it to the proxy, as HTTP does."""
+        return self.scheme in ("socks4", "socks5")
+
+    def client(self, python_socks: Any, hop: _Hop) -> Any:
+        """python-socks' side of the conversation, over a connection of ours in place of its own."""
+        kind = getattr(python_socks.ProxyType, self.scheme[:6].upper())
+        return python_socks.sync.Proxy(
+            kind, self.host, self.port, self.username, self.password, rdns=True, forward=hop
+        )
+
+
+class _Hop:
+    """What python-socks asks of the proxy to go through and of its socket, over a stream and its deadline."""
+
+    def __init__(self, stream: Stream, deadline: float, *, whole_head: bool) -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._whole_head = whole_head  # python-socks takes the first piece of HTTP for all of it
+        self._unread = b""
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._unread)
+
+    def connect(self, dest_host: str, dest_port: int, timeout: float) -> _Hop:
+        return self
+
+    def sendall(self, data: bytes) -> None:
+        self._stream.write(data, self._deadline)
+
+    def recv(self, size: int) -> bytes:
+        while not self._unread or (self._whole_head and b"\r\n\r\n" not in self._unread):
+            if len(self._unread) > _MAX_PROXY_HEAD:
+                raise OSError(errno.EMSGSIZE, f"its answer is longer than {_MAX_PROXY_HEAD} bytes")
+            self._unread += self._read()
+        end = self._unread.index(b"\r\n\r\n") + 4 if self._whole_head else size
+        answer, self._unread = self._unread[:end], self._unread[end:]
+        return answer
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _read(self) -> bytes:
+        while True:
+            if not self._stream.wait_readable(self._deadline):
+                raise TimeoutError("the deadline passed before the proxy had answered")
+            if (data := self._stream.read_now()) is not None:
+                break
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "it closed the connection before it had answered")
+        return data
+
+
+def proxy_for(target: uris.Target, setting: bool | str | None) -> str | None:
+    """Choose the proxy for ``target``, as requests does.
+
+    Args:
+        target: Where to connect to.
+        setting: None or False: no proxy. A URL: that proxy. True: as the environment says, which is
+            HTTP_PROXY for ws://, HTTPS_PROXY for wss://, ALL_PROXY for both, unless NO_PROXY names the host
+            (suffixes, ports, networks such as 10.0.0.0/8, or * for all), or the system's settings
+            where the environment has none (macOS, Windows).
+
+    Returns:
+        The proxy's URL; None: connect directly.
+    """
+    if not isinstance(setting, bool):
+        return setting or None
+    proxies = urllib.request.getproxies() if setting else {}
+    url = proxies.get("https" if target.secure else "http") or proxies.get("all")
+    if not url or _no_proxy(target) or urllib.request.proxy_bypass(target.host):
+        return None
+    return url
+
+
+def _no_proxy(target: uris.Target) -> bool:
+    setting = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    host = _bracketed(target.host)
+    names = [target.host, host, f"{host}:{target.port}"]
+    return any(_matches(entry, names) for entry in setting.lower().replace(" ", "").split(",") if entry)
+
+
+def _matches(entry: str, names: list[str]) -> bool:
+    if "/" in entry:
+        return _in_network(names[0], entry)
+    entry = entry.lstrip(".")
+    return any(name == entry or name.endswith("." + entry) for name in names)
+
+
+def _in_network(host: str, network: str) -> bool:
+    address = _ip(host)
+    try:
+        return address is not None and address in ipaddress.ip_network(network, strict=False)
+    except ValueError:  # not a network: it names nobody
+        return False
+
+
+def redact_proxy(url: str) -> str:
+    """A proxy's URL for messages: scheme, host and port, and *** for credentials. Never raises."""
+    try:
+        parts = _split_proxy(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "***"
+    if (
+        "@" in url and "@" not in parts.netloc
+    ):  # a password with a slash in it, say: nothing here is what it seems
+        return "***"
+    credentials = "***@" if "@" in parts.netloc else ""
+    return f"{parts.scheme}://{credentials}{_bracketed(parts.hostname or '')}{port}"
+
+
+def _split_proxy(url: str) -> urllib.parse.SplitResult:
+    return urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+
+
+def _tame(text: str) -> str:
+    """What a stranger says, fit for a message: not long, and no control characters."""
+    return "".join(char if char.isprintable() else "?" for char in text[:_SHOWN_REPLY])
+
+
+def _import_python_socks() -> Any:
+    try:
+        import python_socks.sync
+    except ImportError as error:
+        raise ImportError(
+            'to connect through a proxy install the extra "proxy": pip install "jetsocket[proxy]"; '
+            "to connect directly pass manager_kwargs['proxy'] = None"
+        ) from error
+    return python_socks

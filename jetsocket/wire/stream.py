@@ -1,0 +1,494 @@
+"""One connected byte stream, plain or TLS, on which every wait has a deadline.
+
+The kernel's socket is always a plain, non-blocking one. TLS is done in memory, beside it, so that many
+TLS records cost one system call and shutting the socket down never touches the TLS session.
+
+Deadlines are absolute `time.monotonic()` values in seconds; None waits for ever.
+
+Who may call what at once: one reader and one writer (the callers hold a read lock and a send lock of
+their own), and anybody, at any time, `abort` and `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+_READ_SIZE = 65536  # bytes asked of the kernel at once
+_RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
+_ENCRYPT_SIZE = 262144  # bytes encrypted at once: a reader waits for the TLS lock no longer than that takes
+_LONGEST_POLL = 3600.0  # s; poll() takes its milliseconds as a C int, which far deadlines overflow
+_SELECT_AT_ONCE = 500  # descriptors; Windows' select() takes 512
+_SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)  # also for programs that set SIGPIPE back to deadly
+_NOTHING = memoryview(b"")
+
+
+class _Socket(socket.socket):
+    """A socket that closes without a word when the last reference to it goes."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Closed:
+    """What stands in for the socket of a closed stream: every call fails as on a closed descriptor."""
+
+    def recv(self, size: int) -> bytes:
+        raise OSError(errno.EBADF, "the stream is closed")
+
+    def send(self, data: memoryview, flags: int) -> int:
+        raise OSError(errno.EBADF, "the stream is closed")
+
+    def shutdown(self, how: int) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        pass
+
+
+_CLOSED = _Closed()
+
+
+class _Tls:
+    """A TLS session in memory: ciphertext in, plaintext out, and back.
+
+    `_lock` guards every call to the session and its two buffers, and nothing else. It is taken only by
+    the stream's reader or writer, never around a system call, and no other lock is taken under it.
+    """
+
+    def __init__(self, context: ssl.SSLContext, server_hostname: str) -> None:
+        self._lock = threading.Lock()
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._error: ssl.SSLError | None = None  # met behind plaintext that had to be returned first
+        self._ended = False  # the peer said close_notify
+        self.version: str | None = None
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; True when it is done, False when the peer has to speak first."""
+        with self._lock:
+            try:
+                self._session.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            self.version = self._session.version()
+            return True
+
+    def feed(self, ciphertext: bytes) -> None:
+        with self._lock:
+            self._incoming.write(ciphertext)
+
+    def decrypt(self) -> bytes | None:
+        """All plaintext there is; None when there is none now, b"" when there will never be more."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # or its traceback would keep the stream alive
+        parts: list[bytes] = []
+        with self._lock:
+            while not self._ended and (self._incoming.pending or self._session.pending()):
+                try:
+                    parts.append(self._session.read(_RECORD_SIZE))
+                except ssl.SSLWantReadError:  # half a record, or one that carries no data
+                    break
+                except ssl.SSLError as error:
+                    if not parts:
+                        raise
+                    self._error = error
+                    break
+                self._ended = not parts[-1]  # the peer's close_notify reads as b""
+        return b"".join(parts) or (b"" if self._ended else None)
+
+    def encrypt(self, data: memoryview) -> bytes:
+        """``data`` as TLS records, behind the records that reading has produced."""
+        with self._lock:
+            while data:
+                data = data[self._session.write(data) :]
+            return self._outgoing.read()
+
+    @property
+    def has_input(self) -> bool:
+        """Whether `decrypt` has something to return or raise without more ciphertext."""
+        return self._ended or self._error is not None or self._incoming.pending > 0
+
+    @property
+    def has_output(self) -> bool:
+        """Whether reading has produced records that are to be sent (a KeyUpdate's answer, an alert)."""
+        return self._outgoing.pending > 0
+
+
+class Stream:
+    """One connected byte stream: reads and writes that never wait, and waits that end at a deadline.
+
+    Closing has to wake a thread that waits on the descriptor, and must not let the kernel give the
+    descriptor's number to another connection under that thread. So `close` shuts the socket down and
+    drops it, and the reference count of the socket object counts who is inside a call: the last one out
+    closes the descriptor. For this, no method leaves the socket in a local variable when it raises.
+
+    Attributes:
+        bytes_in: Bytes received from the kernel (ciphertext, if the stream is encrypted).
+        bytes_out: Bytes the kernel took. Unchanged after a failed write: no byte of it left.
+        broken: A read or write failed half-way, so bytes are lost or half a frame is out. Never usable again.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Take over ``sock``; the object handed in is detached.
+
+        Args:
+            sock: A connected stream socket, blocking or not.
+
+        Raises:
+            ValueError: ``sock`` is closed.
+        """
+        if sock.fileno() < 0:
+            raise ValueError("cannot make a stream of a closed socket")
+        family, kind, proto = sock.family, sock.type, sock.proto
+        self._sock: _Socket | _Closed = _Socket(family, kind, proto, fileno=sock.detach())
+        self._sock.setblocking(False)
+        self._tls: _Tls | None = None
+        self._unsent = _NOTHING  # bytes for the kernel (ciphertext, if encrypted); the writer's
+        self._poll_readable: Callable[[float | None], bool] | None = None  # the reader's
+        self._poll_writable: Callable[[float | None], bool] | None = None  # the writer's
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.broken = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `disown` was called."""
+        return self._sock is _CLOSED
+
+    @property
+    def tls_version(self) -> str | None:
+        """The protocol spoken, such as "TLSv1.3"; None on a plain stream."""
+        return self._tls.version if self._tls is not None else None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes wait for `flush_now`, those that reading an encrypted stream produced included."""
+        return bool(self._unsent) or (self._tls is not None and self._tls.has_output)
+
+    def fileno(self) -> int:
+        """The descriptor, or -1 when the stream is closed."""
+        return self._sock.fileno()
+
+    def start_tls(self, context: ssl.SSLContext, server_hostname: str, deadline: float | None) -> None:
+        """Do the TLS handshake; from then on the stream is encrypted. To be called once, before sharing it.
+
+        Args:
+            context: What to trust and to offer.
+            server_hostname: The name or address that the certificate has to be for.
+            deadline: When to give up.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            ssl.SSLError: The handshake failed; `ssl.SSLCertVerificationError` if the certificate was refused.
+            OSError: The connection was lost.
+        """
+        self._tls = tls = _Tls(context, server_hostname)
+        try:
+            while not tls.handshake():
+                self._flush(deadline)
+                if not self.wait_readable(deadline):
+                    raise TimeoutError("the deadline passed during the TLS handshake")
+                ciphertext = self._receive()
+                if ciphertext == b"":
+                    raise ConnectionResetError(
+                        errno.ECONNRESET, "the peer closed the connection during the TLS handshake"
+                    )
+                tls.feed(ciphertext or b"")
+            self._flush(deadline)
+        except BaseException as error:
+            if isinstance(error, ssl.SSLError):
+                self._send_alert()
+            self.broken = True
+            raise
+
+    # ---- the reading side: one reader at a time
+
+    def read_now(self) -> bytes | None:
+        """Return what can be read without waiting, in one system call at most.
+
+        Returns:
+            One byte or more (up to 64 KiB, as they come from the kernel); None when there is nothing
+            now; b"" at the end of the stream.
+
+        Raises:
+            OSError: The connection is lost, or the stream closed; `ssl.SSLError` if it is no valid TLS.
+        """
+        if self._tls is None:
+            return self._receive()
+        try:
+            return self._read_tls(self._tls)
+        except BaseException:
+            self.broken = True  # also for a signal handler's exception: plaintext may have gone with it
+            raise
+
+    def readable_now(self) -> bool:
+        """Whether `read_now` has something to tell already: data, the end, an error. Never waits."""
+        return self._tls_has_input() or self._poll_reader(lambda poll: poll(0.0))
+
+    def wait_readable(self, deadline: float | None) -> bool:
+        """Wait until `read_now` has something to tell: data, the end, an error.
+
+        A call with a deadline in the past never succeeds, so that a peer that drips cannot hold a reader.
+        `abort` and `close` in another thread end the wait too.
+
+        Returns:
+            False when the deadline passed.
+        """
+        return self._tls_has_input() or self._poll_reader(lambda poll: _wait(poll, deadline))
+
+    def _tls_has_input(self) -> bool:
+        return self._tls is not None and self._tls.has_input
+
+    def _poll_reader(self, wait: Callable[[Callable[[float | None], bool]], bool]) -> bool:
+        sock = self._sock  # keeps the descriptor ours while it is polled
+        try:
+            if isinstance(sock, _Closed):
+                return True
+            if self._poll_readable is None:
+                self._poll_readable = _poller(sock.fileno(), writing=False)
+            return wait(self._poll_readable)
+        finally:
+            del sock
+
+    def _read_tls(self, tls: _Tls) -> bytes | None:
+        if tls.has_input and (plaintext := tls.decrypt()) is not None:
+            return plaintext
+        ciphertext = self._receive()
+        if not ciphertext:  # nothing now, or the end: one without close_notify is an end too
+            return ciphertext
+        tls.feed(ciphertext)
+        return tls.decrypt()
+
+    def _receive(self) -> bytes | None:
+        try:
+            received = self._sock.recv(_READ_SIZE)
+            self.bytes_in += len(received)
+        except BlockingIOError:
+            return None
+        except TimeoutError as error:
+            self.broken = True
+            raise _stopped_answering(error) from error
+        except BaseException:
+            self.broken = True
+            raise
+        return received
+
+    # ---- the writing side: one writer at a time
+
+    def write_now(self, data: bytes) -> bool:
+        """Queue ``data`` behind what is unsent, and push what the kernel takes. Never waits.
+
+        Returns:
+            True when nothing is left unsent; else call `flush_now` later.
+
+        Raises:
+            OSError: The connection is lost, the stream broken or closed.
+        """
+        if self.broken:
+            raise BrokenPipeError(errno.EPIPE, "an earlier read or write failed half-way: connect anew")
+        try:
+            self._queue(memoryview(data))
+        except BaseException:
+            self.broken = True
+            raise
+        return self._push()
+
+    def flush_now(self) -> bool:
+        """Do as `write_now` does, without new data.
+
+        Returns:
+            True when nothing is left unsent.
+
+        Raises:
+            OSError: The connection is lost, the stream broken or closed.
+        """
+        return self.write_now(b"")
+
+    def write(self, data: bytes, deadline: float | None) -> None:
+        """Send what is unsent, then all of ``data``.
+
+        If this fails before a byte of ``data`` left (on an encrypted stream: before it was encrypted),
+        ``data`` is taken back and the stream stays usable; else the stream is `broken`.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            OSError: The connection is lost, the stream broken or closed.
+        """
+        self._flush(deadline)
+        view = memoryview(data)
+        portion = len(view) if self._tls is None else _ENCRYPT_SIZE
+        try:
+            while view:
+                self._queue(view[:portion])
+                self._flush(deadline)
+                view = view[portion:]
+        except BaseException:
+            self._take_back(len(data))
+            raise
+
+    def _send_alert(self) -> None:
+        with contextlib.suppress(OSError):  # a courtesy: the connection is lost either way
+            self.flush_now()
+
+    def _flush(self, deadline: float | None) -> None:
+        while not self.flush_now():
+            if not self._wait_writable(deadline):
+                raise TimeoutError("the deadline passed before the peer took all that was to be sent")
+
+    def _queue(self, data: memoryview) -> None:
+        """Put ``data`` behind what is unsent, encrypted if need be."""
+        if self._tls is not None and (data or self._tls.has_output):
+            data = memoryview(self._tls.encrypt(data))
+        if data:
+            self._unsent = memoryview(b"".join((self._unsent, data))) if self._unsent else data
+
+    def _push(self) -> bool:
+        """Hand the kernel what it takes; True when nothing is left."""
+        while self._unsent:
+            try:
+                sent = self._sock.send(self._unsent, _SEND_FLAGS)
+                self.bytes_out += sent
+                self._unsent = self._unsent[sent:]
+            except BlockingIOError:
+                return False
+            except TimeoutError as error:
+                self.broken = True
+                raise _stopped_answering(error) from error
+            except BaseException:
+                self.broken = True
+                raise
+        return True
+
+    def _take_back(self, size: int) -> None:
+        if self._tls is None and len(self._unsent) == size and not self.broken:
+            self._unsent = _NOTHING
+        else:
+            self.broken = True
+
+    def _wait_writable(self, deadline: float | None) -> bool:
+        sock = self._sock  # keeps the descriptor ours while it is polled
+        try:
+            if isinstance(sock, _Closed):
+                return True
+            if self._poll_writable is None:
+                self._poll_writable = _poller(sock.fileno(), writing=True)
+            return _wait(self._poll_writable, deadline)
+        finally:
+            del sock
+
+    # ---- any thread, any time, from finalizers and signal handlers too: no lock, no wait, no exception
+
+    def abort(self) -> None:
+        """Shut the connection down both ways: blocked readers and writers wake, the peer sees the end."""
+        with contextlib.suppress(OSError):  # not connected any more: nobody is left to be told
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Abort, and give the socket up; the last thread to leave a call closes the descriptor."""
+        self.abort()
+        self._sock = _CLOSED
+
+    def disown(self) -> None:
+        """After a fork, in the child: close this process's descriptor and let the connection live.
+
+        Nothing is sent and nothing shut down, for the connection is the parent's.
+        """
+        # Explicitly, for the frames of the parent's other threads hold references for ever here.
+        sock, self._sock = self._sock, _CLOSED
+        with contextlib.suppress(OSError):  # a descriptor that is gone is what was asked for
+            sock.close()
+
+
+class Watcher:
+    """Tells which of many descriptors have something to read, without waiting.
+
+    One thread at a time may call `ready`.
+    """
+
+    def __init__(self) -> None:
+        self._fds: set[int] = set()
+        make_poll = getattr(select, "poll", None)  # not on Windows
+        self._poll = make_poll() if make_poll is not None else None
+
+    def add(self, fd: int) -> None:
+        """Watch ``fd`` from now on.
+
+        Raises:
+            ValueError: ``fd`` is negative, as that of a closed stream is.
+        """
+        if fd < 0:
+            raise ValueError(f"cannot watch the descriptor of a closed stream ({fd})")
+        self._fds.add(fd)
+        if self._poll is not None:
+            self._poll.register(fd, select.POLLIN)
+
+    def remove(self, fd: int) -> None:
+        """Watch ``fd`` no longer; harmless if it was not watched."""
+        if fd in self._fds:
+            self._fds.discard(fd)
+            if self._poll is not None:
+                self._poll.unregister(fd)
+
+    def ready(self, timeout: float = 0.0) -> list[int]:
+        """The descriptors with data, an end, an error, or that were closed without being removed.
+
+        Args:
+            timeout: How long to wait for the first one (s).
+        """
+        if self._poll is not None:
+            return [fd for fd, _ in self._poll.poll(timeout * 1000)]
+        fds = list(self._fds)
+        groups = [fds[start : start + _SELECT_AT_ONCE] for start in range(0, len(fds), _SELECT_AT_ONCE)]
+        return [fd for group in groups for fd in _select_readable(group, timeout / len(groups))]
+
+
+def _select_readable(fds: list[int], timeout: float = 0.0) -> list[int]:
+    try:
+        readable, _, failed = select.select(fds, [], fds, timeout)
+    except (OSError, ValueError):  # one that is closed spoils the call for all: ask one by one
+        if len(fds) == 1:
+            return fds
+        return [ready for fd in fds for ready in _select_readable([fd])]
+    return list({*readable, *failed})
+
+
+def _poller(fd: int, *, writing: bool) -> Callable[[float | None], bool]:
+    """A function that waits for ``fd``, at most so many seconds; True when it is ready or has failed.
+
+    Not re-entrant, as poll objects are not: one for the reader, one for the writer.
+    """
+    make_poll = getattr(select, "poll", None)  # not on Windows; replaced under gevent
+    if make_poll is None:
+        reading = [] if writing else [fd]
+        return lambda seconds: any(select.select(reading, [fd] if writing else [], [fd], seconds))
+    poll = make_poll()
+    poll.register(fd, select.POLLOUT if writing else select.POLLIN)
+    return lambda seconds: bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
+def _wait(poll: Callable[[float | None], bool], deadline: float | None) -> bool:
+    if deadline is None:
+        return poll(None)
+    while (remaining := deadline - monotonic()) > 0:
+        if poll(min(remaining, _LONGEST_POLL)):
+            return True
+    return False
+
+
+def _stopped_answering(error: OSError) -> OSError:
+    """The kernel's ETIMEDOUT by another name: TimeoutError means a passed deadline here."""
+    return ConnectionAbortedError(error.errno, f"the peer stopped answering: {error.strerror}")

@@ -1,0 +1,298 @@
+"""The HTTP upgrade (RFC 6455 §4): the socket that websocket-client shakes hands on, bounded in time and size.
+
+websocket-client writes the request and checks the answer. What it reads that answer from is an `Upgrade`,
+which reads the head in one go, keeps to one deadline, and raises what a user can act on.
+"""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from time import monotonic
+from urllib.parse import urljoin
+
+from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
+from jetsocket.uris import Target, parse, redact
+from jetsocket.wire.stream import Stream
+
+MAX_HEAD = 64 * 1024
+"""B of status line and headers that a server may send."""
+
+MAX_ERROR_BODY = 4 * 1024
+"""B of a refusal's body that are read and kept."""
+
+_ERROR_BODY_PATIENCE = 1.0  # s, for a body whose length nobody told
+_ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?")
+_KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What websocket-client needs to see of the answer. Cookies above all must not get to it: its jar is
+# one for the whole process.
+_SHOWN = ("upgrade", "connection", "sec-websocket-accept")
+
+
+class Headers(Mapping[str, str]):
+    """Response headers: names are case-insensitive; a repeated one is joined with ", " (RFC 9110 §5.3)."""
+
+    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
+        """Hold (name, value) pairs in the order they came."""
+        self._fields = tuple(fields)
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of that name, in order; `Set-Cookie` must be read this way."""
+        return [value for key, value in self._fields if key.lower() == name.lower()]
+
+    def __getitem__(self, name: str) -> str:
+        values = self.get_all(name)
+        if not values:
+            raise KeyError(name)
+        return ", ".join(values)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(key.lower() for key, _ in self._fields))
+
+    def __len__(self) -> int:
+        return len({key.lower() for key, _ in self._fields})
+
+    def __repr__(self) -> str:
+        # Names only: a Set-Cookie or a token must not get into a log line.
+        return f"Headers({sorted(self)})"
+
+
+def parse_head(head: bytes) -> tuple[int, str, Headers]:
+    """Status, reason and headers of a response head.
+
+    Raises:
+        ValueError: It is not HTTP/1.x; the text says where.
+    """
+    first, *lines = head.split(b"\r\n")
+    status = _STATUS_LINE.fullmatch(first)
+    if status is None:
+        raise ValueError(f"the first line is not a HTTP/1.1 status line: {first[:64]!r}")
+    fields = []
+    for line in lines:
+        name, colon, value = line.decode("latin-1").partition(":")
+        if not colon or not _TOKEN.fullmatch(name):
+            raise ValueError(f"a header line has no valid name: {line[:64]!r}")
+        fields.append((name, value.strip(" \t")))
+    return int(status[1]), (status[2] or b"").decode("latin-1"), Headers(fields)
+
+
+def accept_for(key: bytes) -> str:
+    """The Sec-WebSocket-Accept that proves a server has understood this key (RFC 6455 §4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest()).decode()
+
+
+def check_upgrade(headers: Headers, key: bytes, offered: Sequence[str]) -> str | None:
+    """The subprotocol that the server chose, None for none (RFC 6455 §4.1, steps 4 to 6).
+
+    Raises:
+        ValueError: The server proved a wrong key, or chose what was not offered.
+    """
+    if headers.get("sec-websocket-accept") != accept_for(key):
+        raise ValueError("its Sec-WebSocket-Accept does not fit the key that was sent")
+    if "sec-websocket-extensions" in headers:
+        raise ValueError(
+            f"it chose an extension that was not offered: {headers['sec-websocket-extensions']!r}"
+        )
+    chosen = headers.get("sec-websocket-protocol")
+    if chosen is not None and chosen not in offered:
+        raise ValueError(f"it chose the subprotocol {chosen!r}, offered were {list(offered)}")
+    return chosen
+
+
+def follow(target: Target, location: str) -> Target:
+    """Where a redirect leads.
+
+    Raises:
+        ValueError: To another scheme, host or port (credentials and TLS would be lost there), or nowhere.
+    """
+    for http, ws in (("http:", "ws:"), ("https:", "wss:")):
+        if location.lower().startswith(http):
+            location = ws + location[len(http) :]
+    new = parse(urljoin(target.uri, location))
+    if new.origin != target.origin:
+        raise ValueError("another origin, where neither headers nor credentials must go")
+    return new
+
+
+class Redirected(HandshakeError):
+    """The server answered with a redirect; raised inside the wire only.
+
+    Attributes:
+        location: The Location header as it came.
+    """
+
+    def __init__(self, message: str, *, status_code: int, headers: Headers, body: bytes) -> None:
+        """See HandshakeError."""
+        super().__init__(message, status_code=status_code, headers=headers, body=body)
+        self.location = headers.get("location", "")
+
+
+class Upgrade:
+    """What websocket-client takes for its socket during the handshake.
+
+    Attributes:
+        headers: Of the response, once read.
+        subprotocol: The one the server chose.
+        leftover: Bytes that came after the head: the server's first frames.
+        failure: What went wrong, as the user is to see it; websocket-client may have wrapped it.
+    """
+
+    def __init__(
+        self, stream: Stream, target: Target, *, subprotocols: Sequence[str], deadline: float, timeout: float
+    ) -> None:
+        """Shake hands over `stream` until `deadline` (monotonic); errors name the `timeout` (s)."""
+        self.stream = stream
+        self.headers = Headers()
+        self.subprotocol: str | None = None
+        self.leftover = b""
+        self.failure: ConnectionError | TimeoutError | None = None
+        self._target = target
+        self._offered = subprotocols
+        self._deadline = deadline
+        self._timeout = timeout
+        self._key = b""
+        self._shown = b""  # what websocket-client has not read yet of the head
+        self._has_answer = False
+
+    # --- what websocket-client calls -------------------------------------------------------------------
+
+    def gettimeout(self) -> float:
+        """0.0 makes websocket-client do one plain call each and leave waiting and errors to it."""
+        return 0.0
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Do nothing: the one deadline stands."""
+
+    def send(self, request: bytes) -> int:
+        """Send the whole request, its target as the user gave it (websocket-client drops ";params")."""
+        _, _, rest = request.partition(b"\r\n")
+        found = _KEY.search(request)
+        self._key = found[1] if found else b""
+        resource = self._target.resource.encode("ascii")
+        head = b"GET " + resource + b" HTTP/1.1\r\n" + rest.decode("utf-8").encode("latin-1")
+        try:
+            self.stream.write(head, self._deadline)
+        except OSError as error:
+            self._fail(error, "sending the upgrade request")
+        return len(request)
+
+    def recv(self, size: int) -> bytes:
+        """Serve the head, once it is whole and says 101."""
+        if not self._has_answer:
+            self._has_answer = True
+            try:
+                self._read_answer()
+            except OSError as error:
+                self._fail(error, "waiting for the answer to the upgrade request")
+        part, self._shown = self._shown[:size], self._shown[size:]
+        return part
+
+    def close(self) -> None:
+        """Close the stream: websocket-client gave up."""
+        self.stream.close()
+
+    # --- reading the answer ----------------------------------------------------------------------------
+
+    def _read_answer(self) -> None:
+        head, rest = self._read_head()
+        try:
+            status, reason, headers = parse_head(head)
+        except ValueError as error:
+            raise self._refused(f"the server did not answer in HTTP: {error}") from error
+        if status != 101:
+            self._refuse(status, reason, headers, rest)
+        try:
+            self.subprotocol = check_upgrade(headers, self._key, self._offered)
+        except ValueError as error:
+            raise self._refused(f"the server's upgrade is not valid: {error}", 101, headers) from error
+        self.headers, self.leftover = headers, rest
+        shown = [f"{name}: {headers[name]}" for name in _SHOWN if name in headers]
+        self._shown = "\r\n".join(["HTTP/1.1 101 Switching Protocols", *shown, "", ""]).encode("latin-1")
+
+    def _read_head(self) -> tuple[bytes, bytes]:
+        data = bytearray()
+        seen = 0
+        while (end := data.find(b"\r\n\r\n", max(0, seen - 3))) < 0:
+            seen = len(data)
+            if seen > MAX_HEAD:
+                raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
+            more = self._read(self._deadline)
+            if not more:
+                said = f"after {seen} B of its answer" if seen else "without an answer"
+                raise self._refused(f"the server closed the connection {said}")
+            data += more
+        if end > MAX_HEAD:
+            raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
+        return bytes(data[:end]), bytes(data[end + 4 :])
+
+    def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
+        body = self._read_body(headers, body)
+        if status in _REDIRECTS and "location" in headers:
+            where = redact(urljoin(self._target.uri, headers["location"]))
+            text = self._text(f"the server redirects to {where} ({status})")
+            raise Redirected(text, status_code=status, headers=headers, body=body)
+        told = f"the server refused with {status} {reason}".rstrip()
+        raise self._refused(f"{told}; {_advice(status)}", status, headers, body)
+
+    def _read_body(self, headers: Headers, body: bytes) -> bytes:
+        """As much of a refusal's body as comes in time, at most MAX_ERROR_BODY."""
+        length = headers.get("content-length", "")
+        wanted = min(MAX_ERROR_BODY, int(length)) if length.isascii() and length.isdigit() else MAX_ERROR_BODY
+        deadline = min(self._deadline, monotonic() + _ERROR_BODY_PATIENCE)
+        try:
+            while len(body) < wanted and (more := self._read(deadline)):
+                body += more
+        except OSError:
+            # Late or cut off: the status is what counts, and the body is a courtesy.
+            pass
+        return body[:wanted]
+
+    def _read(self, deadline: float) -> bytes:
+        while (data := self.stream.read_now()) is None:
+            if not self.stream.wait_readable(deadline):
+                raise self._late("waiting for the answer to the upgrade request")
+        return data
+
+    # --- errors ----------------------------------------------------------------------------------------
+
+    def _fail(self, error: OSError, doing: str) -> None:
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            self.failure = error
+        elif isinstance(error, builtins.TimeoutError):
+            self.failure = self._late(doing)
+        else:
+            self.failure = ConnectionError(self._text(f"the connection failed while {doing}: {error}"))
+            self.failure.__cause__ = error
+        raise self.failure
+
+    def _late(self, doing: str) -> TimeoutError:
+        text = self._text(f"{self._timeout:.3g} s were not enough, ended while {doing}")
+        return TimeoutError(text, operation="connect", timeout=self._timeout)
+
+    def _refused(
+        self, why: str, status: int | None = None, headers: Headers | None = None, body: bytes = b""
+    ) -> HandshakeError:
+        return HandshakeError(self._text(why), status_code=status, headers=headers, body=body)
+
+    def _text(self, why: str) -> str:
+        return f"no WebSocket at {self._target.redacted}: {why}"
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return 'check the credentials in manager_kwargs["extra_headers"]'
+    if status in (404, 410, 200):
+        return "check the path; something else than a WebSocket is served there"
+    if status == 407:
+        return "the proxy asks for credentials"
+    if status == 426:
+        return "the server speaks another version of WebSocket"
+    if status == 429 or status >= 500:
+        return "try again later"
+    return "check the URI and the headers"

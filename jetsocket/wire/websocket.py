@@ -1,0 +1,893 @@
+"""One WebSocket connection: websocket-client's class with one deadline, bounded memory and honest errors.
+
+Usable alone (`WebSocket().connect("wss://…")`); knows nothing of pools. What is done differently from
+websocket-client, and why, stands in the table in docs/how-it-works.md.
+
+Locks of a connection, none of them ever waited for while another lock is held:
+
+- `readlock` guards everything that is read: the stream's reading side and `reader`. Held while waiting for
+  the server, by a reader; taken without waiting by anybody else.
+- `lock` guards everything that is sent: the stream's writing side. Held while a message goes out. A pong
+  never waits for it: whoever holds it sends the pong that is due when done.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import copy
+import logging
+import math
+import os
+import ssl
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
+from typing import Any, NoReturn
+
+import websocket
+from websocket import ABNF, WebSocketException
+
+from jetsocket.exceptions import (
+    ConnectionClosedError,
+    ConnectionError,
+    HandshakeError,
+    InvalidStateError,
+    MessageTooBigError,
+    ProtocolError,
+    TimeoutError,
+)
+from jetsocket.uris import Target, parse, redact
+from jetsocket.wire.dial import Dialing
+from jetsocket.wire.frames import (
+    BINARY,
+    CLOSE,
+    NO_STATUS,
+    PING,
+    PONG,
+    TEXT,
+    MessageReader,
+    encode_close,
+    encode_frame,
+)
+from jetsocket.wire.stream import Stream
+from jetsocket.wire.upgrade import Headers, Redirected, Upgrade, follow
+
+DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
+DEFAULT_CONNECT_TIMEOUT = 10.0
+DEFAULT_CLOSE_TIMEOUT = 5.0
+
+ABNORMAL = 1006
+"""Stands for a connection that ended without a close frame (RFC 6455 §7.4.1); never sent."""
+
+# websocket-client must not find a cookie for the host it is told of: its jar is one for the process.
+_SHOWN_URL = "ws://handshake.invalid/"
+
+_LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP first (RFC 6455 §7.1.1)
+_READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
+_PING_SIZE = 4  # B, random
+_TEND_PATIENCE = 1.0  # s
+
+_log = logging.getLogger("jetsocket.wire")
+
+
+class _Ping:
+    """A ping that waits for its pong."""
+
+    __slots__ = ("answered", "round_trip", "sent_at")
+
+    def __init__(self) -> None:
+        self.sent_at = monotonic()
+        self.round_trip: float | None = None
+        self.answered = threading.Lock()  # held until the pong is there; whoever waits, waits for it
+        self.answered.acquire()
+
+    def is_answered(self) -> bool:
+        return self.round_trip is not None
+
+
+class WebSocket(websocket.WebSocket):
+    """A client connection over which every operation has one deadline.
+
+    Safe with one thread sending, one receiving and one looking after it, over TLS too. One object is one
+    connection: it is never connected twice.
+
+    Attributes:
+        target: Where it leads; None before `connect`.
+        failure: Why it is over; None while it is not.
+        holder: Who may use it now; an operation that names another is refused. None: nobody in particular.
+        messages_sent: Messages sent so far.
+        last_heard: When data or a due pong last came (monotonic, s).
+        ping_due_since: When the ping was sent that has no pong yet (monotonic, s); None when there is none.
+        latency: Round trip of the last `measure_latency` (s).
+        response_headers: Of the server's upgrade response.
+    """
+
+    def __init__(self, *args: Any, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE, **kwargs: Any) -> None:
+        """Prepare a connection that takes messages of at most `max_message_size` B.
+
+        Args:
+            *args: As websocket-client's class takes them.
+            max_message_size: Limit of one incoming message (B).
+            **kwargs: As websocket-client's class takes them.
+        """
+        super().__init__(*args, **kwargs)
+        # websocket-client's own buffers are not used, and frame_buffer would make a reference cycle.
+        del self.frame_buffer, self.cont_frame
+        self.target: Target | None = None
+        self.failure: ConnectionError | None = None
+        self.holder: object = None
+        self.messages_sent = 0
+        self.last_heard = monotonic()
+        self.latency: float | None = None
+        self.response_headers: Mapping[str, str] = Headers()
+        self.reader = MessageReader(max_message_size)
+        self._stream: Stream | None = None
+        self._dialing: Dialing | None = None
+        self._aborted = False
+        self._subprotocol: str | None = None
+        self._pings: dict[bytes, _Ping] = {}
+        self._close_sent = False
+        self._reply_at: float | None = None  # when the server's close frame was seen
+        self._reading = False  # True while bytes are between the socket and `reader`
+        self._sending = False  # True while a frame may be half on its way
+        self._ahead = 0  # B read since a borrower last asked
+        self._tended_by = 0  # the thread that is in `tend`
+
+    # --- connecting ------------------------------------------------------------------------------------
+
+    def connect(
+        self,
+        url: str | Target,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        header: Iterable[tuple[str, str]] = (),
+        cookie: str | None = None,
+        origin: str | None = None,
+        subprotocols: Sequence[str] = (),
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: bool | str | None = True,
+        unix: str | None = None,
+        socket_options: Sequence[tuple[int, int, int | bytes]] = (),
+        max_redirects: int = 3,
+        **_: Any,
+    ) -> None:
+        """Connect and upgrade, all within one deadline.
+
+        Args:
+            url: ws:// or wss:// URI; userinfo becomes Basic authorization.
+            timeout: s for DNS, TCP, proxy, TLS and the upgrade together; 10 by default.
+            deadline: The same as a monotonic time; wins over `timeout`.
+            header: Additional request headers, (name, value) pairs.
+            cookie: Value of the Cookie header. The cookies of websocket-client's process-wide jar are
+                never sent, and none a server sets gets into it.
+            origin: Value of the Origin header; none is sent by default.
+            subprotocols: Offered, in order of preference (RFC 6455 §1.9).
+            ssl_context: For wss://; by default one that verifies.
+            proxy: True for the environment's, a URL, or None for none.
+            unix: Path of a Unix socket to dial in place of TCP.
+            socket_options: (level, name, value) for setsockopt.
+            max_redirects: How many redirects to follow, all to the same origin.
+            **_: What websocket-client's `create_connection` adds; not used.
+
+        Raises:
+            HandshakeError: The server did not upgrade.
+            ConnectionError: There was no connecting to it.
+            TimeoutError: Not in time.
+            InvalidStateError: Connected before.
+            ValueError: The URI is not one.
+        """
+        if self.target is not None:
+            raise InvalidStateError(
+                "a WebSocket is connected once; make a new one", current_state="connected"
+            )
+        limit = DEFAULT_CONNECT_TIMEOUT if timeout is None else timeout
+        until = monotonic() + limit if deadline is None else deadline
+        self.target = parse(url) if isinstance(url, str) else url
+        for _hop in range(max_redirects + 1):
+            dialing = Dialing(
+                self.target,
+                deadline=until,
+                ssl_context=ssl_context,
+                proxy=proxy,
+                unix=unix,
+                socket_options=socket_options,
+            )
+            try:
+                options = {"cookie": cookie, "origin": origin, "suppress_origin": origin is None}
+                self._shake_hands(dialing, until, list(header), subprotocols, options)
+            except Redirected as error:
+                self.target = self._follow(error)
+            else:
+                self.last_heard = monotonic()
+                return
+        raise HandshakeError(f"no WebSocket at {self.target.redacted}: more than {max_redirects} redirects")
+
+    def _follow(self, error: Redirected) -> Target:
+        assert self.target is not None
+        try:
+            return follow(self.target, error.location)
+        except ValueError as why:
+            told = f"no WebSocket at {self.target.redacted}: redirected to {redact(error.location)}: {why}"
+            raise HandshakeError(
+                told, status_code=error.status_code, headers=error.headers, body=error.body
+            ) from None
+
+    def _shake_hands(
+        self,
+        dialing: Dialing,
+        deadline: float,
+        header: list[tuple[str, str]],
+        subprotocols: Sequence[str],
+        options: dict[str, Any],
+    ) -> None:
+        assert self.target is not None
+        self._dialing = dialing
+        if self._aborted:
+            dialing.cancel()
+        self._stream = dialing.open()
+        left = max(0.0, deadline - monotonic())
+        upgrade = Upgrade(
+            self._stream, self.target, subprotocols=subprotocols, deadline=deadline, timeout=left
+        )
+        host, lines = _request_headers(self.target, header, subprotocols)
+        try:
+            if self._aborted:  # between the dialing and here nobody could have told us
+                self._stream.abort()
+            super().connect(  # type: ignore[no-untyped-call]  # websocket-client annotates only part of itself
+                _SHOWN_URL,
+                socket=upgrade,
+                host=host,
+                header=lines,
+                **options,
+            )
+        except (WebSocketException, OSError) as error:
+            self._stream.close()
+            raise _handshake_failure(upgrade, error, self.target) from (upgrade.failure or error).__cause__
+        except BaseException:
+            self._stream.close()
+            raise
+        self._dialing = None
+        self.sock = None  # all I/O goes through the stream from here
+        self.response_headers, self._subprotocol = upgrade.headers, upgrade.subprotocol
+        if upgrade.leftover:
+            with self.readlock:
+                self._feed(upgrade.leftover)
+
+    # --- what it is ------------------------------------------------------------------------------------
+
+    def getsubprotocol(self) -> str | None:
+        """The subprotocol that the server chose, None for none."""
+        return self._subprotocol
+
+    subprotocol = property(getsubprotocol)
+
+    def getheaders(self) -> Any:
+        """The upgrade response's headers, a mapping with case-insensitive names."""
+        return self.response_headers
+
+    headers = property(getheaders)
+
+    def fileno(self) -> int:
+        """The socket's file descriptor, -1 without one."""
+        return -1 if self._stream is None else self._stream.fileno()
+
+    def is_ssl(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.target is not None and self.target.secure
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Set the time (s) that each `send` and `recv` of this class's own interface may take."""
+        self.sock_opt.timeout = timeout
+
+    timeout = property(websocket.WebSocket.gettimeout, settimeout)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, by either side; `failure` says why."""
+        return self.failure is not None
+
+    @property
+    def bytes_in(self) -> int:
+        """B received, of the whole stream (TLS and the upgrade included)."""
+        return 0 if self._stream is None else self._stream.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        """B sent, of the whole stream (TLS and the upgrade included)."""
+        return 0 if self._stream is None else self._stream.bytes_out
+
+    @property
+    def messages_received(self) -> int:
+        """Messages received so far, whether read or not."""
+        return self.reader.received
+
+    @property
+    def unread(self) -> bool:
+        """Whether a whole message waits to be read."""
+        return bool(self.reader.messages)
+
+    @property
+    def half_read(self) -> bool:
+        """Whether part of a message has come, or an interrupt struck while bytes were taken in."""
+        return self.reader.mid_message or self._reading
+
+    @property
+    def half_sent(self) -> bool:
+        """Whether part of a frame went out and the rest did not."""
+        stream = self._stream
+        return self._sending or (stream is not None and (stream.broken or stream.unsent))
+
+    # --- receiving -------------------------------------------------------------------------------------
+
+    def recv_message(self, deadline: float | None = None, holder: object = None) -> str | bytes:
+        """Receive one whole message, however slowly it comes.
+
+        Args:
+            deadline: Monotonic time; None waits for ever. One that has passed takes only what is there.
+            holder: Who asks.
+
+        Returns:
+            `str` for a text message, `bytes` for a binary one.
+
+        Raises:
+            TimeoutError: No whole message by the deadline; what has come of one is kept for the next call.
+            ConnectionClosedError: The connection has ended, by either side.
+            ProtocolError: The server broke RFC 6455.
+            MessageTooBigError: The message is longer than max_message_size.
+            InvalidStateError: `holder` is not who may use it.
+        """
+        if not self.readlock.acquire(blocking=False):
+            self._wait_for(self.readlock, deadline, "recv")
+        try:
+            if holder is not self.holder:
+                raise _not_held(self.target)
+            return self._read_message(deadline)
+        finally:
+            self.readlock.release()
+
+    def _read_message(self, deadline: float | None) -> str | bytes:
+        messages = self.reader.messages
+        while not messages:
+            self._ahead = 0
+            if self.failure is not None:
+                self._raise_failure()
+            if not self._fill(deadline) and not messages and not self.is_over:
+                raise self._late("recv", deadline)
+        return messages.popleft()
+
+    def _fill(self, deadline: float | None) -> bool:
+        """Wait for bytes and take them in; after the deadline take in what is there, and return False."""
+        if self._live_stream().wait_readable(deadline):
+            self._read_once()
+            return True
+        self.read_available()
+        return False
+
+    def _read_once(self) -> bool:
+        """Take in what there is now, without waiting; False when there was nothing."""
+        if self._reading:  # an interrupt struck here before: bytes are lost, and nobody knows how many
+            self._fail(self._closed("reading was interrupted half-way"))
+        if self.failure is not None:
+            return False
+        self._reading = True
+        try:
+            data = self._live_stream().read_now()
+            if data:
+                self._feed(data)
+            elif data is not None:
+                self._fail(self._closed("the server closed the connection without a close frame"))
+        except OSError as error:
+            self._fail(self._closed(f"the connection was lost: {error}", cause=error))
+        self._reading = False
+        return data is not None and not self.is_over
+
+    def read_available(self) -> None:
+        """Take in all that is there, without waiting; the caller holds `readlock`.
+
+        Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
+        """
+        while self._ahead < _READ_AHEAD and self.failure is None:
+            before = self.bytes_in
+            if not self._live_stream().readable_now() or not self._read_once():
+                return
+            self._ahead += self.bytes_in - before
+
+    def tend(self) -> bool:
+        """Do what a reader does by the way (answer pings, notice a close), unless somebody is reading.
+
+        Returns:
+            False when somebody is.
+        """
+        if not self.readlock.acquire(blocking=False):
+            return False
+        try:
+            self._tended_by = threading.get_ident()
+            self.read_available()
+        finally:
+            self._tended_by = 0
+            self.readlock.release()
+        return True
+
+    def look(self) -> bool:
+        """Take in what is there, without waiting, but for another thread's `tend`.
+
+        Returns:
+            False when somebody is reading: another thread, or this one, interrupted by a finalizer.
+        """
+        if not self.readlock.acquire(blocking=False):
+            # `tend` never waits for anything, so it is over at once, unless it is this very thread's.
+            tended_elsewhere = self._tended_by not in (0, threading.get_ident())
+            if not tended_elsewhere or not self.readlock.acquire(timeout=_TEND_PATIENCE):
+                return False
+        try:
+            self.read_available()
+        finally:
+            self.readlock.release()
+        return True
+
+    def _feed(self, data: bytes) -> None:
+        reader = self.reader
+        frames = reader.data_frames
+        try:
+            reader.feed(data)
+        except (ProtocolError, MessageTooBigError) as error:
+            self._refuse(error)
+        if reader.data_frames != frames:
+            self.last_heard = monotonic()
+        if reader.pongs:
+            self._match_pongs()
+        if reader.close is not None:
+            self._closed_by_server(*reader.close)
+        elif reader.pings:
+            self.answer_ping()
+
+    def _closed_by_server(self, code: int, reason: str) -> None:
+        if self._reply_at is not None:
+            return
+        self._reply_at = monotonic()
+        told = f"{code} {reason!r}" if reason else str(code)
+        self._fail(self._closed(f"the server closed the connection with {told}", code, reason))
+        self._send_close(1000 if code == NO_STATUS else code)
+
+    # --- sending ---------------------------------------------------------------------------------------
+
+    def send_message(
+        self,
+        payload: str | bytes,
+        deadline: float | None = None,
+        holder: object = None,
+        *,
+        text: bool | None = None,
+    ) -> None:
+        """Send one message.
+
+        Args:
+            payload: `str` goes out as text, `bytes` as binary.
+            deadline: Monotonic time; None waits for ever.
+            holder: Who asks.
+            text: Send as text (True) or binary (False) whatever the type.
+
+        Raises:
+            TimeoutError: The server takes no more. If part of the message has left, the connection is over.
+            ConnectionClosedError: The connection has ended.
+            InvalidStateError: `holder` is not who may use it.
+        """
+        as_text = isinstance(payload, str) if text is None else text
+        data = payload.encode("utf-8") if isinstance(payload, str) else payload
+        self._send_frame(TEXT if as_text else BINARY, data, deadline, holder)
+
+    def _send_frame(self, opcode: int, data: bytes, deadline: float | None, holder: object) -> None:
+        frame = encode_frame(opcode, data, os.urandom(4))
+        if not self.lock.acquire(blocking=False):
+            self._wait_for(self.lock, deadline, "send")
+        try:
+            if holder is not self.holder:
+                raise _not_held(self.target)
+            self._write(frame, deadline)
+            if opcode < CLOSE:
+                self.messages_sent += 1
+        finally:
+            self.lock.release()
+            if self.reader.pings:
+                self.answer_ping()
+
+    def _write(self, frame: bytes, deadline: float | None) -> None:
+        """Write one frame; the caller holds `lock`."""
+        if self._sending:
+            self._fail(self._closed("sending was interrupted half-way"))
+        if self.failure is not None:
+            self._raise_failure()
+        stream = self._live_stream()
+        self._sending = True
+        try:
+            stream.write(frame, deadline)
+        except builtins.TimeoutError:
+            if stream.broken:
+                self._fail(self._closed("a send ran out of time half-way"))
+            self._sending = stream.broken
+            raise self._late("send", deadline) from None
+        except OSError as error:
+            self._look_for_reason()
+            self._fail(self._closed(f"the connection was lost: {error}", cause=error))
+            self._sending = False
+            self._raise_failure()
+        self._sending = False
+
+    def _look_for_reason(self) -> None:
+        """After a failed send: the server's close frame may be there, unread, and say why."""
+        if self.readlock.acquire(blocking=False):
+            try:
+                self.read_available()
+            finally:
+                self.readlock.release()
+
+    def answer_ping(self) -> None:
+        """Send the pong that is due, unless somebody is sending: then they do it when done."""
+        pings = self.reader.pings
+        while pings and self.failure is None and self.lock.acquire(blocking=False):
+            try:
+                payload = pings[0]
+                if not self._push(PONG, payload):
+                    return  # the server does not read: the latest ping stays for a later try
+                with contextlib.suppress(ValueError):  # a newer ping has taken its place, and comes next
+                    pings.remove(payload)
+            finally:
+                self.lock.release()
+
+    def _push(self, opcode: int, payload: bytes) -> bool:
+        """Write a control frame without waiting, the caller holding `lock`; False: not taken, try later."""
+        stream = self._stream
+        if stream is None or self._sending:
+            return False
+        self._sending = True
+        try:
+            taken = stream.flush_now()
+            if taken:
+                stream.write_now(encode_frame(opcode, payload, os.urandom(4)))
+        except OSError as error:
+            self._fail(self._closed(f"the connection was lost: {error}", cause=error))
+            taken = True
+        self._sending = False
+        return taken
+
+    # --- pings -----------------------------------------------------------------------------------------
+
+    @property
+    def ping_due_since(self) -> float | None:
+        """When the oldest ping without a pong was sent (monotonic, s)."""
+        pings = list(self._pings.values())
+        return pings[0].sent_at if pings else None
+
+    def send_ping(self) -> bool:
+        """Send a ping without waiting; False when somebody is sending just now."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            payload = os.urandom(_PING_SIZE)
+            self._pings[payload] = _Ping()
+            if not self._push(PING, payload):
+                self._pings.pop(payload, None)
+                return False
+            return True
+        finally:
+            self.lock.release()
+
+    def measure_latency(self, deadline: float | None = None, holder: object = None) -> float:
+        """Send a ping and wait for its pong; messages that come meanwhile are kept for `recv_message`.
+
+        Returns:
+            The round trip (s).
+
+        Raises:
+            TimeoutError: No pong by the deadline.
+            ConnectionClosedError: The connection has ended.
+            InvalidStateError: `holder` is not who may use it.
+        """
+        payload = os.urandom(_PING_SIZE)
+        ping = self._pings[payload] = _Ping()
+        try:
+            self._send_frame(PING, payload, deadline, holder)
+            self._await_pong(ping, deadline)
+        finally:
+            self._pings.pop(payload, None)
+        assert ping.round_trip is not None
+        self.latency = ping.round_trip
+        return ping.round_trip
+
+    def _await_pong(self, ping: _Ping, deadline: float | None) -> None:
+        while not ping.is_answered():
+            if self.readlock.acquire(blocking=False):
+                try:
+                    if ping.is_answered():
+                        return
+                    if self.is_over:
+                        self._raise_failure()
+                    if not self._fill(deadline) and not ping.is_answered() and not self.is_over:
+                        raise self._late("ping", deadline)
+                finally:
+                    self.readlock.release()
+            elif deadline is not None and monotonic() >= deadline:
+                raise self._late("ping", deadline)
+            else:
+                # Another thread reads and will see the pong; it may also stop reading before that.
+                ping.answered.acquire(timeout=0.05)
+
+    def _match_pongs(self) -> None:
+        now = monotonic()
+        pongs = self.reader.pongs
+        while pongs:
+            payload = pongs.popleft()
+            if payload not in self._pings:
+                continue  # unsolicited, or late: allowed, and worth nothing (RFC 6455 §5.5.3)
+            self.last_heard = now
+            for earlier in list(self._pings):  # a pong answers all pings before it, too
+                ping = self._pings.pop(earlier, None)
+                if ping is not None:
+                    ping.round_trip = now - ping.sent_at
+                    with contextlib.suppress(RuntimeError):  # `_fail` was faster
+                        ping.answered.release()
+                if earlier == payload:
+                    break
+
+    # --- ending ----------------------------------------------------------------------------------------
+
+    def start_close(self, code: int = 1000, reason: str = "") -> None:
+        """Say goodbye without waiting; if that can't be done now, cut the connection.
+
+        Takes no lock that it would have to wait for, so it may run anywhere.
+        """
+        self._fail(self._closed("closed by this side", code, reason))
+        self._send_close(code, reason)
+
+    def _send_close(self, code: int, reason: str = "") -> None:
+        if self._close_sent or self._stream is None:
+            return
+        sent = False
+        if self.lock.acquire(blocking=False):
+            try:
+                sent = not self.half_sent and self._push(CLOSE, encode_close(code, reason))
+            finally:
+                self.lock.release()
+        self._close_sent = True
+        if not sent:
+            self._stream.abort()
+
+    def poll_close(self) -> bool:
+        """Whether the closing handshake is over, without waiting: the server has closed, or never will."""
+        stream = self._stream
+        if stream is None or stream.closed:
+            return True
+        if not self.readlock.acquire(blocking=False):
+            return False
+        try:
+            return self._drain(stream)
+        finally:
+            self.readlock.release()
+
+    def _drain(self, stream: Stream) -> bool:
+        """Throw away what still comes, up to the end of the stream; False: more may come."""
+        try:
+            for _ in range(64):  # a server that never stops sending must not keep us here
+                data = stream.read_now() if stream.readable_now() else None
+                if data is None:
+                    break
+                if not data:
+                    return True
+                self._note_reply(data)
+        except OSError:
+            return True  # reset: there is nobody left to wait for
+        return self._reply_at is not None and monotonic() - self._reply_at >= _LINGER
+
+    def _note_reply(self, data: bytes) -> None:
+        if self._reply_at is None and not self.reader.broken:
+            try:
+                self.reader.feed(data)
+            except (ProtocolError, MessageTooBigError):
+                return  # it was being closed anyway; only the end of the stream matters now
+            self.reader.messages.clear()
+            if self.reader.close is not None:
+                self._reply_at = monotonic()
+
+    def finish_close(self, deadline: float) -> None:
+        """Wait for the server's side of the closing handshake, at most until `deadline`; then let go."""
+        stream = self._stream
+        if stream is not None and self.readlock.acquire(timeout=max(0.0, deadline - monotonic())):
+            try:
+                while not self._drain(stream) and monotonic() < deadline:
+                    stream.wait_readable(min(deadline, self._patience()))
+            finally:
+                self.readlock.release()
+        self.shutdown()
+
+    def _patience(self) -> float:
+        """Until when the server may still close TCP itself."""
+        return math.inf if self._reply_at is None else self._reply_at + _LINGER
+
+    def close(
+        self, status: int = 1000, reason: str | bytes = b"", timeout: float | None = DEFAULT_CLOSE_TIMEOUT
+    ) -> None:
+        """Close: send a close frame, wait up to `timeout` (s) for the server's, let go of the socket.
+
+        Args:
+            status: Close code (RFC 6455 §7.4).
+            reason: Text of at most 123 B of UTF-8.
+            timeout: s for all of it; None means 5.
+        """
+        text = reason.decode("utf-8") if isinstance(reason, bytes) else reason
+        self.start_close(status, text)
+        self.finish_close(monotonic() + (DEFAULT_CLOSE_TIMEOUT if timeout is None else timeout))
+
+    def cut(self, why: str, code: int = ABNORMAL) -> None:
+        """End it now, in whatever state: blocked senders and readers wake with ConnectionClosedError.
+
+        Takes no lock, never waits and never raises: for any thread, finalizer or signal handler.
+        """
+        self._fail(self._closed(why, code))
+        self.abort()
+
+    def abort(self) -> None:
+        """Wake every thread that is in `connect`, `recv` or `send` on this connection; it is over then."""
+        self._aborted = True
+        self.connected = False
+        dialing, stream = self._dialing, self._stream
+        if dialing is not None:
+            dialing.cancel()
+        if stream is not None:
+            stream.abort()
+
+    def shutdown(self) -> None:
+        """Let go of the socket at once, without a word."""
+        self._fail(self._closed("closed by this side"))
+        self.abort()
+        if self._stream is not None:
+            self._stream.close()
+
+    def disown(self) -> None:
+        """In a forked child: forget the parent's connection without touching it."""
+        self._fail(self._closed("it belongs to the parent process, before the fork"))
+        self._close_sent = True
+        self._tended_by = 0  # that thread does not exist here
+        if self._stream is not None:
+            self._stream.disown()
+
+    # --- errors ----------------------------------------------------------------------------------------
+
+    def _refuse(self, error: ProtocolError | MessageTooBigError) -> None:
+        """Fail the connection (RFC 6455 §7.1.7): what is whole can still be read, then comes the error."""
+        code = 1009 if isinstance(error, MessageTooBigError) else (error.code or 1002)
+        where = "" if self.target is None else f" (at {self.target.redacted})"
+        told = copy.copy(error)
+        told.args = (f"{error}{where}",)
+        told.__cause__ = error.__cause__
+        self._fail(told)
+        self._send_close(code)
+
+    def _fail(self, failure: ConnectionError) -> None:
+        """Note the first reason why this connection is over."""
+        if self.failure is None:
+            self.failure = failure
+            self.connected = False
+            _log.debug("%s", failure)
+        for ping in list(self._pings.values()):
+            with contextlib.suppress(RuntimeError):  # released already: whoever waits is awake
+                ping.answered.release()
+
+    def _raise_failure(self) -> NoReturn:
+        assert self.failure is not None
+        # A copy each: two threads raising one object would write into each other's traceback.
+        raise copy.copy(self.failure) from self.failure.__cause__
+
+    def _closed(
+        self, why: str, code: int = ABNORMAL, reason: str = "", cause: BaseException | None = None
+    ) -> ConnectionClosedError:
+        where = "the connection" if self.target is None else f"the connection to {self.target.redacted}"
+        error = ConnectionClosedError(f"{where} is over: {why}", code=code, reason=reason)
+        error.__cause__ = cause
+        return error
+
+    def _live_stream(self) -> Stream:
+        if self._stream is None:
+            raise InvalidStateError("not connected; call connect() first", current_state="new")
+        return self._stream
+
+    def _wait_for(self, lock: Any, deadline: float | None, operation: str) -> None:
+        timeout = -1 if deadline is None else max(0.0, deadline - monotonic())
+        if not lock.acquire(timeout=timeout):
+            raise self._late(operation, deadline)
+
+    def _late(self, operation: str, deadline: float | None) -> TimeoutError:
+        where = "" if self.target is None else f" at {self.target.redacted}"
+        doing = {"recv": "no whole message came", "send": "the server takes no more", "ping": "no pong came"}
+        return TimeoutError(f"{doing[operation]} in time{where}", operation=operation, timeout=None)
+
+    # --- websocket-client's interface over the same machinery -------------------------------------------
+
+    def _until(self) -> float | None:
+        timeout = self.gettimeout()
+        return None if timeout is None else monotonic() + timeout
+
+    def send(self, payload: str | bytes, opcode: int = TEXT) -> int:
+        """Send a frame as websocket-client does; return the length of the payload (B)."""
+        data = payload.encode("utf-8") if isinstance(payload, str) else bytes(payload)
+        if opcode == CLOSE:
+            self._send_close(*_split_close(data))
+        else:
+            self._send_frame(opcode, data, self._until(), self.holder)
+        return len(data)
+
+    def send_frame(self, frame: ABNF) -> int:
+        """Send a prepared frame; only whole messages and control frames, not fragments.
+
+        Raises:
+            ValueError: The frame is a fragment.
+        """
+        if not frame.fin or frame.opcode == ABNF.OPCODE_CONT:
+            raise ValueError("fragments are not sent; send the whole message in one frame")
+        return self.send(frame.data, frame.opcode)
+
+    def send_close(self, status: int = 1000, reason: str | bytes = b"") -> None:
+        """Send a close frame and do not wait."""
+        self.start_close(status, reason.decode("utf-8") if isinstance(reason, bytes) else reason)
+
+    def recv(self) -> str | bytes:
+        """Receive one message; raises ConnectionClosedError at a close (websocket-client returns "")."""
+        return self.recv_message(self._until(), self.holder)
+
+    def recv_frame(self) -> ABNF:
+        """Receive one whole message as a frame."""
+        message = self.recv()
+        if isinstance(message, str):
+            return ABNF(1, 0, 0, 0, TEXT, 0, message.encode("utf-8"))
+        return ABNF(1, 0, 0, 0, BINARY, 0, message)
+
+    def recv_data_frame(self, control_frame: bool = False) -> tuple[int, ABNF]:
+        """Receive one message, or the server's close frame, as (opcode, frame)."""
+        try:
+            frame = self.recv_frame()
+        except ConnectionClosedError:
+            if self.reader.close is None:
+                raise
+            code, reason = self.reader.close
+            return CLOSE, ABNF(1, 0, 0, 0, CLOSE, 0, b"" if code == NO_STATUS else encode_close(code, reason))
+        return frame.opcode, frame
+
+
+def _split_close(data: bytes) -> tuple[int, str]:
+    return (int.from_bytes(data[:2], "big"), data[2:].decode("utf-8")) if len(data) >= 2 else (1000, "")
+
+
+def _request_headers(
+    target: Target, header: list[tuple[str, str]], subprotocols: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The Host value, and the lines that follow websocket-client's own."""
+    given = {name.lower(): value for name, value in header}
+    lines = [f"{name}: {value}" for name, value in header if name.lower() != "host"]
+    if target.authorization is not None and "authorization" not in given:
+        lines.append(f"Authorization: {target.authorization}")
+    if subprotocols:
+        # Not through websocket-client's option: it lower-cases the answer and insists on one.
+        lines.append(f"Sec-WebSocket-Protocol: {', '.join(subprotocols)}")
+    return given.get("host", target.host_header), lines
+
+
+def _handshake_failure(upgrade: Upgrade, error: Exception, target: Target) -> Exception:
+    if upgrade.failure is not None:
+        return upgrade.failure
+    failure = HandshakeError(
+        f"no WebSocket at {target.redacted}: the server's upgrade is not valid: {error}",
+        status_code=101,
+        headers=upgrade.headers,
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _not_held(target: Target | None) -> InvalidStateError:
+    where = "" if target is None else f" to {target.redacted}"
+    return InvalidStateError(
+        f"this lease of a connection{where} was released; acquire a new one",
+        current_state="released",
+        required_states=["lent"],
+    )
