@@ -214,7 +214,7 @@ class PooledConnection(Generic[T]):
             MessageTooBigError: The message is longer than `max_message_size`.
             InvalidStateError: The lease was released.
         """
-        return self._codec.decode(self.recv_raw(timeout))
+        return self._decode(self.recv_raw(timeout))
 
     def recv_raw(self, timeout: float | None = None) -> str | bytes:
         """Receive one message as it is: `str` for text, `bytes` for binary.
@@ -260,10 +260,10 @@ class PooledConnection(Generic[T]):
         limit = seconds(timeout, None)
         if limit is None:
             self._send(payload, None, self._until(self._send_timeout), self._send_timeout)
-            return self._codec.decode(self._recv(self._until(self._recv_timeout), self._recv_timeout))
+            return self._decode(self._recv(self._until(self._recv_timeout), self._recv_timeout))
         deadline = self._until(limit)
         self._send(payload, None, deadline, limit)
-        return self._codec.decode(self._recv(deadline, limit))
+        return self._decode(self._recv(deadline, limit))
 
     def __iter__(self) -> Iterator[T]:
         """Yield messages until the server closes normally (1000 or 1001).
@@ -379,6 +379,9 @@ class PooledConnection(Generic[T]):
     def _told(self) -> Entry:
         assert self._shown is not None, "a lease that nobody has got yet"
         return self._shown
+
+    def _decode(self, payload: str | bytes) -> T:
+        return self._codec.decode(payload, uri=self._told().target.redacted)
 
     def _until(self, timeout: float | None) -> float | None:
         if timeout is None:

@@ -13,12 +13,21 @@ Reuse = Literal["balanced", "quiet", "always"]
 _ids = itertools.count(1)
 
 
+def key_of(target: Target) -> str:
+    """What two connections have in common that may stand in for each other: the URI and who asks.
+
+    Holds a password if the URI did: never to be shown.
+    """
+    return target.uri if target.authorization is None else f"{target.uri} {target.authorization}"
+
+
 class Entry:
     """One connection of a pool, from the moment that it is dialled to the moment that it is closed.
 
     Attributes:
         id: Unique in this process.
-        target: Where it leads; `target.uri` names its idle queue.
+        target: Where it leads.
+        key: Names its idle queue; see `key_of`.
         wire: The connection itself.
         created: When it was opened (monotonic, s).
         expires: When its lifetime ends (monotonic, s).
@@ -37,6 +46,7 @@ class Entry:
         "expires",
         "id",
         "idle_since",
+        "key",
         "received",
         "sent",
         "target",
@@ -50,6 +60,7 @@ class Entry:
         """Record a connection that is about to be opened."""
         self.id = next(_ids)
         self.target = target
+        self.key = key_of(target)
         self.wire = wire
         self.created = 0.0
         self.expires = expires

@@ -62,38 +62,38 @@ class IdleConnections:
         return entry in self._by_age
 
     @property
-    def uris(self) -> list[str]:
-        """The URIs that have an open connection, idle or lent."""
+    def keys(self) -> list[str]:
+        """The keys that have an open connection, idle or lent."""
         return list(self._queues)
 
-    def count(self, uri: str) -> int:
-        """How many are idle for this URI."""
-        found = self._queues.get(uri)
+    def count(self, key: str) -> int:
+        """How many are idle under this key."""
+        found = self._queues.get(key)
         return 0 if found is None else found.qsize()
 
     def enroll(self, entry: Entry) -> None:
         """An open connection to that URI exists: keep a queue for it."""
-        found = self._queues.get(entry.target.uri)
+        found = self._queues.get(entry.key)
         if found is None:
-            found = self._queues[entry.target.uri] = IdleQueue()
+            found = self._queues[entry.key] = IdleQueue()
         found.members += 1
 
     def strike(self, entry: Entry) -> None:
         """That connection is no more; with the last one of its URI the queue goes, too."""
-        found = self._queues.get(entry.target.uri)
+        found = self._queues.get(entry.key)
         if found is not None:
             found.members -= 1
             if found.members <= 0:
-                del self._queues[entry.target.uri]
+                del self._queues[entry.key]
 
     def put(self, entry: Entry) -> None:
         """Let it wait for the next borrower."""
-        self._queues[entry.target.uri].put_nowait(entry)
+        self._queues[entry.key].put_nowait(entry)
         self._by_age[entry] = None
 
-    def take(self, uri: str) -> Entry | None:
-        """The most recently used one for this URI; None when there is none."""
-        found = self._queues.get(uri)
+    def take(self, key: str) -> Entry | None:
+        """The most recently used one under this key; None when there is none."""
+        found = self._queues.get(key)
         if found is None or not found.queue:
             return None
         entry = found.get_nowait()
@@ -105,7 +105,7 @@ class IdleConnections:
         if entry not in self._by_age:
             return False
         del self._by_age[entry]
-        found = self._queues.get(entry.target.uri)
+        found = self._queues.get(entry.key)
         return found is not None and found.remove(entry)
 
     def take_oldest(self) -> Entry | None:

@@ -97,7 +97,7 @@ class Ledger:
 
     # --- getting a permit ------------------------------------------------------------------------------
 
-    def enter(self, permit: Permit, uri: str, *, may_wait: bool) -> Entry | None:
+    def enter(self, permit: Permit, key: str, *, may_wait: bool) -> Entry | None:
         """The first step of an acquire: a permit and an idle connection, a permit alone, or a place in line.
 
         Returns:
@@ -113,7 +113,7 @@ class Ledger:
             if self.closed or self.draining:
                 raise self._is_closed()
             if self.permits.take(permit):
-                return self._take_idle(permit, uri)
+                return self._take_idle(permit, key)
             limit = self.config.max_waiting
             if may_wait and (limit is None or len(self.permits.line) < limit):
                 self.permits.join(permit)
@@ -131,7 +131,7 @@ class Ledger:
                 raise self._is_closed()
             return len(self.entries) < self.config.max_connections and self.permits.take(permit)
 
-    def take_idle(self, permit: Permit, uri: str) -> Entry | None:
+    def take_idle(self, permit: Permit, key: str) -> Entry | None:
         """The next idle connection for a permit that is held.
 
         Raises:
@@ -140,10 +140,10 @@ class Ledger:
         with self.lock:
             if self.closed:
                 raise self._is_closed()
-            return self._take_idle(permit, uri)
+            return self._take_idle(permit, key)
 
-    def _take_idle(self, permit: Permit, uri: str) -> Entry | None:
-        entry = self.idle.take(uri)
+    def _take_idle(self, permit: Permit, key: str) -> Entry | None:
+        entry = self.idle.take(key)
         permit.entry = entry
         return entry
 
@@ -452,10 +452,10 @@ class Ledger:
                 lend_time=totals.lend_time.histogram(),
             )
 
-    def idle_count(self, uri: str) -> int:
-        """How many are idle for this URI."""
+    def idle_count(self, key: str) -> int:
+        """How many are idle under this key."""
         with self.lock:
-            return self.idle.count(uri)
+            return self.idle.count(key)
 
     def faults(self) -> Iterator[str]:
         """What is wrong in the books: nothing, ever, if this library is right. For tests."""
@@ -470,10 +470,10 @@ class Ledger:
                 yield "a connection in two places at once"
             if (idle | closing | out) - self.entries:
                 yield "a connection that is not counted"
-            uris = {entry.target.uri for entry in self.entries}
-            if uris != set(self.idle.uris):
-                yield f"queues for {set(self.idle.uris) ^ uris}"
-            if sum(self.idle.count(uri) for uri in uris) != len(idle):
+            keys = {entry.key for entry in self.entries}
+            if keys != set(self.idle.keys):
+                yield f"{len(set(self.idle.keys) ^ keys)} queues too many or too few"
+            if sum(self.idle.count(key) for key in keys) != len(idle):
                 yield "the queues and the age order disagree"
 
     def interrupted(self) -> bool:

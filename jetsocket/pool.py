@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from jetsocket.config import ConnectionPoolConfig, Options
 from jetsocket.connection import PooledConnection, seconds
-from jetsocket.entry import Entry, stale, why_unclean
+from jetsocket.entry import Entry, key_of, stale, why_unclean
 from jetsocket.exceptions import (
     ConnectionClosedError,
     ConnectionError,
@@ -112,7 +112,7 @@ class ConnectionPool(Generic[T]):
             self._options.serializer, self._options.deserializer, self._options.message_type
         )
         self._configure, self._reset, self._check = configure, reset, check
-        self._resolve = functools.lru_cache(_KNOWN_URIS)(functools.partial(resolve, base=self._base))
+        self._resolve = functools.lru_cache(_KNOWN_URIS)(functools.partial(_resolve, base=self._base))
         self._ledger = self._new_ledger()
         self._housekeeper: Housekeeper | None = None
         _pools.add(self)
@@ -144,14 +144,14 @@ class ConnectionPool(Generic[T]):
             ValueError: The URI is not one, or is relative without `base_uri`.
             TypeError: An argument has the wrong type.
         """
-        target = self._target(uri_or_path)
+        target, key = self._target(uri_or_path)
         limit = seconds(timeout, self._config.acquire_timeout)
         lease = self._new_lease(sys._getframe(1))
         permit = lease._permit
         permit.limit = math.inf if limit is None else limit
         deadline = permit.asked_at + permit.limit
         try:
-            entry = self._admit(permit, target, deadline)
+            entry = self._admit(permit, target, key, deadline)
             if entry is None:
                 entry = self._open(permit, target, deadline)
             self._lend(lease, entry)
@@ -160,7 +160,7 @@ class ConnectionPool(Generic[T]):
             raise
         return lease
 
-    def _target(self, uri_or_path: str) -> Target:
+    def _target(self, uri_or_path: str) -> tuple[Target, str]:
         if not isinstance(uri_or_path, str):
             raise TypeError(f"uri_or_path must be a str, not {type(uri_or_path).__name__}")
         return self._resolve(uri_or_path)
@@ -182,13 +182,13 @@ class ConnectionPool(Generic[T]):
             deadline=deadline,
         )
 
-    def _admit(self, permit: Permit, target: Target, deadline: float) -> Entry | None:
+    def _admit(self, permit: Permit, target: Target, key: str, deadline: float) -> Entry | None:
         """Get a permit, and an idle connection that is fit to be lent; None: a new one is to be opened."""
         ledger, now = self._ledger, permit.asked_at
-        entry = ledger.enter(permit, target.uri, may_wait=deadline > now)
+        entry = ledger.enter(permit, key, may_wait=deadline > now)
         if not permit.held:
             self._wait_in_line(permit, target, deadline)
-            entry = ledger.take_idle(permit, target.uri)
+            entry = ledger.take_idle(permit, key)
             now = monotonic()
         while entry is not None:
             why = self._look_at(entry, now)
@@ -196,7 +196,7 @@ class ConnectionPool(Generic[T]):
                 permit.taken_at = now
                 return entry
             self._part_with(permit, entry, why)
-            entry = ledger.take_idle(permit, target.uri)
+            entry = ledger.take_idle(permit, key)
         if deadline <= permit.asked_at:
             raise self._exhausted(permit, target)
         return None
@@ -497,7 +497,7 @@ class ConnectionPool(Generic[T]):
         taken_at, reused_before = permit.taken_at, permit.reused
         stale.wire.holder = None
         self._part_with(permit, stale, "closed")
-        entry = self._next_fit(permit, stale.target) or self._open(permit, stale.target, until)
+        entry = self._next_fit(permit, stale.key) or self._open(permit, stale.target, until)
         entry.count_from_here()
         permit.reused, permit.taken_at = entry.uses > 0 and reused_before, taken_at
         entry.uses += 1
@@ -506,8 +506,8 @@ class ConnectionPool(Generic[T]):
             entry.wire.cut("the pool was closed")
         _log.debug("[%s] moved from connection %d to %d", self._name, stale.id, entry.id)
 
-    def _next_fit(self, permit: Permit, target: Target) -> Entry | None:
-        while (entry := self._ledger.take_idle(permit, target.uri)) is not None:
+    def _next_fit(self, permit: Permit, key: str) -> Entry | None:
+        while (entry := self._ledger.take_idle(permit, key)) is not None:
             why = self._look_at(entry, monotonic())
             if why is None:
                 return entry
@@ -572,10 +572,10 @@ class ConnectionPool(Generic[T]):
             raise TypeError(f"count must be an int, not {count!r}")
         if count < 0:
             raise ValueError(f"count must be 0 or more, not {count!r}")
-        target = self._target(uri_or_path)
+        target, key = self._target(uri_or_path)
         deadline = monotonic() + self._config.acquire_timeout
         opened = 0
-        while self._ledger.idle_count(target.uri) < count and self._warm_one(target, deadline):
+        while self._ledger.idle_count(key) < count and self._warm_one(target, deadline):
             opened += 1
         return opened
 
@@ -746,6 +746,11 @@ def exhaustion_text(
     if figures.last_connect_error is not None:
         text += f"; the last attempt to connect failed: {figures.last_connect_error}"
     return text + ". Release sooner, raise max_connections, or wait longer (acquire_timeout)"
+
+
+def _resolve(uri_or_path: str, base: Target | None) -> tuple[Target, str]:
+    target = resolve(uri_or_path, base)
+    return target, key_of(target)
 
 
 def _for_a_lock(deadline: float) -> float:
