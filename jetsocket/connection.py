@@ -128,7 +128,7 @@ class PooledConnection(Generic[T]):
     def __del__(self) -> None:
         # No lock, no I/O, nothing that could wait: the housekeeper does the rest.
         permit = self._permit
-        if permit.held and not permit.claimed:
+        if not permit.claimed:
             self._doorbell.put(permit)
 
     # --- sending ---------------------------------------------------------------------------------------

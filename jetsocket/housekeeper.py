@@ -135,7 +135,8 @@ class Housekeeper:
         version = self.ledger.watch_version
         if version == self._watch_version:
             return
-        wanted = {entry.wire.fileno(): entry for entry in self.ledger.open_entries()}
+        # Not those that still shake hands: what comes there is not for us.
+        wanted = {entry.wire.fileno(): entry for entry in self.ledger.open_entries() if entry.created}
         wanted.pop(-1, None)
         for fd in self._watched.keys() - wanted.keys():
             self._watcher.remove(fd)
@@ -272,9 +273,10 @@ class Housekeeper:
         """Return what a lease held that was dropped without release."""
         was_lent = self.ledger.claim(permit)
         permit.claimed = True
-        for entry in (permit.entry, permit.room):
-            if entry is not None:
-                self._hang_up(entry.wire)
+        if permit.room is not None:
+            permit.room.wire.shutdown()
+        if permit.entry is not None:
+            self._hang_up(permit.entry.wire)
         permit.reason = "dropped"
         permit.gone = permit.entry is None or permit.entry.wire.poll_close()
         if permit.gone and permit.entry is not None:

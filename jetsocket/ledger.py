@@ -15,14 +15,15 @@ after letting go. It is only ever taken as `with self.lock`, which CPython does 
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from time import monotonic
 from types import FrameType
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.entry import Entry
@@ -53,6 +54,30 @@ class Exhaustion(NamedTuple):
     own: list[Permit]
     """Permits that the asking thread itself holds."""
     last_connect_error: BaseException | None
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _step(method: Callable[Concatenate[Ledger, P], R]) -> Callable[Concatenate[Ledger, P], R]:
+    """Make a method one step under the lock; afterwards, what others left meanwhile is booked.
+
+    Raises InvalidStateError where waiting for the lock would be waiting for oneself.
+    """
+
+    @functools.wraps(method)
+    def step(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self.lock.locked() and _below(sys._getframe(1)):
+            raise self._reentered()
+        try:
+            with self.lock:
+                return method(self, *args, **kwargs)
+        finally:
+            if self.returned:
+                self.settle()
+
+    return step
 
 
 class Ledger:
@@ -97,6 +122,7 @@ class Ledger:
 
     # --- getting a permit ------------------------------------------------------------------------------
 
+    @_step
     def enter(self, permit: Permit, key: str, *, may_wait: bool) -> Entry | None:
         """The first step of an acquire: a permit and an idle connection, a permit alone, or a place in line.
 
@@ -108,74 +134,77 @@ class Ledger:
             PoolClosedError: The pool is closed or drained.
             InvalidStateError: A finalizer or a signal handler asks that has interrupted the ledger itself.
         """
-        self._refuse_reentry()
-        with self.lock:
-            if self.closed or self.draining:
-                raise self._is_closed()
-            if self.permits.take(permit):
-                return self._take_idle(permit, key)
-            limit = self.config.max_waiting
-            if may_wait and (limit is None or len(self.permits.line) < limit):
-                self.permits.join(permit)
+        if self.closed or self.draining:
+            raise self._is_closed()
+        if self.permits.take(permit):
+            return self._take_idle(permit, key)
+        limit = self.config.max_waiting
+        if may_wait and (limit is None or len(self.permits.line) < limit):
+            self.permits.join(permit)
         return None
 
-    def enter_for_new(self, permit: Permit) -> bool:
-        """A permit for a connection that nobody has asked for yet, if there is one and a free slot to it.
+    @_step
+    def enter_for_new(self, permit: Permit, entry: Entry) -> bool:
+        """A permit and a slot for a connection that nobody has asked for yet, if both are free.
 
         Raises:
             PoolClosedError: The pool is closed or drained.
         """
-        self._refuse_reentry()
-        with self.lock:
-            if self.closed or self.draining:
-                raise self._is_closed()
-            return len(self.entries) < self.config.max_connections and self.permits.take(permit)
+        if self.closed or self.draining:
+            raise self._is_closed()
+        if len(self.entries) >= self.config.max_connections or not self.permits.take(permit):
+            return False
+        self._enter_slot(permit, entry)
+        return True
 
+    @_step
     def take_idle(self, permit: Permit, key: str) -> Entry | None:
         """The next idle connection for a permit that is held.
 
         Raises:
             PoolClosedError: The pool is closed.
         """
-        with self.lock:
-            if self.closed:
-                raise self._is_closed()
-            return self._take_idle(permit, key)
+        if self.closed:
+            raise self._is_closed()
+        return self._take_idle(permit, key)
 
     def _take_idle(self, permit: Permit, key: str) -> Entry | None:
         entry = self.idle.take(key)
         permit.entry = entry
         return entry
 
+    @_step
     def leave_line(self, permit: Permit) -> bool:
         """Stop waiting; True if the permit came at the last moment."""
-        with self.lock:
-            self.permits.leave(permit)
-            return permit.held
+        self.permits.leave(permit)
+        return permit.held
 
+    @_step
     def exhaustion(self, permit: Permit) -> Exhaustion:
         """Count a refusal, and tell what there was."""
-        with self.lock:
-            self._totals.timeouts += 1
-            own = [held for held in self.permits.held if held.thread == permit.thread and held is not permit]
-            return Exhaustion(len(self.permits.line), len(self.idle), own, self.last_connect_error)
+        self._totals.timeouts += 1
+        own = [held for held in self.permits.held if held.thread == permit.thread and held is not permit]
+        return Exhaustion(len(self.permits.line), len(self.idle), own, self.last_connect_error)
 
     # --- opening ---------------------------------------------------------------------------------------
 
+    @_step
     def open_slot(self, permit: Permit, entry: Entry) -> None:
         """Count a connection that is about to be opened; `permit.room` is what has to be closed before.
 
         Raises:
             PoolClosedError: The pool is closed.
         """
-        with self.lock:
-            if self.closed:
-                raise self._is_closed()
-            if len(self.entries) >= self.config.max_connections:
-                permit.room = self._make_room()
-            permit.entry = entry
-            self.entries.add(entry)
-            self.idle.enroll(entry)
+        if self.closed:
+            raise self._is_closed()
+        if len(self.entries) >= self.config.max_connections:
+            permit.room = self._make_room()
+        self._enter_slot(permit, entry)
+
+    def _enter_slot(self, permit: Permit, entry: Entry) -> None:
+        permit.entry = entry
+        self.entries.add(entry)
+        self.idle.enroll(entry)
 
     def _make_room(self) -> Entry:
         """Give up the slot of a connection that is being closed anyway, or has been idle for longest."""
@@ -188,33 +217,33 @@ class Ledger:
         self._forget(entry)
         return entry
 
+    @_step
     def room_made(self, permit: Permit) -> None:
         """What `permit.room` was is closed."""
-        with self.lock:
-            permit.room = None
+        permit.room = None
 
+    @_step
     def opened(self, entry: Entry) -> None:
         """A connection is open."""
-        with self.lock:
-            self._totals.connections += 1
-            self.watch_version += 1
-            if self._totals.lost:
-                self._totals.lost -= 1
-                self._totals.reconnects += 1
+        self._totals.connections += 1
+        self.watch_version += 1
+        if self._totals.lost:
+            self._totals.lost -= 1
+            self._totals.reconnects += 1
 
+    @_step
     def open_failed(self, error: BaseException) -> None:
         """An attempt to connect failed."""
-        with self.lock:
-            self._totals.connect_errors += 1
-            self.last_connect_error = error
+        self._totals.connect_errors += 1
+        self.last_connect_error = error
 
+    @_step
     def appoint(self, keeper: Keeper) -> bool:
         """Make this the housekeeper, unless there is one; the caller starts it."""
-        with self.lock:
-            if self.closed or (self._keeper is not None and not self._keeper.has_died):
-                return False
-            self._keeper = keeper
-            return True
+        if self.closed or (self._keeper is not None and not self._keeper.has_died):
+            return False
+        self._keeper = keeper
+        return True
 
     # --- coming back -----------------------------------------------------------------------------------
 
@@ -227,13 +256,13 @@ class Ledger:
         permit.claimed = True
         return True
 
+    @_step
     def swap(self, permit: Permit, reason: str) -> None:
         """Take its stale connection from a permit that stays out."""
-        with self.lock:
-            entry, permit.entry = permit.entry, None
-            if entry is not None:
-                self._retire(entry, reason, permit.gone)
-            permit.gone = False
+        entry, permit.entry = permit.entry, None
+        if entry is not None:
+            self._retire(entry, reason, permit.gone)
+        permit.gone = False
 
     def give_back(self, permit: Permit) -> None:
         """Return a permit with all that hangs on it. Never waits for the lock."""
@@ -264,14 +293,8 @@ class Ledger:
         self.permits.leave(permit)
         if permit not in self.permits.held:
             return
-        entry, room = permit.entry, permit.room
-        if room is not None:  # its slot went to `entry`, which gives it back below
-            permit.room = None
-            self.entries.add(room)
-            self.idle.enroll(room)
-            self.closing[room] = None
+        entry, permit.entry, permit.room = permit.entry, None, None
         if entry is not None:
-            permit.entry = None
             self._book_entry(permit, entry)
         self.permits.give_back(permit)
         if not self.permits.held:
@@ -324,75 +347,75 @@ class Ledger:
 
     # --- what the housekeeper does ---------------------------------------------------------------------
 
+    @_step
     def open_entries(self) -> list[Entry]:
         """All connections, as of now."""
-        with self.lock:
-            return list(self.entries)
+        return list(self.entries)
 
+    @_step
     def take_if_idle(self, entry: Entry) -> bool:
         """Own that very entry, if nobody else does."""
-        with self.lock:
-            return self.idle.remove(entry)
+        return self.idle.remove(entry)
 
+    @_step
     def put_back(self, entry: Entry) -> None:
         """Return an entry that was taken by `take_if_idle` and is as good as before."""
-        with self.lock:
-            if entry in self.entries and not self.closed:
-                self.idle.put(entry)
+        if entry in self.entries and not self.closed:
+            self.idle.put(entry)
 
+    @_step
     def retire(self, entry: Entry, reason: str, *, gone: bool) -> None:
         """Take a connection that the caller owns out of service."""
-        with self.lock:
-            self._retire(entry, reason, gone)
+        self._retire(entry, reason, gone)
 
+    @_step
     def idle_too_long(self, now: float) -> list[Entry]:
         """Take out all that have been idle for max_idle_time: the oldest come first, so few are looked at."""
         overdue: list[Entry] = []
-        with self.lock:
-            for entry in self.idle:
-                if now - entry.idle_since < self.config.max_idle_time:
-                    break
-                overdue.append(entry)
-            for entry in overdue:
-                self.idle.remove(entry)
+        for entry in self.idle:
+            if now - entry.idle_since < self.config.max_idle_time:
+                break
+            overdue.append(entry)
+        for entry in overdue:
+            self.idle.remove(entry)
         return overdue
 
+    @_step
     def say_goodbye(self) -> list[Entry]:
         """Those that say goodbye and belong to nobody."""
-        with self.lock:
-            return list(self.closing)
+        return list(self.closing)
 
+    @_step
     def forget_closed(self, entries: list[Entry]) -> None:
         """Those have said goodbye; one that somebody took as room meanwhile is his to forget."""
-        with self.lock:
-            for entry in entries:
-                if entry in self.closing:
-                    self._forget(entry)
+        for entry in entries:
+            if entry in self.closing:
+                self._forget(entry)
 
+    @_step
     def out(self) -> list[Permit]:
         """The permits that are out."""
-        with self.lock:
-            return [*self.permits.held, *self.permits.line]
+        return [*self.permits.held, *self.permits.line]
 
+    @_step
     def recount(self) -> int:
         """Repair the semaphore; see `Permits.recount`."""
-        with self.lock:
-            self.suspect = False
-            return self.permits.recount()
+        self.suspect = False
+        return self.permits.recount()
 
     # --- ending ----------------------------------------------------------------------------------------
 
+    @_step
     def drain(self) -> threading.Lock | None:
         """Give no more leases; the lock returned is released when all are back, None if they are."""
-        with self.lock:
-            self.draining = True
-            self.permits.wake_all()
-            if not self.permits.held:
-                return None
-            waiter = threading.Lock()
-            waiter.acquire()
-            self._drain_waiters.append(waiter)
-            return waiter
+        self.draining = True
+        self.permits.wake_all()
+        if not self.permits.held:
+            return None
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._drain_waiters.append(waiter)
+        return waiter
 
     def _wake_drainers(self) -> None:
         for waiter in self._drain_waiters:
@@ -400,93 +423,92 @@ class Ledger:
                 waiter.release()
         self._drain_waiters.clear()
 
+    @_step
     def close(self) -> tuple[list[Entry], list[Entry]] | None:
         """Give no more leases and wake all who wait.
 
         Returns:
             The connections to say goodbye to, and those that are out and to be cut; None if closed before.
         """
-        self._refuse_reentry()
-        with self.lock:
-            if self.closed:
-                return None
-            self.closed = True
-            self.permits.wake_all()
-            self._wake_drainers()
-            idle = [*self.idle, *self.closing]
-            out = [entry for entry in self.entries if entry not in set(idle)]
-            for entry in list(self.idle):
-                self.idle.remove(entry)
-                self._retire(entry, "pool closed", gone=False)
-            return idle, out
+        if self.closed:
+            return None
+        self.closed = True
+        self.permits.wake_all()
+        self._wake_drainers()
+        idle = [*self.idle, *self.closing]
+        out = list(self.entries.difference(idle))
+        for entry in list(self.idle):
+            self.idle.remove(entry)
+            self._retire(entry, "pool closed", gone=False)
+        return idle, out
 
     # --- figures ---------------------------------------------------------------------------------------
 
+    @_step
     def stats(self) -> PoolStats:
         """All figures at this moment."""
-        self._refuse_reentry()
-        with self.lock:
-            totals = self._totals
-            lent = [permit for permit in self.permits.held if permit in self.lent]
-            now_out = Totals()
-            now_out.wait_time = totals.wait_time.copy()
-            for permit in lent:
-                self._record(now_out, permit)
-            return PoolStats(
-                total_connections=totals.connections,
-                active_connections=len(lent),
-                idle_connections=len(self.idle),
-                total_messages_sent=totals.messages_sent + sum(e.messages_sent for e in self.entries),
-                total_messages_received=totals.messages_received
-                + sum(e.messages_received for e in self.entries),
-                total_reconnects=totals.reconnects,
-                waiting=len(self.permits.line),
-                acquires=totals.acquires + now_out.acquires,
-                reuses=totals.reuses + now_out.reuses,
-                timeouts=totals.timeouts,
-                connect_errors=totals.connect_errors,
-                discards=dict(totals.discards),
-                bytes_sent=totals.bytes_sent + sum(e.wire.bytes_out for e in self.entries),
-                bytes_received=totals.bytes_received + sum(e.wire.bytes_in for e in self.entries),
-                wait_time=now_out.wait_time.histogram(),
-                lend_time=totals.lend_time.histogram(),
-            )
+        totals = self._totals
+        lent = [permit for permit in self.permits.held if permit in self.lent]
+        now_out = Totals()
+        now_out.wait_time = totals.wait_time.copy()
+        for permit in lent:
+            self._record(now_out, permit)
+        return PoolStats(
+            total_connections=totals.connections,
+            active_connections=len(lent),
+            idle_connections=len(self.idle),
+            total_messages_sent=totals.messages_sent + sum(e.messages_sent for e in self.entries),
+            total_messages_received=totals.messages_received + sum(e.messages_received for e in self.entries),
+            total_reconnects=totals.reconnects,
+            waiting=len(self.permits.line),
+            acquires=totals.acquires + now_out.acquires,
+            reuses=totals.reuses + now_out.reuses,
+            timeouts=totals.timeouts,
+            connect_errors=totals.connect_errors,
+            discards=dict(totals.discards),
+            bytes_sent=totals.bytes_sent + sum(e.wire.bytes_out for e in self.entries),
+            bytes_received=totals.bytes_received + sum(e.wire.bytes_in for e in self.entries),
+            wait_time=now_out.wait_time.histogram(),
+            lend_time=totals.lend_time.histogram(),
+        )
 
+    @_step
     def idle_count(self, key: str) -> int:
         """How many are idle under this key."""
-        with self.lock:
-            return self.idle.count(key)
+        return self.idle.count(key)
 
-    def faults(self) -> Iterator[str]:
+    @_step
+    def faults(self) -> list[str]:
         """What is wrong in the books: nothing, ever, if this library is right. For tests."""
-        with self.lock:
-            if len(self.entries) > self.config.max_connections:
-                yield f"{len(self.entries)} connections, the cap is {self.config.max_connections}"
-            if len(self.permits.held) > self.config.max_connections:
-                yield f"{len(self.permits.held)} permits out of {self.config.max_connections}"
-            idle, closing = set(self.idle), set(self.closing)
-            out = {permit.entry for permit in self.permits.held if permit.entry is not None}
-            if idle & out or idle & closing or out & closing:
-                yield "a connection in two places at once"
-            if (idle | closing | out) - self.entries:
-                yield "a connection that is not counted"
-            keys = {entry.key for entry in self.entries}
-            if keys != set(self.idle.keys):
-                yield f"{len(set(self.idle.keys) ^ keys)} queues too many or too few"
-            if sum(self.idle.count(key) for key in keys) != len(idle):
-                yield "the queues and the age order disagree"
+        return list(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if len(self.entries) > self.config.max_connections:
+            yield f"{len(self.entries)} connections, the cap is {self.config.max_connections}"
+        if len(self.permits.held) > self.config.max_connections:
+            yield f"{len(self.permits.held)} permits out of {self.config.max_connections}"
+        idle, closing = set(self.idle), set(self.closing)
+        out = {permit.entry for permit in self.permits.held if permit.entry is not None}
+        if idle & out or idle & closing or out & closing:
+            yield "a connection in two places at once"
+        if (idle | closing | out) - self.entries:
+            yield "a connection that is not counted"
+        keys = {entry.key for entry in self.entries}
+        if keys != set(self.idle.keys):
+            yield f"{len(set(self.idle.keys) ^ keys)} queues too many or too few"
+        if sum(self.idle.count(key) for key in keys) != len(idle):
+            yield "the queues and the age order disagree"
 
     def interrupted(self) -> bool:
         """Whether this very thread is inside, below us on the stack: a finalizer or signal handler asks."""
         return self.lock.locked() and _below(sys._getframe(1))
 
-    def _refuse_reentry(self) -> None:
-        if self.lock.locked() and _below(sys._getframe(2)):
-            raise InvalidStateError(
-                f"pool {self.name!r} was called from a finalizer or signal handler that interrupted a pool"
-                " itself; only release() can be called from there",
-                current_state="busy",
-            )
+    def _reentered(self) -> InvalidStateError:
+        return InvalidStateError(
+            f"pool {self.name!r} was called from a finalizer or signal handler that interrupted a pool"
+            " itself; only release() can be called from there",
+            current_state="busy",
+        )
 
     def _is_closed(self) -> PoolClosedError:
         what = "closed" if self.closed else "drained"

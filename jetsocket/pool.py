@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import itertools
 import logging
@@ -157,6 +158,8 @@ class ConnectionPool(Generic[T]):
             self._lend(lease, entry)
         except BaseException as error:
             self._give_up(permit, error)
+            if self._ledger.closed and isinstance(error, (ConnectionError, TimeoutError)):
+                raise self._closed_error() from error
             raise
         return lease
 
@@ -265,21 +268,27 @@ class ConnectionPool(Generic[T]):
 
     def _open(self, permit: Permit, target: Target, deadline: float) -> Entry:
         """Open a new connection, after closing another one if the pool is at its cap."""
-        ledger = self._ledger
-        entry = Entry(target, self._new_wire(), self._expiry())
-        ledger.open_slot(permit, entry)
+        entry = self._new_entry(target)
+        self._ledger.open_slot(permit, entry)
         if permit.room is not None:
             self._clear(permit.room, deadline)
-            ledger.room_made(permit)
+            self._ledger.room_made(permit)
+        self._establish(permit, entry, deadline)
+        return entry
+
+    def _establish(self, permit: Permit, entry: Entry, deadline: float) -> None:
+        """Connect what has its slot, and prepare it for its first borrower."""
         self._connect(permit, entry, deadline)
         entry.created = permit.taken_at = monotonic()
         entry.count_from_here()
         if self._configure is not None:
             self._prepare(entry, self._configure, deadline)
-        ledger.opened(entry)
+        self._ledger.opened(entry)
         self._ensure_housekeeper()
         permit.taken_at = monotonic()
-        return entry
+
+    def _new_entry(self, target: Target) -> Entry:
+        return Entry(target, self._new_wire(), self._expiry())
 
     def _new_wire(self) -> WebSocket:
         return WebSocket(max_message_size=self._options.max_message_size)
@@ -304,10 +313,9 @@ class ConnectionPool(Generic[T]):
                 self._connect_once(entry, deadline)
                 return
             except (ConnectionError, TimeoutError) as error:
-                if self._ledger.closed:
-                    raise self._closed_error() from error
-                self._ledger.open_failed(error)
-                if attempt == attempts or not worth_retrying(error) or monotonic() >= deadline:
+                self._ledger.open_failed(copy.copy(error))  # a copy has no traceback to keep things alive
+                last = attempt == attempts or self._ledger.closed or monotonic() >= deadline
+                if last or not worth_retrying(error):
                     raise
                 self._pause(permit, min(backoff(attempt, random.random()), deadline - monotonic()))
                 entry.wire = self._new_wire()
@@ -365,6 +373,7 @@ class ConnectionPool(Generic[T]):
             Exception: Whatever it raised.
         """
         token = Permit()
+        token.claimed = True  # it holds nothing that could be lost
         conn = self._lease_of(token, self._ledger, deadline)
         conn._attach(entry)
         try:
@@ -584,9 +593,11 @@ class ConnectionPool(Generic[T]):
         lease = self._new_lease(sys._getframe(2))
         permit = lease._permit
         try:
-            if not self._ledger.enter_for_new(permit):
+            entry = self._new_entry(target)
+            if not self._ledger.enter_for_new(permit, entry):
+                permit.claimed = True
                 return False
-            self._open(permit, target, deadline)
+            self._establish(permit, entry, deadline)
         except BaseException as error:
             self._give_up(permit, error)
             raise

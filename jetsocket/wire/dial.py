@@ -147,11 +147,11 @@ class Dialing:
     def _connect(self) -> Stream:
         self._refuse_if_cancelled()
         if self._unix is not None:
-            stream = self._race([_unix_address(self._unix)], "")
+            stream = self._race([_unix_address(self._unix)])
         elif (url := proxy_for(self._target, self._proxy)) is not None:
             stream = self._tunnel(url)
         else:
-            stream = self._race(self._look_up(self._target.host, self._target.port), "")
+            stream = self._race(self._look_up(self._target.host, self._target.port))
         if self._target.secure:
             self._start_tls(stream)
         self._refuse_if_cancelled()
@@ -181,16 +181,16 @@ class Dialing:
         except RuntimeError as error:  # too many threads, or the interpreter is going down
             raise self._failed(error, "this process can start no more threads") from error
 
-    def _race(self, addresses: Iterable[_Address], whom: str) -> Stream:
-        """Connect to the first address that answers."""
+    def _race(self, addresses: Iterable[_Address], whom: str = "") -> Stream:
+        """Connect to the first address that answers; ``whom`` is for messages, if not the target."""
         woken, self._waker = map(Stream, socket.socketpair())
         race = _Race(addresses, self._socket_options, woken)
-        self._stage = f"connecting to {whom}{race.places}"
+        self._stage = f"connecting to {whom} at {race.places}" if whom else f"connecting to {race.places}"
         try:
             while race.winner is None:
                 self._refuse_if_cancelled()
                 if race.lost:
-                    self._stage = f"connecting to {whom or 'it'}"
+                    self._stage = f"connecting to {whom}" if whom else "connecting"
                     raise self._failed(
                         _listed(race.failures), "is the server running, and reachable from here?"
                     ) from race.failures[-1][1]
@@ -216,7 +216,7 @@ class Dialing:
         if proxy.wants_address and _ip(host) is None:
             family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
             host = self._look_up(host, self._target.port, family)[0].sockaddr[0]
-        stream = self._race(self._look_up(proxy.host, proxy.port), f"the proxy {shown} ")
+        stream = self._race(self._look_up(proxy.host, proxy.port), f"the proxy {shown}")
         self._stage = f"asking the proxy {shown} for {_bracketed(host)}:{self._target.port}"
         hop = _Hop(stream, self._deadline, whole_head=proxy.scheme == "http")
         try:

@@ -784,7 +784,9 @@ class WebSocket(websocket.WebSocket):
     ) -> ConnectionClosedError:
         where = "the connection" if self.target is None else f"the connection to {self.target.redacted}"
         error = ConnectionClosedError(f"{where} is over: {why}", code=code, reason=reason)
-        error.__cause__ = cause
+        if cause is not None:
+            # Without its traceback, whose frames lead back to this object: a cycle that only the GC could end.
+            error.__cause__ = cause.with_traceback(None)
         return error
 
     def _live_stream(self) -> Stream:
