@@ -650,6 +650,7 @@ class ConnectionPool(Generic[T]):
             if entry.wire.connected:
                 entry.wire.start_close(1001, "pool closed")
             entry.wire.cut("the pool was closed")
+            entry.wire.shutdown()
         ledger.doorbell.put(STOP)
         close_all(idle, self._options.close_timeout if limit is None else limit)
         ledger.forget_closed(idle)

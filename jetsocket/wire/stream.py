@@ -237,7 +237,7 @@ class Stream:
 
     def readable_now(self) -> bool:
         """Whether `read_now` has something to tell already: data, the end, an error. Never waits."""
-        return self._tls_has_input() or self._poll_reader(lambda poll: poll(0.0))
+        return self._poll_reader(None)
 
     def wait_readable(self, deadline: float | None) -> bool:
         """Wait until `read_now` has something to tell: data, the end, an error.
@@ -248,19 +248,18 @@ class Stream:
         Returns:
             False when the deadline passed.
         """
-        return self._tls_has_input() or self._poll_reader(lambda poll: _wait(poll, deadline))
+        return self._poll_reader(lambda poll: _wait(poll, deadline))
 
-    def _tls_has_input(self) -> bool:
-        return self._tls is not None and self._tls.has_input
-
-    def _poll_reader(self, wait: Callable[[Callable[[float | None], bool]], bool]) -> bool:
+    def _poll_reader(self, wait: Callable[[Callable[[float | None], bool]], bool] | None) -> bool:
+        if self._tls is not None and self._tls.has_input:
+            return True
         sock = self._sock  # keeps the descriptor ours while it is polled
         try:
             if isinstance(sock, _Closed):
                 return True
             if self._poll_readable is None:
                 self._poll_readable = _poller(sock.fileno(), writing=False)
-            return wait(self._poll_readable)
+            return self._poll_readable(0.0) if wait is None else wait(self._poll_readable)
         finally:
             del sock
 

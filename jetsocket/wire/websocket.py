@@ -785,7 +785,7 @@ class WebSocket(websocket.WebSocket):
         where = "the connection" if self.target is None else f"the connection to {self.target.redacted}"
         error = ConnectionClosedError(f"{where} is over: {why}", code=code, reason=reason)
         if cause is not None:
-            # Without its traceback, whose frames lead back to this object: a cycle that only the GC could end.
+            # Without its traceback, whose frames lead back to this object: only the GC could end that cycle.
             error.__cause__ = cause.with_traceback(None)
         return error
 
