@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import traceback
 import warnings
@@ -123,9 +124,10 @@ class Housekeeper:
     def _listen(self) -> None:
         """Read what came where nobody is reading: answer pings, notice ends and foreign messages."""
         self._sync_watcher()
+        reuse = self.ledger.config.reuse
         for fd in self._watcher.ready():
             entry = self._watched.get(fd)
-            if entry is not None and entry.wire.tend() and (entry.wire.is_over or entry.wire.unread):
+            if entry is not None and entry.wire.tend() and stale(entry, reuse, -math.inf) is not None:
                 self._retire_if_stale(entry)
         for entry in list(self._watched.values()):
             if entry.wire.reader.pings:  # left over by a sender, or by a peer that did not read

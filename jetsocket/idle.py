@@ -91,6 +91,13 @@ class IdleConnections:
         self._queues[entry.key].put_nowait(entry)
         self._by_age[entry] = None
 
+    def put_back(self, entry: Entry) -> None:
+        """Let it wait again in the place that it was taken from: before those that came back later."""
+        self.put(entry)
+        for later in [other for other in self._by_age if other.idle_since > entry.idle_since]:
+            self.remove(later)
+            self.put(later)
+
     def take(self, key: str) -> Entry | None:
         """The most recently used one under this key; None when there is none."""
         found = self._queues.get(key)

@@ -89,6 +89,7 @@ class Ledger:
         idle: The idle connections.
         entries: All connections that count against the cap: being opened, lent, idle, saying goodbye.
         closing: Those that say goodbye and belong to nobody.
+        in_care: Those that the housekeeper has taken from the idle ones: being looked at, checked, retired.
         returned: Permits that came back and are not booked yet.
         lent: Permits whose lease is out. Whoever removes one claims its return.
         doorbell: Wakes the housekeeper.
@@ -108,6 +109,7 @@ class Ledger:
         self.idle = IdleConnections()
         self.entries: set[Entry] = set()
         self.closing: dict[Entry, None] = {}
+        self.in_care: dict[Entry, None] = {}
         self.returned: deque[Permit] = deque()
         self.lent: set[Permit] = set()
         self.doorbell: SimpleQueue[Ring] = SimpleQueue()
@@ -163,9 +165,9 @@ class Ledger:
 
         Raises:
             PoolClosedError: The pool is closed.
+            InvalidStateError: Another thread has given the permit back.
         """
-        if self.closed:
-            raise self._is_closed()
+        self._check_out(permit)
         return self._take_idle(permit, key)
 
     def _take_idle(self, permit: Permit, key: str) -> Entry | None:
@@ -194,9 +196,9 @@ class Ledger:
 
         Raises:
             PoolClosedError: The pool is closed.
+            InvalidStateError: Another thread has given the permit back.
         """
-        if self.closed:
-            raise self._is_closed()
+        self._check_out(permit)
         if len(self.entries) >= self.config.max_connections:
             permit.room = self._make_room()
         self._enter_slot(permit, entry)
@@ -210,7 +212,8 @@ class Ledger:
         """Give up the slot of a connection that is being closed anyway, or has been idle for longest."""
         entry = next(iter(self.closing), None)
         if entry is None:
-            entry = self.idle.take_oldest()
+            # One in care goes last: a user's check may run on it, and ends with an error then.
+            entry = self.idle.take_oldest() or next(iter(self.in_care), None)
             self._totals.discards["evicted"] += 1
         # Connections that are out hold a permit each, and the asking permit has none: one must be free.
         assert entry is not None, "at the cap without an idle connection"
@@ -320,6 +323,7 @@ class Ledger:
 
     def _retire(self, entry: Entry, reason: str, gone: bool) -> None:
         """Take a connection out of service: it is closed already, or is to say goodbye."""
+        self.in_care.pop(entry, None)
         if entry not in self.entries:
             return
         if reason != "connect failed":
@@ -337,6 +341,7 @@ class Ledger:
             return
         self.entries.discard(entry)
         self.closing.pop(entry, None)
+        self.in_care.pop(entry, None)
         self.idle.strike(entry)
         self.watch_version += 1
         totals = self._totals
@@ -355,13 +360,21 @@ class Ledger:
     @_step
     def take_if_idle(self, entry: Entry) -> bool:
         """Own that very entry, if nobody else does."""
-        return self.idle.remove(entry)
+        if not self.idle.remove(entry):
+            return False
+        self.in_care[entry] = None
+        return True
 
     @_step
     def put_back(self, entry: Entry) -> None:
         """Return an entry that was taken by `take_if_idle` and is as good as before."""
-        if entry in self.entries and not self.closed:
-            self.idle.put(entry)
+        if entry not in self.in_care:
+            return  # somebody took it as room meanwhile
+        if self.closed:
+            self._retire(entry, "pool closed", gone=False)
+        else:
+            del self.in_care[entry]
+            self.idle.put_back(entry)
 
     @_step
     def retire(self, entry: Entry, reason: str, *, gone: bool) -> None:
@@ -378,6 +391,7 @@ class Ledger:
             overdue.append(entry)
         for entry in overdue:
             self.idle.remove(entry)
+            self.in_care[entry] = None
         return overdue
 
     @_step
@@ -399,8 +413,12 @@ class Ledger:
 
     @_step
     def recount(self) -> int:
-        """Repair the semaphore; see `Permits.recount`."""
+        """Repair the semaphore; see `Permits.recount`. Connections that got lost in here are to be closed."""
         self.suspect = False
+        out = {permit.entry for permit in self.permits.held}
+        for entry in self.entries:
+            if not (entry in out or entry in self.idle or entry in self.closing or entry in self.in_care):
+                self.closing[entry] = None
         return self.permits.recount()
 
     # --- ending ----------------------------------------------------------------------------------------
@@ -489,10 +507,13 @@ class Ledger:
             yield f"{len(self.permits.held)} permits out of {self.config.max_connections}"
         idle, closing = set(self.idle), set(self.closing)
         out = {permit.entry for permit in self.permits.held if permit.entry is not None}
-        if idle & out or idle & closing or out & closing:
+        places = [*idle, *closing, *out, *self.in_care]
+        if len(places) != len(set(places)):
             yield "a connection in two places at once"
-        if (idle | closing | out) - self.entries:
+        if set(places) - self.entries:
             yield "a connection that is not counted"
+        if self.entries - set(places):
+            yield "a connection that is counted and nowhere"
         keys = {entry.key for entry in self.entries}
         if keys != set(self.idle.keys):
             yield f"{len(set(self.idle.keys) ^ keys)} queues too many or too few"
@@ -509,6 +530,17 @@ class Ledger:
             " itself; only release() can be called from there",
             current_state="busy",
         )
+
+    def _check_out(self, permit: Permit) -> None:
+        """Nothing is given to a permit that has come back: nobody would return it."""
+        if self.closed:
+            raise self._is_closed()
+        if not permit.held:
+            raise InvalidStateError(
+                f"pool {self.name!r}: another thread released this lease; acquire a new one",
+                current_state="released",
+                required_states=["lent"],
+            )
 
     def _is_closed(self) -> PoolClosedError:
         what = "closed" if self.closed else "drained"

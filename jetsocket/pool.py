@@ -432,6 +432,10 @@ class ConnectionPool(Generic[T]):
                 permit.reason = self._why_unclean(lease, entry, failed)
                 if permit.reason is not None:
                     permit.gone = self._hang_up(entry.wire)
+            moving = permit.entry
+            if moving is not None and moving is not entry:  # another thread is in `replace`
+                moving.wire.shutdown()
+                permit.gone = True
         except BaseException:
             ledger.suspect = True
             permit.reason = "interrupted"
@@ -491,6 +495,7 @@ class ConnectionPool(Generic[T]):
 
         Raises:
             ConnectionClosedError: Another thread uses the lease already.
+            InvalidStateError: Another thread has released the lease.
             PoolClosedError: The pool is closed.
             TimeoutError: No other connection in time.
             ConnectionError: No other connection to be had.
@@ -506,14 +511,25 @@ class ConnectionPool(Generic[T]):
         taken_at, reused_before = permit.taken_at, permit.reused
         stale.wire.holder = None
         self._part_with(permit, stale, "closed")
-        entry = self._next_fit(permit, stale.key) or self._open(permit, stale.target, until)
+        entry = self._moved_to(lease, stale, until)
         entry.count_from_here()
         permit.reused, permit.taken_at = entry.uses > 0 and reused_before, taken_at
         entry.uses += 1
         lease._attach(entry)
         if self._ledger.closed:
             entry.wire.cut("the pool was closed")
+        if is_claimed(permit) and lease._detach() is entry:  # released by another thread meanwhile
+            entry.wire.shutdown()
         _log.debug("[%s] moved from connection %d to %d", self._name, stale.id, entry.id)
+
+    def _moved_to(self, lease: PooledConnection[Any], stale: Entry, until: float) -> Entry:
+        permit = lease._permit
+        try:
+            return self._next_fit(permit, stale.key) or self._open(permit, stale.target, until)
+        except ConnectionError:
+            if permit.claimed:  # whoever released it has cut the connection that was being opened
+                lease._current()
+            raise
 
     def _next_fit(self, permit: Permit, key: str) -> Entry | None:
         while (entry := self._ledger.take_idle(permit, key)) is not None:
@@ -727,6 +743,11 @@ class ConnectionPool(Generic[T]):
         self._housekeeper = None
         for entry in old.entries:
             entry.wire.disown()
+
+
+def is_claimed(permit: Permit) -> bool:
+    """Whether another thread is returning this permit by now."""
+    return permit.claimed
 
 
 def worth_retrying(error: BaseException) -> bool:

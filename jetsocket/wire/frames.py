@@ -134,12 +134,17 @@ def parse_close(payload: bytes) -> tuple[int, str]:
             (RFC 6455 §5.5.1, §7.4), by websocket-client's own rules.
     """
     try:
-        ABNF(1, 0, 0, 0, CLOSE, 0, payload).validate()
+        # Its check of UTF-8 lets a reason pass that ends within a character.
+        ABNF(1, 0, 0, 0, CLOSE, 0, payload).validate(skip_utf8_validation=True)
     except WebSocketProtocolException as error:
         raise ProtocolError(f"the server sent an invalid close frame: {error}", code=1002) from error
     if not payload:
         return NO_STATUS, ""
-    return _LENGTH_16.unpack_from(payload)[0], payload[2:].decode("utf-8")
+    try:
+        return _LENGTH_16.unpack_from(payload)[0], payload[2:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        fault = "the server sent a close reason that is not UTF-8 (RFC 6455 §8.1)"
+        raise ProtocolError(fault, code=1007) from error
 
 
 def encode_close(code: int, reason: str = "") -> bytes:
@@ -184,6 +189,11 @@ class MessageReader:
     def mid_message(self) -> bool:
         """Whether part of a frame or of a message has come and the rest has not."""
         return bool(self._rest) or self._kind is not None
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether it keeps payload that nobody has read: whole messages, or the pieces of one."""
+        return bool(self.messages) or self._kind is not None
 
     def feed(self, data: bytes) -> None:
         """Take in what came; see the attributes for what became of it.

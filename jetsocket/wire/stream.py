@@ -32,8 +32,8 @@ _NOTHING = memoryview(b"")
 class _Socket(socket.socket):
     """A socket that closes without a word when the last reference to it goes."""
 
-    def __del__(self) -> None:
-        self.close()
+    # Not a function of Python's: a Ctrl-C that comes inside one would be swallowed, and the descriptor lost.
+    __del__ = socket.SocketType.close
 
 
 class _Closed:

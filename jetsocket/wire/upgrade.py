@@ -10,12 +10,11 @@ import base64
 import builtins
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
-from urllib.parse import urljoin
 
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
-from jetsocket.uris import Target, parse, redact
+from jetsocket.uris import Target, redact, resolve
 from jetsocket.wire.stream import Stream
 
 MAX_HEAD = 64 * 1024
@@ -24,11 +23,14 @@ MAX_HEAD = 64 * 1024
 MAX_ERROR_BODY = 4 * 1024
 """B of a refusal's body that are read and kept."""
 
+_SHOWN_REASON = 100  # characters of a status line's reason that go into a message
 _ERROR_BODY_PATIENCE = 1.0  # s, for a body whose length nobody told
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
+_LENGTH = re.compile("[0-9]{1,10}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What websocket-client needs to see of the answer. Cookies above all must not get to it: its jar is
 # one for the whole process.
@@ -63,6 +65,25 @@ class Headers(Mapping[str, str]):
         return f"Headers({sorted(self)})"
 
 
+def header_fields(header: Mapping[str, str] | Iterable[str | tuple[str, str]]) -> list[tuple[str, str]]:
+    """Request headers as (name, value) pairs, also of a mapping or of lines, as websocket-client takes them.
+
+    Raises:
+        ValueError: One that would forge other lines of the request. The message shows no value.
+    """
+    items = header.items() if isinstance(header, Mapping) else header
+    fields = []
+    for item in items:
+        name, _, value = item.partition(":") if isinstance(item, str) else (item[0], "", item[1])
+        value = value.strip(" \t")
+        if not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+            raise ValueError(
+                f"header {name!r} must have a token for its name, and a Latin-1 value without CR, LF, NUL"
+            )
+        fields.append((name, value))
+    return fields
+
+
 def parse_head(head: bytes) -> tuple[int, str, Headers]:
     """Status, reason and headers of a response head.
 
@@ -72,12 +93,13 @@ def parse_head(head: bytes) -> tuple[int, str, Headers]:
     first, *lines = head.split(b"\r\n")
     status = _STATUS_LINE.fullmatch(first)
     if status is None:
-        raise ValueError(f"the first line is not a HTTP/1.1 status line: {first[:64]!r}")
+        # No more than its first word: a server that echoes would have us show the request, secrets and all.
+        raise ValueError(f"the first line is not a HTTP/1.1 status line: {first.split(b' ')[0][:32]!r}")
     fields = []
     for line in lines:
         name, colon, value = line.decode("latin-1").partition(":")
         if not colon or not _TOKEN.fullmatch(name):
-            raise ValueError(f"a header line has no valid name: {line[:64]!r}")
+            raise ValueError(f"a header line has no valid name: {name[:32]!r}")
         fields.append((name, value.strip(" \t")))
     return int(status[1]), (status[2] or b"").decode("latin-1"), Headers(fields)
 
@@ -114,7 +136,7 @@ def follow(target: Target, location: str) -> Target:
     for http, ws in (("http:", "ws:"), ("https:", "wss:")):
         if location.lower().startswith(http):
             location = ws + location[len(http) :]
-    new = parse(urljoin(target.uri, location))
+    new = resolve(location, target)
     if new.origin != target.origin:
         raise ValueError("another origin, where neither headers nor credentials must go")
     return new
@@ -234,16 +256,17 @@ class Upgrade:
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
         body = self._read_body(headers, body)
         if status in _REDIRECTS and "location" in headers:
-            where = redact(urljoin(self._target.uri, headers["location"]))
-            text = self._text(f"the server redirects to {where} ({status})")
+            text = self._text(f"the server redirects to {redact(headers['location'])} ({status})")
             raise Redirected(text, status_code=status, headers=headers, body=body)
-        told = f"the server refused with {status} {reason}".rstrip()
+        shown = "".join(filter(str.isprintable, reason[:_SHOWN_REASON]))
+        told = f"the server refused with {status} {shown}".rstrip()
         raise self._refused(f"{told}; {_advice(status)}", status, headers, body)
 
     def _read_body(self, headers: Headers, body: bytes) -> bytes:
         """As much of a refusal's body as comes in time, at most MAX_ERROR_BODY."""
         length = headers.get("content-length", "")
-        wanted = min(MAX_ERROR_BODY, int(length)) if length.isascii() and length.isdigit() else MAX_ERROR_BODY
+        # At most ten digits: int() refuses thousands of them with a ValueError.
+        wanted = min(MAX_ERROR_BODY, int(length)) if _LENGTH.fullmatch(length) else MAX_ERROR_BODY
         deadline = min(self._deadline, monotonic() + _ERROR_BODY_PATIENCE)
         try:
             while len(body) < wanted and (more := self._read(deadline)):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import copy
+import itertools
 import logging
 import math
 import os
@@ -42,6 +43,7 @@ from jetsocket.wire.dial import Dialing
 from jetsocket.wire.frames import (
     BINARY,
     CLOSE,
+    MAX_CONTROL_PAYLOAD,
     NO_STATUS,
     PING,
     PONG,
@@ -51,7 +53,7 @@ from jetsocket.wire.frames import (
     encode_frame,
 )
 from jetsocket.wire.stream import Stream
-from jetsocket.wire.upgrade import Headers, Redirected, Upgrade, follow
+from jetsocket.wire.upgrade import Headers, Redirected, Upgrade, follow, header_fields
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 DEFAULT_CONNECT_TIMEOUT = 10.0
@@ -112,6 +114,8 @@ class WebSocket(websocket.WebSocket):
             **kwargs: As websocket-client's class takes them.
         """
         super().__init__(*args, **kwargs)
+        # Real ones also when enable_multithread=False was given: others than the borrower use them.
+        self.lock, self.readlock = threading.Lock(), threading.Lock()
         # websocket-client's own buffers are not used, and frame_buffer would make a reference cycle.
         del self.frame_buffer, self.cont_frame
         self.target: Target | None = None
@@ -142,10 +146,10 @@ class WebSocket(websocket.WebSocket):
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        header: Iterable[tuple[str, str]] = (),
+        header: Mapping[str, str] | Iterable[str | tuple[str, str]] | None = (),
         cookie: str | None = None,
         origin: str | None = None,
-        subprotocols: Sequence[str] = (),
+        subprotocols: Sequence[str] | None = (),
         ssl_context: ssl.SSLContext | None = None,
         proxy: bool | str | None = True,
         unix: str | None = None,
@@ -157,9 +161,10 @@ class WebSocket(websocket.WebSocket):
 
         Args:
             url: ws:// or wss:// URI; userinfo becomes Basic authorization.
-            timeout: s for DNS, TCP, proxy, TLS and the upgrade together; 10 by default.
+            timeout: s for DNS, TCP, proxy, TLS and the upgrade together; what `settimeout` was told by
+                default, or 10.
             deadline: The same as a monotonic time; wins over `timeout`.
-            header: Additional request headers, (name, value) pairs.
+            header: Additional request headers: (name, value) pairs, a mapping, or "name: value" lines.
             cookie: Value of the Cookie header. The cookies of websocket-client's process-wide jar are
                 never sent, and none a server sets gets into it.
             origin: Value of the Origin header; none is sent by default.
@@ -176,16 +181,19 @@ class WebSocket(websocket.WebSocket):
             ConnectionError: There was no connecting to it.
             TimeoutError: Not in time.
             InvalidStateError: Connected before.
-            ValueError: The URI is not one.
+            ValueError: The URI is not one, or a header has what no header may have.
         """
         if self.target is not None:
             raise InvalidStateError(
                 "a WebSocket is connected once; make a new one", current_state="connected"
             )
-        limit = DEFAULT_CONNECT_TIMEOUT if timeout is None else timeout
+        limit = self.gettimeout() if timeout is None else timeout
+        limit = DEFAULT_CONNECT_TIMEOUT if limit is None else limit
         until = monotonic() + limit if deadline is None else deadline
+        fields, offered = header_fields(header or ()), tuple(subprotocols or ())
+        header_fields([("Cookie", cookie or ""), ("Origin", origin or ""), *_offer(offered)])
         self.target = parse(url) if isinstance(url, str) else url
-        for _hop in range(max_redirects + 1):
+        for hop in itertools.count():
             dialing = Dialing(
                 self.target,
                 deadline=until,
@@ -196,17 +204,18 @@ class WebSocket(websocket.WebSocket):
             )
             try:
                 options = {"cookie": cookie, "origin": origin, "suppress_origin": origin is None}
-                self._shake_hands(dialing, until, list(header), subprotocols, options)
+                self._shake_hands(dialing, until, fields, offered, options)
             except Redirected as error:
-                self.target = self._follow(error)
+                self.target = self._follow(error, hop < max_redirects)
             else:
                 self.last_heard = monotonic()
                 return
-        raise HandshakeError(f"no WebSocket at {self.target.redacted}: more than {max_redirects} redirects")
 
-    def _follow(self, error: Redirected) -> Target:
+    def _follow(self, error: Redirected, may_go: bool) -> Target:
         assert self.target is not None
         try:
+            if not may_go:
+                raise ValueError("more redirects than max_redirects allows")
             return follow(self.target, error.location)
         except ValueError as why:
             told = f"no WebSocket at {self.target.redacted}: redirected to {redact(error.location)}: {why}"
@@ -372,6 +381,7 @@ class WebSocket(websocket.WebSocket):
         if self.failure is not None:
             return False
         self._reading = True
+        data: bytes | None = None
         try:
             data = self._live_stream().read_now()
             if data:
@@ -388,6 +398,8 @@ class WebSocket(websocket.WebSocket):
 
         Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
         """
+        if not self.reader.holds_data:
+            self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         while self._ahead < _READ_AHEAD and self.failure is None:
             before = self.bytes_in
             if not self._live_stream().readable_now() or not self._read_once():
@@ -811,8 +823,14 @@ class WebSocket(websocket.WebSocket):
         return None if timeout is None else monotonic() + timeout
 
     def send(self, payload: str | bytes, opcode: int = TEXT) -> int:
-        """Send a frame as websocket-client does; return the length of the payload (B)."""
+        """Send a frame as websocket-client does; return the length of the payload (B).
+
+        Raises:
+            ValueError: A control frame of more than 125 B.
+        """
         data = payload.encode("utf-8") if isinstance(payload, str) else bytes(payload)
+        if opcode >= CLOSE and len(data) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"a control frame carries at most {MAX_CONTROL_PAYLOAD} B (RFC 6455 §5.5)")
         if opcode == CLOSE:
             self._send_close(*_split_close(data))
         else:
@@ -860,6 +878,10 @@ def _split_close(data: bytes) -> tuple[int, str]:
     return (int.from_bytes(data[:2], "big"), data[2:].decode("utf-8")) if len(data) >= 2 else (1000, "")
 
 
+def _offer(subprotocols: Sequence[str]) -> list[tuple[str, str]]:
+    return [("Sec-WebSocket-Protocol", ", ".join(subprotocols))] if subprotocols else []
+
+
 def _request_headers(
     target: Target, header: list[tuple[str, str]], subprotocols: Sequence[str]
 ) -> tuple[str, list[str]]:
@@ -868,9 +890,8 @@ def _request_headers(
     lines = [f"{name}: {value}" for name, value in header if name.lower() != "host"]
     if target.authorization is not None and "authorization" not in given:
         lines.append(f"Authorization: {target.authorization}")
-    if subprotocols:
-        # Not through websocket-client's option: it lower-cases the answer and insists on one.
-        lines.append(f"Sec-WebSocket-Protocol: {', '.join(subprotocols)}")
+    # Not through websocket-client's option: it lower-cases the answer and insists on one.
+    lines += [f"{name}: {value}" for name, value in _offer(subprotocols)]
     return given.get("host", target.host_header), lines
 
 

@@ -1,0 +1,135 @@
+"""The tree of errors: what catches what, what each carries, and that it survives a trip between processes."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+
+from jetsocket import exceptions
+from jetsocket.exceptions import (
+    ConnectionClosedError,
+    DecodeError,
+    HandshakeError,
+    InvalidStateError,
+    JetSocketError,
+    MessageTooBigError,
+    PoolClosedError,
+    PoolExhaustedError,
+    ProtocolError,
+)
+
+EXAMPLES: list[JetSocketError] = [
+    JetSocketError("m"),
+    exceptions.ConnectionError("m"),
+    HandshakeError("m", status_code=401, headers={"WWW-Authenticate": "Basic"}, body=b"no"),
+    ConnectionClosedError("m", code=1011, reason="oops"),
+    ProtocolError("m", code=1002),
+    MessageTooBigError("m", limit=10, size=11),
+    exceptions.TimeoutError("m", operation="recv", timeout=1.5),
+    PoolExhaustedError(
+        "m", max_connections=3, timeout=2.0, waiting=4, idle=1, last_connect_error=OSError(111, "no")
+    ),
+    PoolClosedError("m"),
+    InvalidStateError("m", current_state="released", required_states=("lent",)),
+    DecodeError("m", payload=b"\xff"),
+]
+
+
+def _facts(error: JetSocketError) -> dict[str, object]:
+    """Attributes, with exceptions in them by their repr: exceptions have no equality."""
+    return {key: repr(value) if isinstance(value, Exception) else value for key, value in vars(error).items()}
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "travel",
+    [
+        *(lambda error, protocol=p: pickle.loads(pickle.dumps(error, protocol)) for p in range(6)),
+        copy.copy,
+        copy.deepcopy,
+    ],
+)
+def test_every_error_survives_a_trip(
+    error: JetSocketError, travel: Callable[[JetSocketError], JetSocketError]
+) -> None:
+    arrived = travel(error)
+    assert type(arrived) is type(error)
+    assert arrived.args == error.args == ("m",)
+    assert str(arrived) == "m"
+    assert _facts(arrived) == _facts(error)
+
+
+def test_every_public_error_has_an_example() -> None:
+    assert {type(error).__name__ for error in EXAMPLES} == set(exceptions.__all__)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_text_and_repr_are_the_message_only(error: JetSocketError) -> None:
+    assert str(error) == "m"
+    assert repr(error) == f"{type(error).__name__}('m')"
+
+
+@pytest.mark.parametrize(
+    ("error", "caught_by"),
+    [
+        (HandshakeError("m"), exceptions.ConnectionError),
+        (HandshakeError("m"), builtins.ConnectionError),
+        (ConnectionClosedError("m", code=1006), exceptions.ConnectionError),
+        (ProtocolError("m"), exceptions.ConnectionError),
+        (MessageTooBigError("m", limit=1), OSError),
+        (exceptions.TimeoutError("m"), builtins.TimeoutError),
+        (exceptions.TimeoutError("m"), JetSocketError),
+        (PoolExhaustedError("m", max_connections=1, timeout=0.0), JetSocketError),
+    ],
+)
+def test_caught_by(error: JetSocketError, caught_by: type[BaseException]) -> None:
+    with pytest.raises(caught_by):
+        raise error
+
+
+def test_a_timeout_is_no_connection_error() -> None:
+    assert not isinstance(exceptions.TimeoutError("m"), builtins.ConnectionError)
+
+
+@pytest.mark.parametrize(
+    ("code", "normal"), [(1000, True), (1001, True), (1002, False), (1006, False), (4000, False)]
+)
+def test_normal_closes(code: int, normal: bool) -> None:
+    assert ConnectionClosedError("m", code=code).is_normal is normal
+
+
+def test_defaults() -> None:
+    assert (HandshakeError("m").status_code, HandshakeError("m").headers, HandshakeError("m").body) == (
+        None,
+        {},
+        b"",
+    )
+    assert exceptions.TimeoutError("m").operation == "unknown"
+    assert MessageTooBigError("m", limit=1).code == 1009
+    assert InvalidStateError("m", current_state="x", required_states=["a"]).required_states == ("a",)
+
+
+def test_a_last_connect_error_that_cannot_be_pickled_travels_as_its_text() -> None:
+    foreign = RuntimeError("boom", lambda: None)
+    arrived = pickle.loads(pickle.dumps(_exhausted(foreign)))
+    assert isinstance(arrived.last_connect_error, JetSocketError)
+    assert "RuntimeError" in str(arrived.last_connect_error)
+    assert "boom" in str(arrived.last_connect_error)
+
+
+def test_an_exhausted_pool_without_a_connect_error_travels_too() -> None:
+    error = PoolExhaustedError("m", max_connections=1, timeout=1.0)
+    assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
+
+
+def test_a_last_connect_error_of_ours_travels_whole() -> None:
+    arrived = pickle.loads(pickle.dumps(_exhausted(HandshakeError("m", status_code=503))))
+    assert arrived.last_connect_error.status_code == 503
+
+
+def _exhausted(cause: BaseException) -> PoolExhaustedError:
+    return PoolExhaustedError("m", max_connections=1, timeout=1.0, last_connect_error=cause)

@@ -1,0 +1,732 @@
+"""Dialling: every stage against real sockets, each failure named, in time, and with nothing left open."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any
+
+import pytest
+
+from jetsocket import exceptions, uris
+from jetsocket.wire.dial import Dialing, default_ssl_context, proxy_for, redact_proxy
+from jetsocket.wire.stream import Stream
+from tests.conftest import Tls
+from tests.servers import RawServer, drip, hold, open_sockets, read_exactly, refusing_port, reset, wait_until
+from tests.wire.proxies import http_proxy, socks_proxy
+
+Serve = Callable[..., RawServer]
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method")
+
+
+def echo_bytes(sock: socket.socket) -> None:
+    while data := sock.recv(65536):
+        sock.sendall(data)
+
+
+def reset_after_reading(sock: socket.socket) -> None:
+    sock.recv(65536)
+    reset(sock)
+
+
+def soon(seconds: float = 5.0) -> float:
+    return monotonic() + seconds
+
+
+def dialing(uri: str, seconds: float = 5.0, **kwargs: Any) -> Dialing:
+    return Dialing(uris.parse(uri), deadline=soon(seconds), **kwargs)
+
+
+def says_hello(stream: Stream) -> bool:
+    """Whether an echo server answers at the other end."""
+    stream.write(b"hello", soon())
+    answer = b""
+    while len(answer) < 5:
+        assert stream.wait_readable(soon())
+        answer += stream.read_now() or b""
+    return answer == b"hello"
+
+
+@pytest.fixture(autouse=True)
+def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open(no_leaked_threads: None) -> Iterator[None]:
+    before = open_sockets()
+    yield
+    wait_until(lambda: open_sockets() <= before, message="every socket is closed")
+
+
+@pytest.fixture
+def server(nothing_left_open: None, raw_server: Serve) -> RawServer:
+    return raw_server(echo_bytes)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, int]]]:
+    """A DNS for tests: the addresses of a name, in order; all other names as ever."""
+    known: dict[str, list[tuple[str, int]]] = {}
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, family: int = 0, *args: Any, **kwargs: Any) -> list[Any]:
+        if host not in known:
+            return real(host, port, family, *args, **kwargs)
+        return [
+            (kind, socket.SOCK_STREAM, 6, "", address)
+            for address in known[host]
+            for kind in [socket.AF_INET6 if ":" in address[0] else socket.AF_INET]
+            if family in (0, kind)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
+
+
+@pytest.fixture
+def hanging_dns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A DNS that never answers."""
+    over = threading.Event()
+
+    def getaddrinfo(*args: Any, **kwargs: Any) -> list[Any]:
+        over.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield
+    over.set()
+
+
+@pytest.fixture
+def black_hole(nothing_left_open: None) -> Iterator[tuple[str, int]]:
+    """An address that answers no attempt to connect: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0.1)
+            with contextlib.suppress(TimeoutError):
+                filler.connect(listener.getsockname())
+        yield listener.getsockname()
+
+
+@contextlib.contextmanager
+def cancelled(dial: Dialing) -> Iterator[None]:
+    """Cancel from another thread while the block waits; it has to raise within 0.2 s of that."""
+    times: list[float] = []
+
+    def cancel() -> None:
+        times.append(perf_counter())
+        dial.cancel()
+
+    timer = threading.Timer(0.1, cancel)
+    timer.start()
+    with pytest.raises(exceptions.ConnectionError, match="was cancelled while"):
+        yield
+    took = perf_counter() - times[0]
+    timer.join()
+    assert took < 0.2
+
+
+class TestTcp:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+    def test_an_address_and_a_name(self, server: RawServer, host: str) -> None:
+        with contextlib.closing(dialing(f"ws://{host}:{server.port}/").open()) as stream:
+            assert says_hello(stream)
+            assert stream.tls_version is None
+
+    def test_ipv6(self) -> None:
+        try:
+            listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        with (
+            listener,
+            contextlib.closing(dialing(f"ws://[::1]:{listener.getsockname()[1]}/").open()) as stream,
+        ):
+            peer, _ = listener.accept()
+            with peer:
+                stream.write(b"x", soon())
+                assert peer.recv(1) == b"x"
+
+    def test_options_are_set_over_the_defaults(self, server: RawServer) -> None:
+        options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0), (socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)]
+        for given, keepalive in (((), True), (options, False)):
+            stream = dialing(server.uri, socket_options=given).open()
+            with contextlib.closing(stream), socket.socket(fileno=os.dup(stream.fileno())) as sock:
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is keepalive
+                assert given == () or sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) in (65536, 131072)
+
+    def test_an_option_the_system_refuses_is_named(self, server: RawServer) -> None:
+        with pytest.raises(exceptions.ConnectionError, match=r"socket_options \(65000, 1, 1\)"):
+            dialing(server.uri, socket_options=[(65000, 1, 1)]).open()
+
+    def test_refused(self) -> None:
+        with (
+            refusing_port() as port,
+            pytest.raises(exceptions.ConnectionError, match="is the server running") as caught,
+        ):
+            dialing(f"ws://127.0.0.1:{port}/x?token=s3cret").open()
+        assert f"127.0.0.1:{port}: Connection refused" in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+        assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+    def test_all_refused_lists_every_address_families_taking_turns(
+        self, names: dict[str, list[tuple[str, int]]]
+    ) -> None:
+        with refusing_port() as port:
+            names["many.test"] = [("127.0.0.1", port), ("127.0.0.2", port), ("::1", port)]
+            with pytest.raises(exceptions.ConnectionError) as caught:
+                dialing("ws://many.test/").open()
+        message = str(caught.value)
+        places = [message.index(f"{host}:{port}: ") for host in ("127.0.0.1", "[::1]", "127.0.0.2")]
+        assert places == sorted(places)
+
+    def test_after_a_refusal_the_next_address_is_tried_at_once(
+        self, server: RawServer, names: dict[str, list[tuple[str, int]]]
+    ) -> None:
+        with refusing_port() as port:
+            names["two.test"] = [("127.0.0.1", port), ("127.0.0.1", server.port)]
+            start = perf_counter()
+            with contextlib.closing(dialing("ws://two.test/").open()) as stream:
+                assert perf_counter() - start < 0.2
+                assert says_hello(stream)
+
+    def test_an_address_that_this_machine_cannot_dial_is_passed_over(
+        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        good = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", server.port))
+        bad = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_UDP, "", ("127.0.0.2", server.port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [bad, good])
+        with contextlib.closing(dialing("ws://two.test/").open()) as stream:
+            assert says_hello(stream)
+
+    def test_a_black_hole_costs_a_quarter_of_a_second(
+        self, server: RawServer, names: dict[str, list[tuple[str, int]]], black_hole: tuple[str, int]
+    ) -> None:
+        names["two.test"] = [black_hole, ("127.0.0.1", server.port)]
+        start = perf_counter()
+        with contextlib.closing(dialing("ws://two.test/").open()) as stream:
+            assert 0.2 < perf_counter() - start < 1.0
+            assert says_hello(stream)
+
+    def test_nothing_but_black_holes(
+        self, names: dict[str, list[tuple[str, int]]], black_hole: tuple[str, int]
+    ) -> None:
+        with refusing_port() as port:
+            names["two.test"] = [("127.0.0.1", port), black_hole]
+            start = perf_counter()
+            with pytest.raises(
+                exceptions.TimeoutError, match=r"within 0\.3 s.*while connecting to"
+            ) as caught:
+                dialing("ws://two.test/", 0.3).open()
+        assert perf_counter() - start < 1.0
+        assert caught.value.operation == "connect"
+        assert caught.value.timeout == pytest.approx(0.3, abs=0.01)
+        assert f"failed so far: 127.0.0.1:{port}: Connection refused" in str(caught.value)
+
+    def test_a_deadline_in_the_past(self, server: RawServer) -> None:
+        with pytest.raises(exceptions.TimeoutError):
+            dialing(server.uri, -1).open()
+        assert server.accepted == 0
+
+    def test_an_endless_deadline(self, server: RawServer) -> None:
+        with contextlib.closing(dialing(server.uri, float("inf")).open()) as stream:
+            assert says_hello(stream)
+
+    @pytest.mark.skipif(
+        sys.platform != "linux", reason="the range of local ports can be chosen on Linux only"
+    )
+    def test_a_connection_to_itself_is_no_connection(self) -> None:
+        with refusing_port() as port:
+            pass
+        only_that_port = (socket.IPPROTO_IP, 51, struct.pack("=I", port << 16 | port))  # IP_LOCAL_PORT_RANGE
+        with socket.socket() as probe:
+            try:
+                probe.setsockopt(*only_that_port)
+            except OSError:
+                pytest.skip("the kernel is older than Linux 6.3")
+        with pytest.raises(exceptions.ConnectionError, match="Connection refused"):
+            dialing(f"ws://127.0.0.1:{port}/", socket_options=[only_that_port]).open()
+
+    def test_no_descriptors_left(self, server: RawServer) -> None:
+        resource = pytest.importorskip("resource")
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        dial = dialing(server.uri)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            with pytest.raises(exceptions.ConnectionError, match="short of descriptors") as caught:
+                dial.open()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == errno.EMFILE
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+    def test_ctrl_c_leaves_nothing_open(self, black_hole: tuple[str, int]) -> None:
+        before = open_sockets()
+        interrupt = threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            dialing(f"ws://127.0.0.1:{black_hole[1]}/").open()
+        interrupt.join()
+        wait_until(lambda: open_sockets() == before)
+
+
+class TestDns:
+    def test_an_unknown_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def getaddrinfo(*args: Any, **kwargs: Any) -> list[Any]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        with pytest.raises(
+            exceptions.ConnectionError, match=r"resolving host 'no.test' failed.*not known"
+        ) as caught:
+            dialing("ws://no.test/").open()
+        assert isinstance(caught.value.__cause__, socket.gaierror)
+
+    @pytest.mark.usefixtures("hanging_dns")
+    def test_a_dns_that_hangs_costs_the_deadline(self) -> None:
+        start = perf_counter()
+        with pytest.raises(exceptions.TimeoutError, match=r"resolving host 'slow.test'"):
+            dialing("ws://slow.test/", 0.2).open()
+        assert perf_counter() - start < 1.0
+
+    def test_a_process_that_can_start_no_thread(
+        self, monkeypatch: pytest.MonkeyPatch, names: dict[str, list[tuple[str, int]]]
+    ) -> None:
+        def start(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(exceptions.ConnectionError, match="no more threads"):
+            dialing("ws://name.test/").open()
+
+
+class TestCancel:
+    def test_before_the_start(self, server: RawServer) -> None:
+        dial = dialing(server.uri)
+        dial.cancel()
+        with pytest.raises(exceptions.ConnectionError, match="was cancelled"):
+            dial.open()
+        assert server.accepted == 0
+
+    @pytest.mark.usefixtures("hanging_dns")
+    def test_in_dns(self) -> None:
+        dial = dialing("ws://slow.test/")
+        with cancelled(dial):
+            dial.open()
+
+    def test_in_tcp(self, black_hole: tuple[str, int]) -> None:
+        dial = dialing(f"ws://127.0.0.1:{black_hole[1]}/")
+        with cancelled(dial):
+            dial.open()
+
+    def test_in_tls(self, raw_server: Serve, tls: Tls) -> None:
+        server = raw_server(hold)
+        dial = dialing(server.uri.replace("ws:", "wss:"), ssl_context=tls.client_context)
+        with cancelled(dial):
+            dial.open()
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5"])
+    def test_in_a_proxy(self, raw_server: Serve, scheme: str) -> None:
+        silent = raw_server(hold)
+        dial = dialing("ws://127.0.0.1:1/", proxy=f"{scheme}://127.0.0.1:{silent.port}")
+        with cancelled(dial):
+            dial.open()
+
+    def test_in_a_pause(self) -> None:
+        dial = dialing("ws://127.0.0.1:1/", 30)
+        with cancelled(dial):
+            dial.pause(20)
+
+    def test_on_a_unix_socket(self, full_unix_socket: str) -> None:
+        dial = dialing("ws://localhost/", unix=full_unix_socket)
+        with cancelled(dial):
+            dial.open()
+
+    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the platform has no timers that signal")
+    @pytest.mark.usefixtures("hanging_dns")
+    def test_from_a_signal_handler_of_the_same_thread(self) -> None:
+        dial = dialing("ws://slow.test/")
+        before = signal.signal(signal.SIGALRM, lambda *_: dial.cancel())
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            start = perf_counter()
+            with pytest.raises(exceptions.ConnectionError, match="was cancelled while resolving"):
+                dial.open()
+            assert perf_counter() - start < 0.5
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    def test_what_was_opened_is_left_alone(self, server: RawServer) -> None:
+        dial = dialing(server.uri)
+        with contextlib.closing(dial.open()) as stream:
+            dial.cancel()
+            assert says_hello(stream)
+
+
+class TestPause:
+    def test_it_lasts_as_long_as_told(self) -> None:
+        start = perf_counter()
+        dialing("ws://127.0.0.1:1/").pause(0.1)
+        assert 0.09 < perf_counter() - start < 0.5
+
+    def test_but_not_beyond_the_deadline(self) -> None:
+        start = perf_counter()
+        dialing("ws://127.0.0.1:1/", 0.1).pause(20)
+        assert perf_counter() - start < 0.5
+
+    def test_then_another_attempt(self, server: RawServer) -> None:
+        dial = dialing(server.uri)
+        dial.pause(0)
+        with contextlib.closing(dial.open()) as stream:
+            assert says_hello(stream)
+
+
+class TestTls:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+    def test_names_and_addresses_are_checked_and_good(self, raw_server: Serve, tls: Tls, host: str) -> None:
+        server = raw_server(echo_bytes, ssl_context=tls.server_context)
+        dial = dialing(f"wss://{host}:{server.port}/", ssl_context=tls.client_context)
+        with contextlib.closing(dial.open()) as stream:
+            assert says_hello(stream)
+            assert stream.tls_version == "TLSv1.3"
+
+    def test_the_wrong_name(self, raw_server: Serve, tls: Tls) -> None:
+        server = raw_server(echo_bytes, ssl_context=tls.issue("elsewhere.example"))
+        with pytest.raises(
+            exceptions.ConnectionError, match=r"certificate could not be verified.*'localhost'"
+        ) as caught:
+            dialing(f"wss://localhost:{server.port}/", ssl_context=tls.client_context).open()
+        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+        assert "manager_kwargs['ssl_context']" in str(caught.value)
+
+    def test_an_unknown_authority(self, raw_server: Serve, tls: Tls) -> None:
+        server = raw_server(echo_bytes, ssl_context=tls.server_context)
+        with pytest.raises(exceptions.ConnectionError, match="certificate could not be verified") as caught:
+            dialing(server.uri).open()
+        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+
+    def test_by_default_names_are_checked(self) -> None:
+        context = default_ssl_context()
+        assert context is default_ssl_context()
+        assert context.check_hostname
+        assert context.verify_mode == ssl.CERT_REQUIRED
+
+    def test_a_server_that_speaks_no_tls(self, raw_server: Serve, tls: Tls) -> None:
+        server = raw_server(lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+        with pytest.raises(exceptions.ConnectionError, match="does the server speak TLS") as caught:
+            dialing(f"wss://127.0.0.1:{server.port}/", ssl_context=tls.client_context).open()
+        assert isinstance(caught.value.__cause__, ssl.SSLError)
+
+    def test_a_server_that_resets(self, raw_server: Serve, tls: Tls) -> None:
+        server = raw_server(reset_after_reading)
+        with pytest.raises(exceptions.ConnectionError, match=r"TLS handshake with 127.0.0.1:.* failed"):
+            dialing(f"wss://127.0.0.1:{server.port}/", ssl_context=tls.client_context).open()
+
+    @pytest.mark.parametrize(
+        "script",
+        [hold, lambda sock: drip(sock, b"\x16\x03\x03\x40\x00" + bytes(200), 0.01)],
+        ids=["silent", "drips"],
+    )
+    def test_a_server_that_takes_for_ever(
+        self, raw_server: Serve, tls: Tls, script: Callable[[socket.socket], None]
+    ) -> None:
+        server = raw_server(script)
+        start = perf_counter()
+        with pytest.raises(exceptions.TimeoutError, match="while doing the TLS handshake"):
+            dialing(f"wss://127.0.0.1:{server.port}/", 0.2, ssl_context=tls.client_context).open()
+        assert perf_counter() - start < 1.0
+
+
+@pytest.fixture
+def unix_socket(
+    nothing_left_open: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """A listening Unix socket at the path "s" of the current directory, for paths are short things."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("s")
+        listener.listen(0)
+        listener.settimeout(5)
+        yield listener
+
+
+@pytest.fixture
+def full_unix_socket(unix_socket: socket.socket) -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filler = stack.enter_context(socket.socket(socket.AF_UNIX))
+                filler.setblocking(False)
+                filler.connect("s")
+        yield "s"
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the platform has no Unix sockets")
+class TestUnix:
+    def test_connects(self, unix_socket: socket.socket) -> None:
+        with contextlib.closing(dialing("ws://localhost/", unix="s").open()) as stream:
+            peer, _ = unix_socket.accept()
+            with peer:
+                stream.write(b"x", soon())
+                assert peer.recv(1) == b"x"
+
+    def test_tls(self, unix_socket: socket.socket, tls: Tls) -> None:
+        def serve() -> None:
+            peer, _ = unix_socket.accept()
+            with tls.server_context.wrap_socket(peer, server_side=True) as wrapped:
+                wrapped.sendall(read_exactly(wrapped, 5))
+
+        with ThreadPoolExecutor(1) as pool:
+            served = pool.submit(serve)
+            dial = dialing("wss://localhost/", unix="s", ssl_context=tls.client_context)
+            with contextlib.closing(dial.open()) as stream:
+                assert says_hello(stream)
+            served.result(5)
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(exceptions.ConnectionError, match="unix:nowhere: No such file"):
+            dialing("ws://localhost/", unix="nowhere").open()
+
+    def test_a_path_that_is_too_long(self) -> None:
+        with pytest.raises(exceptions.ConnectionError, match="too long"):
+            dialing("ws://localhost/", unix="x" * 200).open()
+
+    def test_a_full_backlog_costs_the_deadline(self, full_unix_socket: str) -> None:
+        start = perf_counter()
+        with pytest.raises(exceptions.TimeoutError, match="while connecting to unix:s"):
+            dialing("ws://localhost/", 0.2, unix=full_unix_socket).open()
+        assert perf_counter() - start < 1.0
+
+    def test_a_full_backlog_that_empties(self, unix_socket: socket.socket, full_unix_socket: str) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(dialing("ws://localhost/", unix=full_unix_socket).open)
+            assert not wait([opening], 0.1).done
+            unix_socket.accept()[0].close()
+            opening.result(5).close()
+
+
+class TestProxy:
+    @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+    @pytest.mark.parametrize("scheme", ["http", "socks4", "socks4a", "socks5", "socks5h"])
+    def test_through_it(self, raw_server: Serve, tls: Tls, scheme: str, secure: bool) -> None:
+        server = raw_server(echo_bytes, ssl_context=tls.server_context if secure else None)
+        asked: list[str] = []
+        proxy = raw_server(http_proxy(asked) if scheme == "http" else socks_proxy(asked))
+        uri = f"{server.uri.split(':')[0]}://localhost:{server.port}/"
+        url = f"{scheme}://127.0.0.1:{proxy.port}"
+        with contextlib.closing(dialing(uri, ssl_context=tls.client_context, proxy=url).open()) as stream:
+            assert says_hello(stream)
+        resolved_here = scheme in ("socks4", "socks5")
+        host = asked[0].split()[1].rsplit(":", 1)[0]
+        assert (host in ("127.0.0.1", "::1")) if resolved_here else (host == "localhost")
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5"])
+    def test_credentials(self, server: RawServer, raw_server: Serve, scheme: str) -> None:
+        asked: list[str] = []
+        make = http_proxy if scheme == "http" else socks_proxy
+        proxy = raw_server(make(asked, user="me:p@ss"))
+        url = f"{scheme}://me:p%40ss@127.0.0.1:{proxy.port}"
+        with contextlib.closing(dialing(server.uri, proxy=url).open()) as stream:
+            assert says_hello(stream)
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5"])
+    def test_wrong_credentials_are_an_error_that_does_not_show_them(
+        self, server: RawServer, raw_server: Serve, scheme: str
+    ) -> None:
+        make = http_proxy if scheme == "http" else socks_proxy
+        proxy = raw_server(make([], user="me:right"))
+        url = f"{scheme}://me:s3cret@127.0.0.1:{proxy.port}"
+        with pytest.raises(exceptions.ConnectionError, match="check its URL, its credentials") as caught:
+            dialing(server.uri, proxy=url).open()
+        assert f"{scheme}://***@127.0.0.1:{proxy.port}" in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+        assert scheme == "socks5" or "407 Proxy Authentication Required" in str(caught.value)
+        assert server.accepted == 0
+
+    def test_credentials_that_cannot_be_sent(self, server: RawServer, raw_server: Serve) -> None:
+        proxy = raw_server(socks_proxy([], user="me:right"))
+        url = f"socks5://me:{'s3cret' * 50}@127.0.0.1:{proxy.port}"
+        with pytest.raises(exceptions.ConnectionError) as caught:
+            dialing(server.uri, proxy=url).open()
+        assert "s3cret" not in str(caught.value)
+
+    def test_an_answer_in_pieces(self, server: RawServer, raw_server: Serve) -> None:
+        proxy = raw_server(http_proxy([], byte_by_byte=True))
+        with contextlib.closing(dialing(server.uri, proxy=f"http://127.0.0.1:{proxy.port}").open()) as stream:
+            assert says_hello(stream)
+
+    @pytest.mark.parametrize(
+        ("script", "message"),
+        [
+            (lambda sock: sock.sendall(b"HTTP/1.1 502 \x1b[31mBad\r\n\r\n"), r"502 \?\[31mBad"),
+            (lambda sock: sock.sendall(b"garbage\r\n\r\n"), "Invalid status line"),
+            (lambda sock: sock.sendall(b"HTTP/1.1 200 O"), "closed the connection before it had answered"),
+            (lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nextra"), "data behind its answer"),
+            (lambda sock: sock.sendall(b"x" * 200_000), "longer than 65536 bytes"),
+            (reset, "asking the proxy.*failed"),
+        ],
+        ids=["502", "garbage", "half", "extra", "endless", "reset"],
+    )
+    def test_bad_answers(
+        self, raw_server: Serve, script: Callable[[socket.socket], None], message: str
+    ) -> None:
+        def read_then_answer(sock: socket.socket) -> None:
+            sock.recv(65536)
+            script(sock)
+
+        proxy = raw_server(read_then_answer)
+        with pytest.raises(exceptions.ConnectionError, match=message) as caught:
+            dialing("ws://127.0.0.1:1/", proxy=f"http://127.0.0.1:{proxy.port}").open()
+        assert len(str(caught.value)) < 600
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5"])
+    @pytest.mark.parametrize(
+        "script", [hold, lambda sock: drip(sock, b"\x05" * 1000, 0.01)], ids=["silent", "drips"]
+    )
+    def test_one_that_takes_for_ever(
+        self, raw_server: Serve, script: Callable[[socket.socket], None], scheme: str
+    ) -> None:
+        proxy = raw_server(script)
+        start = perf_counter()
+        with pytest.raises((exceptions.TimeoutError, exceptions.ConnectionError), match="asking the proxy"):
+            dialing("ws://127.0.0.1:1/", 0.2, proxy=f"{scheme}://127.0.0.1:{proxy.port}").open()
+        assert perf_counter() - start < 1.0
+
+    def test_one_that_is_not_there(self) -> None:
+        with refusing_port() as port, pytest.raises(exceptions.ConnectionError) as caught:
+            dialing("ws://host.test/", proxy=f"http://u:s3cret@127.0.0.1:{port}").open()
+        assert f"connecting to the proxy http://***@127.0.0.1:{port} failed" in str(caught.value)
+        assert "Connection refused" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("url", "message"),
+        [
+            ("https://127.0.0.1:1", "https:// proxies are not supported, only http"),
+            ("http://:3128", "names no host"),
+            ("http://127.0.0.1:99999", "port"),
+            ("http://127.0.0.1:none", "port"),
+            ("http://[::1", "correct the proxy's URL"),
+        ],
+    )
+    def test_urls_that_name_no_proxy(self, url: str, message: str) -> None:
+        with pytest.raises(exceptions.ConnectionError, match=message):
+            dialing("ws://127.0.0.1:1/", proxy=url).open()
+
+    def test_from_the_environment(
+        self, server: RawServer, raw_server: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        proxy = raw_server(http_proxy(asked))
+        monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{proxy.port}")
+        for setting, through_it in ((True, True), (None, False), (False, False)):
+            asked.clear()
+            with contextlib.closing(dialing(server.uri, proxy=setting).open()) as stream:
+                assert says_hello(stream)
+            assert bool(asked) is through_it
+
+    def test_the_extra_is_named_when_it_is_missing(
+        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "python_socks", None)
+        monkeypatch.setitem(sys.modules, "python_socks.sync", None)
+        with pytest.raises(ImportError, match=r'pip install "jetsocket\[proxy\]"'):
+            dialing(server.uri, proxy="http://127.0.0.1:1").open()
+
+    def test_a_unix_socket_goes_through_no_proxy(
+        self, unix_socket: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+        dialing("ws://localhost/", unix="s").open().close()
+
+
+HTTP = {"http_proxy": "http://p:1"}
+
+
+class TestProxyFor:
+    @pytest.mark.parametrize(
+        ("uri", "environment", "expected"),
+        [
+            ("ws://h/", {}, None),
+            ("ws://h/", {"HTTP_PROXY": "http://p:1"}, "http://p:1"),
+            ("ws://h/", {"http_proxy": "http://p:1", "https_proxy": "http://q:1"}, "http://p:1"),
+            ("wss://h/", {"http_proxy": "http://p:1", "https_proxy": "http://q:1"}, "http://q:1"),
+            ("wss://h/", {"http_proxy": "http://p:1"}, None),
+            ("wss://h/", {"ALL_PROXY": "socks5://p:1"}, "socks5://p:1"),
+            ("ws://h/", {"ALL_PROXY": "socks5://p:1", "http_proxy": "http://q:1"}, "http://q:1"),
+            ("ws://h/", {"HTTP_PROXY": "http://p:1", "REQUEST_METHOD": "GET"}, None),
+            ("ws://localhost/", HTTP, "http://p:1"),
+            ("ws://h/", HTTP | {"no_proxy": "*"}, None),
+            ("ws://h/", HTTP | {"NO_PROXY": "h"}, None),
+            ("ws://h/", HTTP | {"NO_PROXY": "x, h ,y"}, None),
+            ("ws://h/", HTTP | {"no_proxy": "other", "NO_PROXY": "h"}, "http://p:1"),
+            ("ws://a.example.com/", HTTP | {"no_proxy": "example.com"}, None),
+            ("ws://a.example.com/", HTTP | {"no_proxy": ".example.com"}, None),
+            ("ws://A.Example.COM/", HTTP | {"no_proxy": "EXAMPLE.com"}, None),
+            ("ws://example.com/", HTTP | {"no_proxy": ".example.com"}, None),
+            ("ws://badexample.com/", HTTP | {"no_proxy": "example.com"}, "http://p:1"),
+            ("ws://h:8080/", HTTP | {"no_proxy": "h:8080"}, None),
+            ("ws://h:8081/", HTTP | {"no_proxy": "h:8080"}, "http://p:1"),
+            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/8"}, None),
+            ("ws://11.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/8"}, "http://p:1"),
+            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.1.2.3"}, None),
+            ("ws://10.1.2.3:81/", HTTP | {"no_proxy": "10.1.2.3:81"}, None),
+            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/99"}, "http://p:1"),
+            ("ws://h/", HTTP | {"no_proxy": "10.0.0.0/8"}, "http://p:1"),
+            ("ws://[fd00::1]/", HTTP | {"no_proxy": "fd00::/8"}, None),
+            ("ws://[::1]/", HTTP | {"no_proxy": "::1"}, None),
+            ("ws://[::1]:81/", HTTP | {"no_proxy": "[::1]:81"}, None),
+        ],
+    )
+    def test_the_environment_as_requests_reads_it(
+        self, monkeypatch: pytest.MonkeyPatch, uri: str, environment: dict[str, str], expected: str | None
+    ) -> None:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert proxy_for(uris.parse(uri), True) == expected
+
+    @pytest.mark.parametrize(
+        ("setting", "expected"), [(None, None), (False, None), ("", None), ("socks5://p", "socks5://p")]
+    )
+    def test_a_setting_is_not_overruled(
+        self, monkeypatch: pytest.MonkeyPatch, setting: bool | str | None, expected: str | None
+    ) -> None:
+        monkeypatch.setenv("http_proxy", "http://other:1")
+        monkeypatch.setenv("no_proxy", "*")
+        assert proxy_for(uris.parse("ws://h/"), setting) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://host:3128", "http://host:3128"),
+        ("host:3128", "http://host:3128"),
+        ("http://user:s3cret@host:3128/path?s3cret", "http://***@host:3128"),
+        ("socks5://s3cret@host", "socks5://***@host"),
+        ("http://[::1]:3128", "http://[::1]:3128"),
+        ("http://user:s3/cret@host:3128", "***"),
+        ("http://user:12/s3cret@host:3128", "***"),
+        ("http://user:s3cret@[::1", "***"),
+        ("http://user:s3cret@host:none", "***"),
+        ("", "http://"),
+    ],
+)
+def test_a_proxy_s_url_shows_no_credentials(url: str, shown: str) -> None:
+    assert redact_proxy(url) == shown
