@@ -127,8 +127,8 @@ class PooledConnection(Generic[T]):
 
     def __del__(self) -> None:
         # No lock, no I/O, nothing that could wait: the housekeeper does the rest.
-        permit = self._permit
-        if not permit.claimed:
+        permit = getattr(self, "_permit", None)  # None: an interrupt struck before it was set
+        if permit is not None and not permit.claimed:
             self._doorbell.put(permit)
 
     # --- sending ---------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import sys
 import threading
 import traceback
 import warnings
@@ -346,7 +347,8 @@ def _wait_for_any(entries: Iterable[Entry], timeout: float) -> None:
 
 def stack_here(skip: int) -> traceback.StackSummary:
     """The caller's stack without its innermost `skip` frames; source lines are read only when it is shown."""
-    frames = list(traceback.walk_stack(None))[skip + 1 :]
+    # From a frame of our own counting: where walk_stack(None) begins changed with Python 3.11.
+    frames = list(traceback.walk_stack(sys._getframe(skip + 1)))
     return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
 
 

@@ -428,6 +428,7 @@ class Ledger:
         """Give no more leases; the lock returned is released when all are back, None if they are."""
         self.draining = True
         self.permits.wake_all()
+        self.permits.line.clear()  # or a permit that comes back now would still go to one of them
         if not self.permits.held:
             return None
         waiter = threading.Lock()
@@ -466,7 +467,7 @@ class Ledger:
     def stats(self) -> PoolStats:
         """All figures at this moment."""
         totals = self._totals
-        lent = [permit for permit in self.permits.held if permit in self.lent]
+        lent = [permit for permit in self.permits.held if permit.lent]
         now_out = Totals()
         now_out.wait_time = totals.wait_time.copy()
         for permit in lent:

@@ -35,6 +35,7 @@ class Permit:
         claimed: Whether somebody is returning it or has returned it.
         reason: Why `entry` must not be lent again; None if it may.
         gone: Whether `entry` is closed already.
+        lent: Whether its borrower has got the connection.
         lent_for: How long it was lent (s).
         warned: Whether its leak was reported.
         wake: Held while it waits; released to wake it.
@@ -48,6 +49,7 @@ class Permit:
         "gone",
         "held",
         "lease",
+        "lent",
         "lent_for",
         "limit",
         "reason",
@@ -76,6 +78,7 @@ class Permit:
         self.claimed = False
         self.reason: str | None = None
         self.gone = False
+        self.lent = False
         self.lent_for = 0.0
         self.warned = False
         self.wake: threading.Lock | None = None

@@ -234,10 +234,12 @@ class ConnectionPool(Generic[T]):
 
     def _lend(self, lease: PooledConnection[T], entry: Entry) -> None:
         permit = lease._permit
-        entry.count_from_here()
+        if entry.uses:  # what comes unasked on a new one counts, however early it came
+            entry.count_from_here()
         permit.reused = entry.uses > 0
         entry.uses += 1
         lease._attach(entry)
+        permit.lent = True
         self._ledger.lent.add(permit)
         if self._ledger.closed:
             entry.wire.cut("the pool was closed")
@@ -254,6 +256,7 @@ class ConnectionPool(Generic[T]):
         if not isinstance(error, Exception):
             ledger.suspect = True
         permit.claimed = True
+        permit.lent = False
         ledger.lent.discard(permit)
         for entry in (permit.entry, permit.room):
             if entry is not None:
@@ -280,7 +283,6 @@ class ConnectionPool(Generic[T]):
         """Connect what has its slot, and prepare it for its first borrower."""
         self._connect(permit, entry, deadline)
         entry.created = permit.taken_at = monotonic()
-        entry.count_from_here()
         if self._configure is not None:
             self._prepare(entry, self._configure, deadline)
         self._ledger.opened(entry)
@@ -422,11 +424,15 @@ class ConnectionPool(Generic[T]):
             failed: Whether an exception left the borrower's block.
         """
         permit, ledger = lease._permit, self._ledger
-        if not ledger.claim(permit):
-            return
-        entry = lease._detach()
+        try:
+            if not ledger.claim(permit):
+                return
+        except BaseException:
+            ledger.suspect = True  # it may be claimed: the housekeeper will find it
+            raise
         permit.reason = "interrupted"  # unless we get further
         try:
+            entry = lease._detach()
             permit.lent_for = max(1e-9, monotonic() - permit.taken_at)
             if entry is not None:
                 permit.reason = self._why_unclean(lease, entry, failed)
@@ -510,9 +516,10 @@ class ConnectionPool(Generic[T]):
         until = until if deadline is None else min(until, deadline)
         taken_at, reused_before = permit.taken_at, permit.reused
         stale.wire.holder = None
-        self._part_with(permit, stale, "closed")
+        self._part_with(permit, stale, self._look_at(stale, float("-inf")) or "closed")
         entry = self._moved_to(lease, stale, until)
-        entry.count_from_here()
+        if entry.uses:
+            entry.count_from_here()
         permit.reused, permit.taken_at = entry.uses > 0 and reused_before, taken_at
         entry.uses += 1
         lease._attach(entry)
@@ -675,6 +682,19 @@ class ConnectionPool(Generic[T]):
             keeper.join(_ROOM_PATIENCE)
         _log.debug("[%s] closed", self._name)
 
+    def _leave(self, deadline: float) -> None:
+        """When the interpreter ends: say goodbye to what is idle or this thread's, and leave the rest be.
+
+        Nobody is woken and nothing is refused: a daemon thread would have time to print the error.
+        """
+        ledger, own = self._ledger, threading.get_ident()
+        lent = [permit.entry for permit in ledger.out() if permit.thread == own and permit.entry is not None]
+        entries = [entry for entry in lent if not entry.wire.readlock.locked()]
+        close_all(
+            [*ledger.say_goodbye(), *ledger.idle_too_long(math.inf), *entries],
+            max(0.0, deadline - monotonic()),
+        )
+
     def __enter__(self) -> ConnectionPool[T]:
         return self
 
@@ -726,7 +746,7 @@ class ConnectionPool(Generic[T]):
     def _exhausted(self, permit: Permit, target: Target) -> PoolExhaustedError:
         figures = self._ledger.exhaustion(permit)
         return PoolExhaustedError(
-            exhaustion_text(self._name, self._config, target.redacted, permit.limit, figures),
+            exhaustion_text(self._name, target.redacted, why_exhausted(permit, self._config), figures),
             max_connections=self._config.max_connections,
             timeout=permit.limit,
             waiting=figures.waiting,
@@ -762,13 +782,21 @@ def backoff(attempt: int, jitter: float) -> float:
     return float(min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** (attempt - 1)) * jitter)
 
 
-def exhaustion_text(
-    name: str, config: ConnectionPoolConfig, where: str, waited: float, figures: Exhaustion
-) -> str:
+def why_exhausted(permit: Permit, config: ConnectionPoolConfig) -> str:
+    """Which limit an acquire ran into that got no connection."""
+    if permit.held:
+        return "none that is idle, and timeout=0 opens no new one"
+    if permit.wake is None and permit.limit > 0:
+        return f"no place in line, max_waiting={config.max_waiting} callers wait already"
+    all_out = f"all of max_connections={config.max_connections} are out or being opened"
+    return f"none within {permit.limit:g} s, {all_out}"
+
+
+def exhaustion_text(name: str, where: str, why: str, figures: Exhaustion) -> str:
     """What to tell a caller for whom there was no connection."""
     text = (
-        f"pool {name!r} had no connection to {where} within {waited:g} s: all of max_connections="
-        f"{config.max_connections} are out or being opened, {figures.idle} idle, {figures.waiting} waiting"
+        f"pool {name!r} has no connection to {where} to lend: {why}"
+        f" ({figures.idle} idle, {figures.waiting} waiting)"
     )
     if figures.own:
         file, line, function = figures.own[0].where()
@@ -823,7 +851,7 @@ def _after_fork_in_child() -> None:
 def _close_at_exit() -> None:
     deadline = monotonic() + _EXIT_PATIENCE
     for pool in list(_pools):
-        pool.close(timeout=max(0.0, deadline - monotonic()))
+        pool._leave(deadline)
 
 
 if hasattr(os, "register_at_fork"):

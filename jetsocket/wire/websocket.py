@@ -760,7 +760,9 @@ class WebSocket(websocket.WebSocket):
         """In a forked child: forget the parent's connection without touching it."""
         self._fail(self._closed("it belongs to the parent process, before the fork"))
         self._close_sent = True
-        self._tended_by = 0  # that thread does not exist here
+        # A thread that was inside does not exist here, and would never let go.
+        self.lock, self.readlock = threading.Lock(), threading.Lock()
+        self._tended_by = 0
         if self._stream is not None:
             self._stream.disown()
 
