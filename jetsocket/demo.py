@@ -196,8 +196,8 @@ class Tally:
 
     made: int = 0
     wrong: int = 0
-    retried: int = 0
-    unexplained: int = 0  # failed, and the server was up all the while
+    retried: set[int] = field(default_factory=set)  # the calls that failed during the restart
+    unexplained: set[int] = field(default_factory=set)  # and those that failed though the server was up
     gave_up: str | None = None
 
 
@@ -288,7 +288,7 @@ class Workload:
             except PoolClosedError:
                 return
             except JetSocketError as error:
-                self._count_failure(began, error, deadline)
+                self._count_failure(call, began, error, deadline)
                 self._stopping.wait(_PAUSE)
             else:
                 with self._lock:
@@ -296,11 +296,11 @@ class Workload:
                     self.tally.wrong += reply != expected
                 return
 
-    def _count_failure(self, began: float, error: JetSocketError, deadline: float) -> None:
+    def _count_failure(self, call: int, began: float, error: JetSocketError, deadline: float) -> None:
         now = monotonic()
         with self._lock:
-            self.tally.retried += 1
-            self.tally.unexplained += not self.outage.explains(began, now)
+            tally, explained = self.tally, self.outage.explains(began, now)
+            (tally.retried if explained else tally.unexplained).add(call)
         if now >= deadline:
             self._give_up(f"a call failed for {_PATIENCE:g} s, at last with {error}")
 
@@ -420,13 +420,18 @@ def report(plan: Plan, tally: Tally, stats: PoolStats, seen: Sighting | None) ->
     ]
     if seen is None:
         lines += [
-            Line("attempts that failed and were retried", f"{tally.retried:,}"),
+            Line("calls that failed and were retried", f"{len(tally.unexplained):,}"),
             Line("connections opened", f"{stats.total_connections:,}"),
         ]
     else:
         lines += [
-            Line("failed and retried during the restart", f"{tally.retried - tally.unexplained:,}"),
-            Line("failed while the server was up", f"{tally.unexplained:,}", "0", tally.unexplained == 0),
+            Line("calls failed and retried during the restart", f"{len(tally.retried):,}"),
+            Line(
+                "calls failed while the server was up",
+                f"{len(tally.unexplained):,}",
+                "0",
+                not tally.unexplained,
+            ),
             Line("connections opened, as the server counted", f"{seen.opened:,}"),
             Line(
                 "most open at once, as the server counted",
@@ -507,4 +512,5 @@ def _plain_progress(console: Console, calls: int) -> Callable[[Tally, str], None
 
 
 def _state(tally: Tally) -> str:
-    return f"calls, {tally.wrong:,} wrong, {tally.retried:,} retried"
+    retried = tally.retried.copy() | tally.unexplained.copy()  # copies: the threads go on
+    return f"calls, {tally.wrong:,} wrong, {len(retried):,} retried"

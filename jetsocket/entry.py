@@ -36,6 +36,8 @@ class Entry:
         sent: Messages sent when the present lease began, so that `configure`'s do not count.
         received: Messages received when the present lease began.
         close_by: Until when its closing handshake may take (monotonic, s).
+        stalled_at_bytes: How many B had gone out when a ping found no room; -1 before.
+        stalled_since: When that was (monotonic, s).
         checking: Whether the user's `check` runs on it.
     """
 
@@ -49,6 +51,8 @@ class Entry:
         "key",
         "received",
         "sent",
+        "stalled_at_bytes",
+        "stalled_since",
         "target",
         "uncounted_received",
         "uncounted_sent",
@@ -70,6 +74,8 @@ class Entry:
         self.uncounted_sent = self.uncounted_received = 0
         self.close_by = 0.0
         self.checking = False
+        self.stalled_at_bytes = -1
+        self.stalled_since = 0.0
 
     def count_from_here(self) -> None:
         """Begin a lease: what came and went before counts for nobody in it."""

@@ -181,24 +181,35 @@ class Housekeeper:
             since = wire.ping_due_since
             if since is not None:
                 if now - max(since, wire.last_heard) >= config.health_check_timeout:
-                    self._give_up(entry)
+                    self._give_up(entry, "no pong came")
                 due = now
             elif now - wire.last_heard >= config.health_check_interval:
-                self._ask(entry)
+                if not self._ask(entry):
+                    self._mind_the_stall(entry, now)
                 due = now
             else:
                 due = min(due, wire.last_heard + config.health_check_interval)
         self._next_ping_round = due
 
-    def _ask(self, entry: Entry) -> None:
+    def _ask(self, entry: Entry) -> bool:
+        """Ask whether the server is alive; False: not possible, because it takes nothing just now."""
         if self.check is None:
-            entry.wire.send_ping()
-        elif not entry.checking and self.ledger.take_if_idle(entry):
+            return entry.wire.send_ping()
+        if not entry.checking and self.ledger.take_if_idle(entry):
             # In a thread of its own: the user's code may take its time, and other pings can't wait.
             entry.checking = True
             threading.Thread(
                 target=self._run_check, args=(entry,), name=f"jetsocket-check-{self.ledger.name}", daemon=True
             ).start()
+        return True
+
+    def _mind_the_stall(self, entry: Entry, now: float) -> None:
+        """A borrower's send is under way and leaves no room for a ping: then bytes must move instead."""
+        out = entry.wire.bytes_out
+        if entry.stalled_at_bytes != out:
+            entry.stalled_at_bytes, entry.stalled_since = out, now
+        elif now - entry.stalled_since >= self.ledger.config.health_check_timeout:
+            self._give_up(entry, "the server took nothing")
 
     def _run_check(self, entry: Entry) -> None:
         assert self.check is not None
@@ -213,11 +224,11 @@ class Housekeeper:
             else:
                 self._retire(entry, "check failed")
 
-    def _give_up(self, entry: Entry) -> None:
-        """The pong is overdue: end the connection, whoever has it."""
-        timeout = self.ledger.config.health_check_timeout
-        entry.wire.cut(f"no pong came within health_check_timeout={timeout:g} s")
-        _log.warning("[%s] connection %d: no pong within %g s", self.ledger.name, entry.id, timeout)
+    def _give_up(self, entry: Entry, why: str) -> None:
+        """No sign of life for too long: end the connection, whoever has it."""
+        told = f"{why} within health_check_timeout={self.ledger.config.health_check_timeout:g} s"
+        entry.wire.cut(told)
+        _log.warning("[%s] connection %d: %s", self.ledger.name, entry.id, told)
         if self.ledger.take_if_idle(entry):
             entry.wire.shutdown()
             self.ledger.retire(entry, "pong overdue", gone=True)
@@ -263,9 +274,8 @@ class Housekeeper:
         if not self.ledger.suspect and now < self._next_audit:
             return
         self._next_audit = now + _AUDIT_EVERY
-        for permit in self.ledger.out():
-            if permit.dropped:
-                self._reclaim(permit)
+        for permit in self.ledger.forsaken():
+            self._reclaim(permit)
         lost = self.ledger.recount()
         if lost:
             _log.warning("[%s] %d permits were lost to an interrupt and are back", self.ledger.name, lost)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from jetsocket.entry import Entry
 
@@ -50,6 +50,16 @@ class IdleConnections:
         """Begin with none."""
         self._queues: dict[str, IdleQueue] = {}
         self._by_age: OrderedDict[Entry, None] = OrderedDict()  # the one idle for longest first
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry], idle: Iterable[Entry]) -> IdleConnections:
+        """Those `entries`, of which some are `idle`, the one idle for longest first."""
+        made = cls()
+        for entry in entries:
+            made.enroll(entry)
+        for entry in idle:
+            made.put(entry)
+        return made
 
     def __len__(self) -> int:
         return len(self._by_age)

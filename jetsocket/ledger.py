@@ -72,7 +72,10 @@ def _step(method: Callable[Concatenate[Ledger, P], R]) -> Callable[Concatenate[L
             raise self._reentered()
         try:
             with self.lock:
-                return method(self, *args, **kwargs)
+                self._begin()
+                result = method(self, *args, **kwargs)
+                self.torn = False
+                return result
         finally:
             if self.returned:
                 self.settle()
@@ -95,7 +98,8 @@ class Ledger:
         doorbell: Wakes the housekeeper.
         closed: No more leases, ever.
         draining: No more leases; those that are out may come back.
-        suspect: An exception struck somewhere in here: the semaphore wants recounting.
+        suspect: An exception struck somewhere in here: a lease may be lost, the semaphore wants recounting.
+        torn: A step is under way; if the next one finds it so, an exception has ended it half-way.
         watch_version: Changes whenever the set of open connections does.
     """
 
@@ -116,6 +120,7 @@ class Ledger:
         self.closed = False
         self.draining = False
         self.suspect = False
+        self.torn = False
         self.watch_version = 0
         self.last_connect_error: BaseException | None = None
         self._totals = Totals()
@@ -200,7 +205,7 @@ class Ledger:
         """
         self._check_out(permit)
         if len(self.entries) >= self.config.max_connections:
-            permit.room = self._make_room()
+            self._make_room(permit)
         self._enter_slot(permit, entry)
 
     def _enter_slot(self, permit: Permit, entry: Entry) -> None:
@@ -208,7 +213,7 @@ class Ledger:
         self.entries.add(entry)
         self.idle.enroll(entry)
 
-    def _make_room(self) -> Entry:
+    def _make_room(self, permit: Permit) -> None:
         """Give up the slot of a connection that is being closed anyway, or has been idle for longest."""
         entry = next(iter(self.closing), None)
         if entry is None:
@@ -217,8 +222,8 @@ class Ledger:
             self._totals.discards["evicted"] += 1
         # Connections that are out hold a permit each, and the asking permit has none: one must be free.
         assert entry is not None, "at the cap without an idle connection"
+        permit.room = entry  # first: whatever strikes, somebody closes it
         self._forget(entry)
-        return entry
 
     @_step
     def room_made(self, permit: Permit) -> None:
@@ -281,16 +286,41 @@ class Ledger:
         """
         while self.returned and not self.lock.locked():
             with self.lock:
+                self._begin()
                 while self.returned:
                     # Booked first, removed after: an exception in between repeats what repeats harmlessly.
                     permit = self.returned[0]
                     try:
                         self._book(permit)
                     except Exception:
-                        self.suspect = True  # the housekeeper recounts
                         self.returned.popleft()
                         raise
                     self.returned.popleft()
+                self.torn = False
+
+    def _begin(self) -> None:
+        """Begin a step; first put right what the last one left half-done, if an exception has ended it."""
+        if self.torn:
+            self._mend()
+        self.torn = True
+
+    def _mend(self) -> None:
+        """Derive everything anew from what is written in one go: permits, `entries`, and the order by age.
+
+        An interrupt may strike anywhere, even within the semaphore or a queue, whose lock is held for ever
+        then: so these are replaced, not repaired. What belongs to nobody any more is closed.
+        """
+        self.suspect = True
+        out = {permit.entry for permit in self.permits.held}
+        idle = [entry for entry in self.idle if entry in self.entries and entry not in out]
+        self.closing = {entry: None for entry in self.closing if entry in self.entries and entry not in out}
+        self.in_care = {entry: None for entry in self.in_care if entry in self.entries and entry not in out}
+        for entry in self.entries.difference(out, idle, self.closing, self.in_care):
+            entry.close_by = 0.0
+            self.closing[entry] = None
+        self.idle = IdleConnections.of(self.entries, idle)
+        self.permits.renew()
+        self.watch_version += 1
 
     def _book(self, permit: Permit) -> None:
         self.permits.leave(permit)
@@ -410,6 +440,12 @@ class Ledger:
     def out(self) -> list[Permit]:
         """The permits that are out."""
         return [*self.permits.held, *self.permits.line]
+
+    @_step
+    def forsaken(self) -> list[Permit]:
+        """The permits whose lease is gone and that nobody is returning."""
+        everybody = [*self.permits.held, *self.permits.line]
+        return [permit for permit in everybody if permit.dropped and permit not in self.returned]
 
     @_step
     def recount(self) -> int:

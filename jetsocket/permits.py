@@ -162,18 +162,33 @@ class Permits:
             self._grant_first()
         return should_be - free
 
+    def renew(self) -> None:
+        """Take a new semaphore that agrees with `held`: in the old one, an exception may have struck."""
+        self._semaphore = threading.BoundedSemaphore(self.count)
+        for permit in self.held:
+            permit.held = self._semaphore.acquire(blocking=False)
+            self.leave(permit)
+            self._wake(permit)
+        while self.line and self._semaphore.acquire(blocking=False):
+            self._grant_first()
+
     def wake_all(self) -> None:
         """Wake everybody who waits, in line or between two attempts to connect."""
         for permit in [*self.line, *self.held]:
-            if permit.wake is not None and permit.wake.locked():
-                permit.wake.release()
+            self._wake(permit)
 
     def _grant(self, permit: Permit) -> None:
         self.held.add(permit)
         permit.held = True
 
     def _grant_first(self) -> None:
-        first, _ = self.line.popitem(last=False)
+        # Granted first, removed after: `renew` sees that it has its permit, or is still in line.
+        first = next(iter(self.line))
         self._grant(first)
-        if first.wake is not None and first.wake.locked():
-            first.wake.release()
+        del self.line[first]
+        self._wake(first)
+
+    @staticmethod
+    def _wake(permit: Permit) -> None:
+        if permit.wake is not None and permit.wake.locked():
+            permit.wake.release()

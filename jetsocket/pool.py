@@ -362,9 +362,11 @@ class ConnectionPool(Generic[T]):
         try:
             self._call_back(entry, callback, deadline)
         except Exception as error:  # whatever the user's code raises
-            raise ConnectionError(
+            failure = ConnectionError(
                 f"configure() failed on a new connection to {entry.target.redacted}: {type(error).__name__}"
-            ) from error
+            )
+            self._ledger.open_failed(copy.copy(failure))
+            raise failure from error
         entry.forgive()
 
     def _call_back(self, entry: Entry, callback: Callback, deadline: float) -> None:
@@ -510,7 +512,8 @@ class ConnectionPool(Generic[T]):
         permit = lease._permit
         if permit.entry is not stale or permit.claimed:
             raise ConnectionClosedError(
-                f"the connection to {stale.target.redacted} ended while another thread used this lease",
+                f"the connection to {stale.target.redacted} has ended, and the lease was not moved to"
+                " another: that failed before, or another thread uses it",
                 code=1006,
             )
         until = monotonic() + self._config.acquire_timeout
@@ -678,6 +681,11 @@ class ConnectionPool(Generic[T]):
                 entry.wire.start_close(1001, "pool closed")
             entry.wire.cut("the pool was closed")
             entry.wire.shutdown()
+        for permit in ledger.lent.copy():  # the leases hold nothing any more, and may never be released
+            if ledger.claim(permit):
+                permit.reason, permit.gone = "pool closed", True
+                permit.lent_for = max(1e-9, monotonic() - permit.taken_at)
+                ledger.give_back(permit)
         ledger.doorbell.put(STOP)
         close_all(idle, self._options.close_timeout if limit is None else limit)
         ledger.forget_closed(idle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import functools
@@ -22,6 +23,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jetsocket import exceptions, uris
 from jetsocket.wire.stream import Stream
+
+# getaddrinfo wants it; a signal handler that interrupts its first import and connects would not find it.
+codecs.lookup("idna")
 
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
 _AGAIN = 0.02  # s before an address is tried again whose backlog is full (a Unix socket's says so)

@@ -51,6 +51,7 @@ from jetsocket.wire.frames import (
     MessageReader,
     encode_close,
     encode_frame,
+    parse_close,
 )
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.upgrade import Headers, Redirected, Upgrade, follow, header_fields
@@ -65,9 +66,12 @@ ABNORMAL = 1006
 # websocket-client must not find a cookie for the host it is told of: its jar is one for the process.
 _SHOWN_URL = "ws://handshake.invalid/"
 
+# create_connection() gives all options to both, the class and connect().
+_FOR_THE_CLASS = frozenset({"max_message_size"})
+
 _LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP first (RFC 6455 §7.1.1)
 _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
-_LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline or while closing
+_LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing
 _PING_SIZE = 4  # B, random
 _TEND_PATIENCE = 1.0  # s
 
@@ -115,6 +119,8 @@ class WebSocket(websocket.WebSocket):
             **kwargs: As websocket-client's class takes them.
         """
         super().__init__(*args, **kwargs)
+        if self.sock_opt.sslopt:
+            raise TypeError("sslopt is not used; pass ssl_context to connect() or create_connection()")
         # Real ones also when enable_multithread=False was given: others than the borrower use them.
         self.lock, self.readlock = threading.Lock(), threading.Lock()
         # websocket-client's own buffers are not used, and frame_buffer would make a reference cycle.
@@ -127,6 +133,7 @@ class WebSocket(websocket.WebSocket):
         self.latency: float | None = None
         self.response_headers: Mapping[str, str] = Headers()
         self.reader = MessageReader(max_message_size)
+        self._max_message_size = max_message_size
         self._stream: Stream | None = None
         self._dialing: Dialing | None = None
         self._aborted = False
@@ -136,6 +143,7 @@ class WebSocket(websocket.WebSocket):
         self._reply_at: float | None = None  # when the server's close frame was seen
         self._reading = False  # True while bytes are between the socket and `reader`
         self._sending = False  # True while a frame may be half on its way
+        self._left_unread = False  # whether the last look had to stop before the end
         self._ahead = 0  # B read since a borrower last asked
         self._tended_by = 0  # the thread that is in `tend`
 
@@ -156,7 +164,7 @@ class WebSocket(websocket.WebSocket):
         unix: str | None = None,
         socket_options: Sequence[tuple[int, int, int | bytes]] = (),
         max_redirects: int = 3,
-        **_: Any,
+        **others: Any,
     ) -> None:
         """Connect and upgrade, all within one deadline.
 
@@ -175,7 +183,7 @@ class WebSocket(websocket.WebSocket):
             unix: Path of a Unix socket to dial in place of TCP.
             socket_options: (level, name, value) for setsockopt.
             max_redirects: How many redirects to follow, all to the same origin.
-            **_: What websocket-client's `create_connection` adds; not used.
+            **others: None: an option of websocket-client's that has no meaning here is not ignored.
 
         Raises:
             HandshakeError: The server did not upgrade.
@@ -183,7 +191,11 @@ class WebSocket(websocket.WebSocket):
             TimeoutError: Not in time.
             InvalidStateError: Connected before.
             ValueError: The URI is not one, or a header has what no header may have.
+            TypeError: An unknown option.
         """
+        unknown = others.keys() - _FOR_THE_CLASS
+        if unknown:
+            raise TypeError(f"connect() takes no option {', '.join(sorted(unknown))}; see its documentation")
         if self.target is not None:
             raise InvalidStateError(
                 "a WebSocket is connected once; make a new one", current_state="connected"
@@ -201,7 +213,7 @@ class WebSocket(websocket.WebSocket):
                 ssl_context=ssl_context,
                 proxy=proxy,
                 unix=unix,
-                socket_options=socket_options,
+                socket_options=[*self.sock_opt.sockopt, *socket_options],
             )
             try:
                 options = {"cookie": cookie, "origin": origin, "suppress_origin": origin is None}
@@ -315,8 +327,8 @@ class WebSocket(websocket.WebSocket):
 
     @property
     def unread(self) -> bool:
-        """Whether a whole message waits to be read."""
-        return bool(self.reader.messages)
+        """Whether a whole message waits to be read, or bytes wait that nobody has looked at."""
+        return bool(self.reader.messages) or self._left_unread
 
     @property
     def half_read(self) -> bool:
@@ -395,17 +407,19 @@ class WebSocket(websocket.WebSocket):
         self._reading = False
         return data is not None and not self.is_over
 
-    def read_available(self, until: float = math.inf) -> None:
-        """Take in all that is there, without waiting; the caller holds `readlock`.
+    def read_available(self, until: float) -> None:
+        """Take in what is there, without waiting; the caller holds `readlock`.
 
         Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
-        Begins no read after `until` (monotonic).
+        Begins no read after `until` (monotonic). What is left then counts as unread.
         """
+        self._left_unread = True
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         while self._ahead < _READ_AHEAD and self.failure is None and monotonic() < until:
             before = self.bytes_in
             if not self._live_stream().readable_now() or not self._read_once():
+                self._left_unread = False
                 return
             self._ahead += self.bytes_in - before
 
@@ -419,7 +433,7 @@ class WebSocket(websocket.WebSocket):
             return False
         try:
             self._tended_by = threading.get_ident()
-            self.read_available()
+            self.read_available(monotonic() + _LAST_LOOK)  # others want tending, too
         finally:
             self._tended_by = 0
             self.readlock.release()
@@ -437,7 +451,7 @@ class WebSocket(websocket.WebSocket):
             if not tended_elsewhere or not self.readlock.acquire(timeout=_TEND_PATIENCE):
                 return False
         try:
-            self.read_available()
+            self.read_available(monotonic() + _LAST_LOOK)
         finally:
             self.readlock.release()
         return True
@@ -534,7 +548,7 @@ class WebSocket(websocket.WebSocket):
         """After a failed send: the server's close frame may be there, unread, and say why."""
         if self.readlock.acquire(blocking=False):
             try:
-                self.read_available()
+                self.read_available(monotonic() + _LAST_LOOK)
             finally:
                 self.readlock.release()
 
@@ -612,6 +626,7 @@ class WebSocket(websocket.WebSocket):
         return ping.round_trip
 
     def _await_pong(self, ping: _Ping, deadline: float | None) -> None:
+        enough = self.bytes_in + _READ_AHEAD + self._max_message_size
         while not ping.is_answered():
             if self.readlock.acquire(blocking=False):
                 try:
@@ -619,7 +634,9 @@ class WebSocket(websocket.WebSocket):
                         return
                     if self.is_over:
                         self._raise_failure()
-                    if not self._fill(deadline) and not ping.is_answered() and not self.is_over:
+                    # All that comes meanwhile has to be kept, so a stream can't be read for ever.
+                    in_time = self._fill(deadline) and self.bytes_in < enough
+                    if not in_time and not ping.is_answered() and not self.is_over:
                         raise self._late("ping", deadline)
                 finally:
                     self.readlock.release()
@@ -730,9 +747,11 @@ class WebSocket(websocket.WebSocket):
             status: Close code (RFC 6455 §7.4).
             reason: Text of at most 123 B of UTF-8.
             timeout: s for all of it; None means 5.
+
+        Raises:
+            ValueError: A code that must not be sent.
         """
-        text = reason.decode("utf-8") if isinstance(reason, bytes) else reason
-        self.start_close(status, text)
+        self.send_close(status, reason)
         self.finish_close(monotonic() + (DEFAULT_CLOSE_TIMEOUT if timeout is None else timeout))
 
     def cut(self, why: str, code: int = ABNORMAL) -> None:
@@ -838,7 +857,7 @@ class WebSocket(websocket.WebSocket):
         if opcode >= CLOSE and len(data) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a control frame carries at most {MAX_CONTROL_PAYLOAD} B (RFC 6455 §5.5)")
         if opcode == CLOSE:
-            self._send_close(*_split_close(data))
+            self.send_close(*_split_close(data))
         else:
             self._send_frame(opcode, data, self._until(), self.holder)
         return len(data)
@@ -854,8 +873,17 @@ class WebSocket(websocket.WebSocket):
         return self.send(frame.data, frame.opcode)
 
     def send_close(self, status: int = 1000, reason: str | bytes = b"") -> None:
-        """Send a close frame and do not wait."""
-        self.start_close(status, reason.decode("utf-8") if isinstance(reason, bytes) else reason)
+        """Send a close frame and do not wait.
+
+        Raises:
+            ValueError: A code that must not be sent.
+        """
+        try:
+            told = reason.encode() if isinstance(reason, str) else reason
+            code, text = parse_close(status.to_bytes(2, "big") + told)
+        except (OverflowError, ProtocolError) as error:
+            raise ValueError(f"a close frame can't say {status} {reason!r}: RFC 6455 §7.4") from error
+        self.start_close(code, text)
 
     def recv(self) -> str | bytes:
         """Receive one message; raises ConnectionClosedError at a close (websocket-client returns "")."""

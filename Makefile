@@ -1,0 +1,80 @@
+# Needs GNU make, a POSIX sh and Python >= 3.10 with venv and pip; everything else goes into .venv.
+# `make` alone says what there is to make.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# The first Python >= 3.10 that really runs and can make environments. Override: make test PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+    $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 \
+    && { echo $$p; break; }; done)
+
+# Debian packages that the integration tests need; none so far.
+INTEGRATION_PACKAGES :=
+
+# Settings of the user's that would make pip install elsewhere than into .venv, or Python look elsewhere.
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format docs coverage bench integration clean
+
+help: ## Say what there is to make
+	@echo "make TARGET [PYTHON=python3.12] [ARGS='-k name -x']"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	    printf '%-14s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/.has-demo ## Share 8 connections among 32 threads, before your eyes
+	@$(BIN)/python -m jetsocket demo $(ARGS)
+
+test: $(VENV)/.has-test ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.has-lint ## Check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.has-lint ## Put the code into the style that lint checks
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: $(VENV)/.has-docs ## Build the documentation into docs/_build/html
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+coverage: $(VENV)/.has-test ## Run the tests and show what they leave out; under 95 % fails
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+bench: $(VENV)/.has-bench ## Measure, beside other libraries
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+integration: $(VENV)/.has-test ## Run the tests that need more than Python packages
+	@if [ -n "$(strip $(INTEGRATION_PACKAGES))" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -q && apt-get install -y -q --no-install-recommends $(INTEGRATION_PACKAGES); fi
+	@$(BIN)/python -m pytest -m integration $(ARGS) || { status=$$?; \
+	    [ $$status = 5 ] && echo "There are no integration tests yet." || exit $$status; }
+
+clean: ## Remove everything that was made here, .venv too
+	@rm -rf $(VENV) docs/_build dist htmlcov .coverage .coverage.* .hypothesis \
+	    .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find jetsocket tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment; a stamp file for each set of extras that is in it.
+$(VENV)/.made:
+	@[ -n "$(PYTHON)" ] || { echo "No Python >= 3.10 with venv and ensurepip was found. Install one" \
+	    "(Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.has-%: $(VENV)/.made pyproject.toml
+	@echo "Installing jetsocket[$*] into $(VENV)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -e ".[$*]" \
+	    >$(VENV)/pip-$*.log 2>&1 || { cat $(VENV)/pip-$*.log >&2; exit 1; }
+	@touch $@

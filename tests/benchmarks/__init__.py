@@ -1,0 +1,1 @@
+"""Benchmarks: what borrowing and receiving cost, beside other libraries, on this machine. `make bench`."""

@@ -1,0 +1,147 @@
+"""Fixtures for all tests: servers, certificates, the fault proxy, and a look for leaked threads."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.faults.proxy import FaultProxy
+from tests.servers import LOCALHOST, EchoServer, RawServer, Script, SerialSSLSocket, wait_until
+
+
+class Tls:
+    """A certificate authority made for this run, and contexts that trust it and nothing else."""
+
+    def __init__(self) -> None:
+        self.ca = trustme.CA()
+        self.server_context = self.issue(LOCALHOST, "::1", "localhost")
+        self.client_context = self._trusting()
+        # For clients of `websockets`: they read and send at once, which the stock SSLSocket does not survive.
+        self.serial_client_context = self._trusting()
+        self.serial_client_context.sslsocket_class = SerialSSLSocket
+
+    def _trusting(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        return context
+
+    def issue(self, *names: str) -> ssl.SSLContext:
+        """A server context with a certificate for these host names or addresses."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.ca.issue_cert(*names).configure_cert(context)
+        return context
+
+
+@pytest.fixture(scope="session")
+def tls() -> Tls:
+    """Contexts for both sides of TLS on 127.0.0.1: `.server_context`, `.client_context`, `.issue(name)`."""
+    return Tls()
+
+
+@pytest.fixture
+def echo() -> Iterator[EchoServer]:
+    """A running EchoServer over ws://."""
+    with EchoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def echo_tls(tls: Tls) -> Iterator[EchoServer]:
+    """A running EchoServer over wss://; `tls.client_context` trusts it."""
+    with EchoServer(ssl_context=tls.server_context) as server:
+        yield server
+
+
+@pytest.fixture
+def echo_server() -> Iterator[Callable[..., EchoServer]]:
+    """A factory of running EchoServers: `echo_server(handler, ping_interval=1)`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*args: Any, **kwargs: Any) -> EchoServer:
+            return stack.enter_context(EchoServer(*args, **kwargs))
+
+        yield make
+
+
+@pytest.fixture
+def raw_server() -> Iterator[Callable[..., RawServer]]:
+    """A factory of running RawServers: `raw_server(script)`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(script: Script, **kwargs: Any) -> RawServer:
+            return stack.enter_context(RawServer(script, **kwargs))
+
+        yield make
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[..., FaultProxy]]:
+    """A factory of running FaultProxies in front of a server: `proxy(echo)`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(server: EchoServer | RawServer) -> FaultProxy:
+            return stack.enter_context(FaultProxy(server.host, server.port, scheme=server.uri.split(":")[0]))
+
+        yield make
+
+
+@pytest.fixture
+def make_pool() -> Iterator[Callable[..., Any]]:
+    """A factory of pools: `make_pool(echo, reset=…, manager_kwargs={…}, max_connections=2)`.
+
+    Names that ConnectionPool does not know are fields of its config. At the end every pool's books must be
+    in order; then it is closed.
+    """
+    from jetsocket import ConnectionPool, ConnectionPoolConfig
+
+    pools: list[ConnectionPool[Any]] = []
+
+    def make(server: EchoServer | RawServer | str, **given: Any) -> ConnectionPool[Any]:
+        own = {"manager_kwargs", "configure", "reset", "check", "name"} & given.keys()
+        options = {key: given.pop(key) for key in own}
+        uri = server if isinstance(server, str) else server.uri
+        pools.append(ConnectionPool(ConnectionPoolConfig(**given), base_uri=uri, **options))
+        return pools[-1]
+
+    yield make
+    try:
+        assert [fault for pool in pools for fault in pool._ledger.faults()] == []
+    finally:
+        for pool in pools:
+            pool.close(timeout=1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
+FAILED = pytest.StashKey[bool]()
+GRACE = 2.0  # s that a closed or forgotten pool's thread has to end
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a non-daemon thread, or a thread of the library, behind."""
+    before = set(threading.enumerate())
+    yield
+    if request.node.stash.get(FAILED, False):
+        return  # its traceback may keep a pool alive, and says more
+
+    def leaked() -> list[threading.Thread]:
+        new = [thread for thread in threading.enumerate() if thread not in before]
+        return [thread for thread in new if not thread.daemon or thread.name.startswith("jetsocket")]
+
+    if leaked():
+        gc.collect()  # a pool in a reference cycle closes itself when it is found
+        wait_until(lambda: not leaked(), GRACE, f"the threads {leaked()} end")

@@ -1,0 +1,116 @@
+"""Scripts that tests run in a Python of their own: for signals, forks and the interpreter's end."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from time import monotonic
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parent.parent
+WATCHDOG = 40.0  # s, after which a script that hangs shows where, and dies
+
+
+@dataclass
+class Ended:
+    """How a script ended: `took` counts from its last line of output to its end (s)."""
+
+    status: int
+    out: str
+    err: str
+    took: float
+
+    def check(self) -> Ended:
+        """Fail unless it ended well and said nothing on stderr."""
+        assert (self.status, self.err) == (0, ""), f"status {self.status}\n{self.out}\n{self.err}"
+        return self
+
+
+class Script:
+    """A running script. It finds the package and these tests, and `args` in `sys.argv[1:]`."""
+
+    def __init__(
+        self, script: str, *args: str, options: tuple[str, ...] = (), watchdog: float = WATCHDOG
+    ) -> None:
+        start = f"from tests.scripts import die_if_stuck; die_if_stuck({watchdog})\n"
+        self._child = subprocess.Popen(
+            [sys.executable, *options, "-c", start + dedent(script), *args],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._lines: list[str] = []
+        self._last = monotonic()
+        self._ended: Ended | None = None
+
+    def line(self) -> str:
+        """Its next line of output, "" when there is none any more."""
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if line:
+            self._lines.append(line)
+            self._last = monotonic()
+        return line.rstrip("\n")
+
+    def say(self, line: str) -> None:
+        """Write a line to its stdin."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(line + "\n")
+        self._child.stdin.flush()
+
+    def ended(self) -> Ended:
+        """Wait for its end."""
+        if self._ended is None:
+            assert self._child.stderr is not None
+            while self.line():
+                pass
+            err = self._child.stderr.read()
+            status = self._child.wait()
+            took = monotonic() - self._last
+            self._child.communicate()
+            self._ended = Ended(status, "".join(self._lines), err, took)
+        return self._ended
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._child.kill()
+        self.ended()
+
+
+def run(script: str, *args: str, options: tuple[str, ...] = (), watchdog: float = WATCHDOG) -> Ended:
+    """Run a script until it ends."""
+    with Script(script, *args, options=options, watchdog=watchdog) as running:
+        return running.ended()
+
+
+# --- what scripts import
+
+
+def die_if_stuck(seconds: float) -> None:
+    """Show all stacks and end if this process takes longer than that; a forked child has to say so anew."""
+    # Not dump_traceback_later: a forked child would wait for the parent's watchdog thread for ever.
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def ask_ids(uri: str) -> bool:
+    """In a process of multiprocessing: use a pool of its own."""
+    from jetsocket import ConnectionPool
+
+    die_if_stuck(10)
+    with ConnectionPool(base_uri=uri) as pool, pool.acquire("/ids") as conn:
+        return all(conn.request({"id": number}, timeout=5)["id"] == number for number in range(10))

@@ -1,0 +1,313 @@
+"""close() is prompt: whoever waits, what is idle, lent or connecting, from any thread (DESIGN §4.7)."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from jetsocket import (
+    ConnectionClosedError,
+    ConnectionPool,
+    ConnectionPoolConfig,
+    InvalidStateError,
+    PoolClosedError,
+    PooledConnection,
+)
+from tests.servers import EchoServer, RawServer, after_upgrade, hold, wait_until
+
+PROMPT = 0.05  # s, by the promise
+
+
+def pool_for(uri: str, size: int = 4, **kwargs: Any) -> ConnectionPool[Any]:
+    return ConnectionPool(
+        ConnectionPoolConfig(max_connections=size, acquire_timeout=20), base_uri=uri, **kwargs
+    )
+
+
+def in_thread(work: Callable[[], Any]) -> Future[tuple[Any, float]]:
+    """Run it in a daemon thread: the result is what it returned or raised, and when."""
+    future: Future[tuple[Any, float]] = Future()
+
+    def run() -> None:
+        try:
+            outcome = work()
+        except BaseException as error:
+            outcome = error
+        future.set_result((outcome, monotonic()))
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def test_all_who_wait_are_told_within_50_ms(echo: EchoServer) -> None:
+    pool = pool_for(echo.uri, 2)
+    held = [pool.acquire("/") for _ in range(2)]
+    waiters = [in_thread(lambda: pool.acquire("/")) for _ in range(5)]
+    wait_until(lambda: pool.stats().waiting == 5)
+    start = monotonic()
+    pool.close()
+    outcomes = [waiter.result(5) for waiter in waiters]
+    assert [type(outcome) for outcome, _ in outcomes] == [PoolClosedError] * 5
+    assert max(at for _, at in outcomes) - start < PROMPT
+    assert len(held) == 2
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_servers_that_never_answer_the_close_cost_one_close_timeout_together(size: int) -> None:
+    with RawServer(after_upgrade()) as server:
+        pool = pool_for(server.uri, size, manager_kwargs={"close_timeout": 0.5})
+        for conn in [pool.acquire("/") for _ in range(size)]:
+            conn.release()
+        del conn
+        assert pool.stats().idle_connections == size
+        start = monotonic()
+        pool.close()
+        assert monotonic() - start < 1.0
+        wait_until(lambda: server.open_now == 0)
+
+
+def test_the_timeout_given_to_close_wins() -> None:
+    with RawServer(after_upgrade()) as server:
+        pool = pool_for(server.uri, manager_kwargs={"close_timeout": 30.0})
+        pool.acquire("/").release()
+        start = monotonic()
+        pool.close(timeout=0.2)
+        assert monotonic() - start < 0.7
+
+
+def test_idle_ones_say_goodbye_with_1001() -> None:
+    codes: list[int | None] = []
+
+    def note(conn: Any) -> None:
+        for message in conn:
+            conn.send(message)
+        codes.append(conn.close_code)
+
+    with EchoServer(note) as server:
+        pool = pool_for(server.uri)
+        for conn in [pool.acquire("/") for _ in range(3)]:
+            conn.release()
+        pool.close()
+        wait_until(lambda: len(codes) == 3)
+    assert codes == [1001] * 3
+
+
+def test_a_blocked_recv_wakes_at_once(echo: EchoServer) -> None:
+    pool = pool_for(echo.uri)
+    conn = pool.acquire("/")
+    assert conn.request(1) == 1
+    reader = in_thread(conn.recv)
+    wait_until(lambda: conn._entry is not None and conn._entry.wire.readlock.locked())
+    start = monotonic()
+    pool.close()
+    outcome, at = reader.result(5)
+    assert isinstance(outcome, ConnectionClosedError)
+    assert at - start < 0.2
+    wait_until(lambda: echo.open_now == 0)
+    conn.release()
+    assert pool.stats().active_connections == 0
+
+
+def test_a_blocked_send_wakes_at_once() -> None:
+    stop = threading.Event()
+
+    def never_read(sock: socket.socket) -> None:
+        after_upgrade(then=lambda _: stop.wait(20) and None)(sock)
+
+    with RawServer(never_read) as server:
+        pool = pool_for(server.uri)
+        conn = pool.acquire("/")
+        sender = in_thread(lambda: [conn.send(b"x" * (1 << 20)) for _ in range(64)])
+        wait_until(lambda: conn._entry is not None and conn._entry.wire.lock.locked())
+        start = monotonic()
+        pool.close()
+        outcome, at = sender.result(5)
+        stop.set()
+    assert isinstance(outcome, ConnectionClosedError)
+    assert at - start < 0.5
+
+
+def test_whoever_waits_for_the_upgrade_is_told_at_once() -> None:
+    with RawServer(hold) as server:
+        pool = pool_for(server.uri)
+        dialling = [in_thread(lambda: pool.acquire("/")) for _ in range(3)]
+        wait_until(lambda: server.accepted == 3)
+        start = monotonic()
+        pool.close()
+        outcomes = [each.result(5) for each in dialling]
+        assert [type(outcome) for outcome, _ in outcomes] == [PoolClosedError] * 3
+        assert max(at for _, at in outcomes) - start < 0.5
+        wait_until(lambda: server.open_now == 0)
+
+
+def test_whoever_waits_for_dns_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        asked.set()
+        answer.wait(20)
+        raise socket.gaierror(socket.EAI_FAIL, "too late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    try:
+        pool = pool_for("ws://nowhere.invalid")
+        dialling = in_thread(lambda: pool.acquire("/"))
+        assert asked.wait(5)
+        start = monotonic()
+        pool.close()
+        outcome, at = dialling.result(5)
+    finally:
+        answer.set()
+    assert isinstance(outcome, PoolClosedError)
+    assert at - start < 0.5
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "jetsocket-dns"])
+
+
+def test_whoever_waits_for_the_next_attempt_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    pool = pool_for(f"ws://127.0.0.1:{port}", manager_kwargs={"connect_attempts": 50})
+    dialling = in_thread(lambda: pool.acquire("/"))
+    wait_until(lambda: pool.stats().connect_errors >= 4)
+    start = monotonic()
+    pool.close()
+    outcome, at = dialling.result(5)
+    assert isinstance(outcome, PoolClosedError)
+    assert at - start < 0.5
+
+
+def test_closing_twice_does_nothing_more(echo: EchoServer) -> None:
+    pool = pool_for(echo.uri)
+    pool.acquire("/").release()
+    pool.close()
+    pool.close()
+    assert pool.is_closed
+    with pytest.raises(PoolClosedError, match="closed"):
+        pool.acquire("/")
+    with pytest.raises(PoolClosedError):
+        pool.acquire("/", timeout=0)
+    with pytest.raises(PoolClosedError):
+        pool.prewarm("/", 1)
+    assert pool.stats().idle_connections == 0
+
+
+def test_a_pool_that_was_never_used_closes() -> None:
+    pool = pool_for("ws://127.0.0.1:1")
+    pool.close()
+    with pytest.raises(PoolClosedError):
+        pool.acquire("/")
+
+
+def test_eight_threads_close_at_once(echo: EchoServer) -> None:
+    for _ in range(10):
+        pool = pool_for(echo.uri)
+        held = [pool.acquire("/") for _ in range(4)]
+        for conn in held[:2]:
+            conn.release()
+        together = threading.Barrier(8)
+
+        def close(pool: ConnectionPool[Any] = pool, together: threading.Barrier = together) -> None:
+            together.wait(5)
+            pool.close()
+
+        with ThreadPoolExecutor(8) as threads:
+            closing = [threads.submit(close) for _ in range(8)]
+            for each in closing:
+                each.result(10)
+        wait_until(lambda: echo.open_now == 0)
+        for conn in held:
+            conn.release()
+
+
+def test_a_borrower_may_close_the_pool(echo: EchoServer) -> None:
+    pool = pool_for(echo.uri)
+    start = monotonic()
+    with pool.acquire("/") as conn:
+        assert conn.request(1) == 1
+        pool.close()
+        with pytest.raises((ConnectionClosedError, InvalidStateError)):
+            conn.request(2)
+    assert monotonic() - start < 2
+    wait_until(lambda: echo.open_now == 0)
+    assert pool.stats().active_connections == 0
+
+
+def test_configure_may_close_the_pool(echo: EchoServer) -> None:
+    def configure(conn: PooledConnection[Any]) -> None:
+        pool.close()
+
+    pool = pool_for(echo.uri, configure=configure)
+    with pytest.raises(PoolClosedError):
+        pool.acquire("/")
+    wait_until(lambda: echo.open_now == 0)
+
+
+@pytest.mark.parametrize("callback", ["reset", "check"])
+def test_other_callbacks_may_close_the_pool(echo: EchoServer, callback: str) -> None:
+    called = threading.Event()
+
+    def close(conn: PooledConnection[Any]) -> None:
+        pool.close()
+        called.set()
+
+    config = ConnectionPoolConfig(max_connections=2, health_check_interval=0.2)
+    pool = ConnectionPool[Any](config, base_uri=echo.uri, **{callback: close})
+    pool.acquire("/").release()
+    assert called.wait(5)
+    wait_until(lambda: echo.open_now == 0)
+    with pytest.raises(PoolClosedError):
+        pool.acquire("/")
+
+
+def test_closing_among_busy_borrowers_leaves_nothing_open(echo: EchoServer) -> None:
+    for _ in range(5):
+        pool = pool_for(echo.uri)
+        surprises: list[BaseException] = []
+
+        def work(pool: ConnectionPool[Any] = pool, surprises: list[BaseException] = surprises) -> None:
+            try:
+                while True:
+                    with pool.acquire("/") as conn:
+                        conn.request(1, timeout=5)
+            except (PoolClosedError, ConnectionClosedError):
+                pass
+            except BaseException as error:
+                surprises.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda pool=pool: pool.stats().total_messages_received > 100)  # type: ignore[misc]
+        pool.close()
+        for thread in threads:
+            thread.join(5)
+            assert not thread.is_alive()
+        assert surprises == []
+        wait_until(lambda: echo.open_now == 0)
+        assert (pool.stats().active_connections, pool.stats().idle_connections) == (0, 0)
+        with pytest.raises(PoolClosedError):
+            pool.acquire("/")
+
+
+def test_leaving_the_with_block_closes(echo: EchoServer) -> None:
+    with pool_for(echo.uri) as pool:
+        conn = pool.acquire("/")
+        pool.acquire("/").release()
+    assert pool.is_closed
+    wait_until(lambda: echo.open_now == 0)
+    conn.release()
+    conn.release()
+
+
+def test_the_thread_ends_with_the_pool(echo: EchoServer) -> None:
+    pool = pool_for(echo.uri, name="ending")
+    pool.acquire("/").release()
+    assert [t for t in threading.enumerate() if "ending" in t.name]
+    pool.close()
+    wait_until(lambda: not [t for t in threading.enumerate() if "ending" in t.name], 1.0)

@@ -1,0 +1,196 @@
+"""README and docs: every Python block runs as written, links lead somewhere, tables are complete."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import socket
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jetsocket
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+from jetsocket.config import Options
+from jetsocket.wire import dial
+from tests.conftest import Tls
+from tests.servers import Connection, EchoServer
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```python[^\S\n]*(?P<mark>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"(?<!!)\[(?P<label>[^]]+)\]\((?P<where>[^)\s]+)\)")
+NAMES = {"stream.example.com"}  # the servers that the pages name
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+# --- the blocks
+
+
+def exchange(conn: Connection) -> None:
+    """The server that the pages are written for: it logs in, subscribes, unsubscribes, answers calls."""
+    assert conn.request is not None
+    for text in conn:
+        message = json.loads(text)
+        if "login" in message:
+            conn.send(json.dumps({"ok": True}))
+        elif message.get("subscribe") == "trades":
+            symbol = conn.request.path.rsplit("/", 1)[-1]
+            for price in (1.0, 2.0, 3.0):
+                conn.send(json.dumps({"symbol": symbol, "price": price}))
+            return  # closes with 1000
+        elif "unsubscribe" in message:
+            conn.send(json.dumps({"unsubscribed": message["unsubscribe"]}))
+        elif "method" in message:
+            conn.send(json.dumps({"id": message["id"], "result": message["method"]}))
+        else:
+            conn.send(text)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tls: Tls) -> Iterator[EchoServer]:
+    """A world in which the pages' servers exist: names lead to a local one, whose certificate is trusted."""
+    with EchoServer(exchange, ssl_context=tls.issue(*NAMES)) as server:
+        look_up = socket.getaddrinfo
+
+        def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+            if host not in NAMES:
+                return look_up(host, port, *args, **kwargs)
+            assert port == 443
+            return look_up(server.host, server.port, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(dial, "default_ssl_context", lambda: tls.client_context)
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.upper(), raising=False)
+        yield server
+
+
+def blocks(page: Path) -> list[tuple[int, str, str]]:
+    """Line, mark and code of each Python block."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        (text.count("\n", 0, found.start()) + 2, found["mark"].strip(), found["code"])
+        for found in BLOCK.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_the_blocks_run_as_written(page: Path, world: EchoServer) -> None:
+    """One after the other, as a reader would type them; `process` is what the reader does with a message."""
+    processed: list[Any] = []
+    names: dict[str, Any] = {"__name__": page.stem, "process": processed.append}
+    try:
+        for line, mark, code in blocks(page):
+            assert mark == "", f"{page.name}:{line}: a block that is not run"
+            exec(compile("\n" * (line - 1) + code, str(page), "exec", dont_inherit=True), names)
+    finally:
+        for value in list(names.values()):
+            if isinstance(value, ConnectionPool):
+                value.close()
+    assert world.opened > 0
+    if page.name in ("README.md", "index.md"):
+        assert [message["price"] for message in processed] == [1.0, 2.0, 3.0]
+
+
+# --- the links
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for found in LINK.finditer(page.read_text(encoding="utf-8")):
+        where, _, anchor = found["where"].partition("#")
+        if "://" in where:
+            continue
+        target = (page.parent / where).resolve() if where else page
+        assert target.exists(), f"{page.name}: {found['where']}"
+        assert not anchor or anchor in headings(target), f"{page.name}: {found['where']}"
+
+
+@cache
+def names_in(path: Path) -> frozenset[str]:
+    """Names of the tests and test classes of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return frozenset(
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.lower().startswith("test")
+    )
+
+
+def promised_tests() -> list[tuple[str, str]]:
+    """Promise number, and link text with the file, of every test in README's table of promises."""
+    rows = re.findall(r"^\| (\d+) \|(.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return [(number, found[0]) for number, row in rows for found in re.finditer(r"\[`.+?`\]\(.+?\)", row)]
+
+
+def test_every_promise_is_shown_by_tests_that_exist() -> None:
+    links = promised_tests()
+    assert {int(number) for number, _ in links} == set(range(1, 12))
+    for number, link in links:
+        found = re.fullmatch(r"\[`(\w+)`\]\((tests/[\w/]+\.py)\)", link)
+        assert found, f"promise {number}: {link}"
+        assert found[1] in names_in(ROOT / found[2]), f"promise {number}: no {found[1]} in {found[2]}"
+
+
+# --- the tables
+
+
+def table(page: Path, heading: str) -> dict[str, str]:
+    """First and second cell of each row of the first table under a heading."""
+    section = page.read_text(encoding="utf-8").split(f"# {heading}\n", 1)[1].split("\n#", 1)[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE)
+    return dict(rows)
+
+
+def shown(value: object) -> str:
+    return str(value) if not isinstance(value, (str, tuple)) else f"`{json.dumps(value)}`".replace("[]", "()")
+
+
+def test_the_table_of_config_fields_is_complete_and_right() -> None:
+    fields = {field.name: shown(field.default) for field in dataclasses.fields(ConnectionPoolConfig)}
+    assert table(ROOT / "README.md", "Configuration") == fields
+
+
+def test_the_table_of_options_is_complete_and_right() -> None:
+    options = {field.name: shown(field.default) for field in dataclasses.fields(Options)}
+    assert table(ROOT / "docs/usage.md", "Options of the connections") == options
+
+
+def test_everything_public_is_in_the_api_reference() -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"auto(?:class|exception):: jetsocket\.(\w+)", page)) == set(jetsocket.__all__)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [jetsocket.ConnectionPool, jetsocket.PooledConnection, jetsocket.Histogram],
+    ids=lambda k: k.__name__,
+)
+def test_every_public_member_is_in_the_api_reference(kind: type) -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    members = page.split(f"jetsocket.{kind.__name__}\n", 1)[1].split("..", 1)[0].split("```", 1)[0]
+    listed = set(re.findall(r"\w+", members)) - {"members"}
+    internal = {"take_back", "fit_for_first_use", "replace"}  # between the lease and its pool
+    data = {
+        "counts",
+        "total",
+        "longest",
+        "discarded",
+        "timed_out",
+    }  # told by the class's own text, or internal
+    public = {name for name in vars(kind) if not name.startswith("_")} - internal - data
+    assert public <= listed

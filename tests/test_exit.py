@@ -1,0 +1,133 @@
+"""Exit without close(): prompt and silent, whatever the pool is doing (DESIGN §4.7)."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests import scripts
+from tests.servers import EchoServer, RawServer, after_upgrade
+
+OPEN = """
+import atexit, os, signal, sys, threading, time
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+pool = ConnectionPool(ConnectionPoolConfig(max_connections=2, acquire_timeout=30), base_uri=sys.argv[1])
+"""
+IDLE = "with pool.acquire('/') as conn: assert conn.request(7) == 7\n"
+LENT = "conn = pool.acquire('/'); assert conn.request(7) == 7\n"
+EXHAUSTED = "held = [pool.acquire('/') for _ in range(2)]\n"
+ENDED = "print('end')\n"
+
+ENDINGS = {
+    "never used": "",
+    "idle": IDLE,
+    "lent": LENT,
+    "closed": IDLE + "pool.close()\n",
+    "many pools": IDLE
+    + "pools = [ConnectionPool(base_uri=sys.argv[1]) for _ in range(10)]\n"
+    + "for each in pools:\n    with each.acquire('/'): pass\n",
+    "lent in a suspended generator": "def stream():\n    with pool.acquire('/') as conn: yield conn\n"
+    "suspended = stream(); next(suspended)\n",
+    "sys.exit": IDLE + LENT + ENDED + "sys.exit(0)\n",
+    "used in atexit": IDLE
+    + "def late():\n    with pool.acquire('/') as conn: assert conn.request(7) == 7\n    print('end')\n"
+    + "atexit.register(late)\n",
+    "closed in atexit": IDLE + "atexit.register(pool.close)\n",
+    "a daemon thread in recv": """
+conn = pool.acquire('/')
+reader = threading.Thread(target=conn.recv, daemon=True); reader.start()
+while not conn._entry.wire.readlock.locked(): time.sleep(0.001)
+""",
+    "daemon threads in line": EXHAUSTED
+    + """
+for _ in range(5): threading.Thread(target=pool.acquire, args=('/',), daemon=True).start()
+while pool.stats().waiting < 5: time.sleep(0.001)
+""",
+    "daemon threads at work": """
+def work():
+    while True:
+        with pool.acquire('/') as conn: conn.request(7)
+for _ in range(4): threading.Thread(target=work, daemon=True).start()
+while pool.stats().total_messages_received < 50: time.sleep(0.001)
+""",
+    "a cycle": "class Node: pass\nnode = Node(); node.self = node; node.pool = pool\n"
+    + LENT
+    + "node.conn = conn\n"
+    "del pool, conn, node\n",
+    "a module global dies late": LENT + "sys.modules['keeper'] = conn\n",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_exit_is_prompt_and_silent(echo: EchoServer, ending: str) -> None:
+    ended = scripts.run(
+        OPEN + ENDINGS[ending] + ("" if "print('end')" in ENDINGS[ending] else ENDED), echo.uri
+    )
+    assert ended.check().out == "end\n"
+    assert ended.took < 0.5
+
+
+@pytest.mark.parametrize("options", [("-X", "dev"), ("-W", "error"), ("-W", "always")], ids=" ".join)
+def test_no_resource_warning_for_pools_that_are_open_at_exit(
+    echo: EchoServer, options: tuple[str, ...]
+) -> None:
+    ended = scripts.run(OPEN + IDLE + LENT + ENDED, echo.uri, options=options)
+    assert ended.check().took < 0.5 + 0.2  # -X dev itself is slow
+
+
+def test_an_unhandled_exception_prints_itself_only(echo: EchoServer) -> None:
+    ended = scripts.run(OPEN + IDLE + LENT + ENDED + "raise ZeroDivisionError('mine')", echo.uri)
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1] == "ZeroDivisionError: mine"
+    assert ended.err.count("Traceback") == 1 and "Exception ignored" not in ended.err
+    assert ended.took < 0.5
+
+
+def test_sigterm_ends_it_at_once(echo: EchoServer) -> None:
+    ended = scripts.run(OPEN + IDLE + LENT + ENDED + "os.kill(os.getpid(), signal.SIGTERM)", echo.uri)
+    assert (ended.status, ended.err) == (-signal.SIGTERM, "")
+    assert ended.took < 0.5
+
+
+def test_ctrl_c_in_recv_ends_it_at_once(echo: EchoServer) -> None:
+    script = (
+        OPEN
+        + LENT
+        + ENDED
+        + "threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\nconn.recv()"
+    )
+    ended = scripts.run(script, echo.uri)
+    assert ended.err.splitlines()[-1] == "KeyboardInterrupt"
+    assert ended.err.count("Traceback") == 1 and "Exception ignored" not in ended.err
+    assert ended.took < 0.5 + 0.05
+
+
+def test_a_server_that_answers_no_close_does_not_hold_the_exit_up() -> None:
+    with RawServer(after_upgrade()) as silent:
+        script = (
+            OPEN + "held = [pool.acquire('/') for _ in range(2)]\nfor each in held: each.release()\n" + ENDED
+        )
+        assert scripts.run(script, silent.uri).check().took < 0.5
+
+
+def test_a_black_hole_does_not_hold_the_exit_up() -> None:
+    with RawServer(lambda sock: [None for _ in iter(lambda: sock.recv(1024), b"")] and None) as hole:
+        script = OPEN + (
+            "threading.Thread(target=pool.acquire, args=('/',), daemon=True).start()\n"
+            "while not pool._ledger.entries: time.sleep(0.001)\ntime.sleep(0.05)\n"
+        )
+        assert scripts.run(script + ENDED, hole.uri).check().took < 0.5
+
+
+def test_the_server_hears_a_goodbye_at_exit(echo_server: object) -> None:
+    codes: list[int | None] = []
+
+    def note(conn: object) -> None:
+        for message in conn:  # type: ignore[attr-defined]
+            conn.send(message)  # type: ignore[attr-defined]
+        codes.append(conn.close_code)  # type: ignore[attr-defined]
+
+    with EchoServer(note) as server:
+        scripts.run(OPEN + IDLE + ENDED, server.uri).check()
+    assert codes == [1001]

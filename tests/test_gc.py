@@ -1,0 +1,218 @@
+"""What is dropped comes back: leases, generators that hold one, pools (DESIGN §4.5, §4.8)."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolExhaustedError
+from tests import scripts
+from tests.servers import EchoServer, wait_until
+
+
+@pytest.fixture
+def warned() -> Iterator[list[str]]:
+    """The texts of all ResourceWarnings, from whatever thread."""
+    texts: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ResourceWarning)
+        warnings.showwarning = lambda message, *_, **__: texts.append(str(message))
+        yield texts
+
+
+def take_all(pool: ConnectionPool[Any], timeout: float = 5.0) -> None:
+    held = [pool.acquire("/all", timeout=timeout) for _ in range(pool.config.max_connections)]
+    for conn in held:
+        conn.release()
+
+
+def test_a_thousand_dropped_leases_come_back_each_with_a_warning(echo: EchoServer, warned: list[str]) -> None:
+    def drop() -> None:
+        for _ in range(250):
+            pool.acquire("/")
+
+    line = drop.__code__.co_firstlineno + 2
+    start = monotonic()
+    with ConnectionPool(ConnectionPoolConfig(max_connections=4), base_uri=echo.uri) as pool:
+        with ThreadPoolExecutor(4) as threads:
+            for result in [threads.submit(drop) for _ in range(4)]:
+                result.result(30)
+        wait_until(lambda: len(warned) == 1000)
+        take_all(pool)
+        assert pool.stats().discards["dropped"] == 1000
+    assert monotonic() - start < 15
+    assert all("dropped without release" in text and f"{__file__}:{line}" in text for text in warned)
+    assert echo.most_open <= 4
+
+
+def test_a_dropped_lease_comes_back_at_once_not_at_the_next_tick(echo: EchoServer, warned: list[str]) -> None:
+    with ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=echo.uri) as pool:
+        pool.acquire("/").release()
+        waits = []
+        for _ in range(20):
+            pool.acquire("/")
+            start = monotonic()
+            pool.acquire("/", timeout=5).release()
+            waits.append(monotonic() - start)
+        assert sum(waits) / len(waits) < 0.1  # a tick is half a second
+    assert len(warned) == 20
+
+
+def test_one_that_was_released_is_not_warned_about(echo: EchoServer, warned: list[str]) -> None:
+    with ConnectionPool(base_uri=echo.uri) as pool:
+        for _ in range(50):
+            conn = pool.acquire("/")
+            conn.release()
+            del conn
+            with pool.acquire("/"):
+                pass
+        gc.collect()
+    assert warned == []
+    assert echo.opened == 1
+
+
+def test_a_lease_in_a_cycle_comes_back_when_the_cycle_is_found(echo: EchoServer, warned: list[str]) -> None:
+    with ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=echo.uri) as pool:
+        cycle: dict[str, Any] = {"conn": pool.acquire("/")}
+        cycle["self"] = cycle
+        del cycle
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire("/", timeout=0)
+        gc.collect()
+        pool.acquire("/", timeout=5).release()
+    assert len(warned) == 1
+
+
+GENERATORS = """
+import gc, os, sys, threading, time, warnings
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+warnings.simplefilter("ignore", ResourceWarning)
+pool = ConnectionPool(ConnectionPoolConfig(max_connections=4, acquire_timeout=20), base_uri=sys.argv[1])
+gc.set_threshold(1, 1, 1)
+
+class Node: pass
+
+def stream(path):
+    with pool.acquire(path) as conn:
+        while True:
+            yield conn.request(1, timeout=5)
+
+def forget(path):
+    '''Leave a suspended generator, which holds a lease, in a cycle: the collector closes it anywhere.'''
+    node = Node()
+    node.me, node.stream = node, stream(path)
+    next(node.stream)
+
+def plain(path):
+    node = Node()
+    node.me, node.conn = node, pool.acquire(path)
+
+trouble = []
+def work(number):
+    try:
+        end = time.monotonic() + 4
+        rounds = 0
+        while time.monotonic() < end or rounds < 10:
+            rounds += 1
+            (forget, plain)[rounds % 2](f"/{(number + rounds) % 6}")
+            with pool.acquire("/mine") as conn:
+                assert conn.request(rounds, timeout=10) == rounds
+            pool.stats()
+    except BaseException as error:
+        trouble.append(repr(error))
+threads = [threading.Thread(target=work, args=(n,)) for n in range(int(sys.argv[2]))]
+done = threading.Event()
+def collect():
+    # All threads may be in line for what lies in garbage: then nobody else makes the collector run.
+    while not done.wait(0.01): gc.collect()
+threads.append(threading.Thread(target=collect))
+for thread in threads: thread.start()
+for thread in threads[:-1]: thread.join(30); assert not thread.is_alive()
+done.set()
+gc.set_threshold(700)
+gc.collect()
+assert not trouble, trouble
+held = [pool.acquire("/all", timeout=2) for _ in range(4)]
+for conn in held: conn.release()
+pool.close()
+print("ok")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 4])
+def test_generators_that_the_collector_closes_inside_the_pool(echo: EchoServer, threads: int) -> None:
+    ended = scripts.run(GENERATORS, echo.uri, str(threads), watchdog=30)
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+    assert echo.most_open <= 4
+
+
+def test_a_pool_that_is_dropped_closes_itself(echo: EchoServer) -> None:
+    pool = ConnectionPool[Any](base_uri=echo.uri, name="forgotten")
+    for conn in [pool.acquire("/") for _ in range(3)]:
+        conn.release()
+    del conn
+    wait_until(lambda: echo.open_now == 3)
+    ref = weakref.ref(pool)
+    del pool
+    assert ref() is None, "somebody holds the pool: its thread, perhaps"
+    wait_until(lambda: echo.open_now == 0)
+    wait_until(lambda: not [t for t in threading.enumerate() if "forgotten" in t.name])
+
+
+def test_a_dropped_pool_with_a_check_and_callbacks_closes_itself(echo: EchoServer) -> None:
+    pool = ConnectionPool[Any](
+        ConnectionPoolConfig(health_check_interval=0.2),
+        base_uri=echo.uri,
+        name="checked",
+        configure=lambda conn: conn.request(1),
+        check=lambda conn: conn.request(2),
+        reset=lambda conn: conn.request(3),
+    )
+    pool.acquire("/").release()
+    wait_until(lambda: echo.messages >= 4)
+    ref = weakref.ref(pool)
+    del pool
+    wait_until(lambda: ref() is None)
+    wait_until(lambda: echo.open_now == 0)
+
+
+def test_a_dropped_pool_lives_while_a_lease_is_out(echo: EchoServer) -> None:
+    pool = ConnectionPool[Any](base_uri=echo.uri)
+    conn = pool.acquire("/")
+    del pool
+    gc.collect()
+    assert conn.request(1, timeout=5) == 1
+    conn.release()
+    del conn
+    wait_until(lambda: echo.open_now == 0)
+
+
+def test_pool_and_lease_dropped_together_in_a_cycle(echo: EchoServer, warned: list[str]) -> None:
+    pool = ConnectionPool[Any](base_uri=echo.uri, name="both")
+    cycle: list[Any] = [pool, pool.acquire("/")]
+    cycle.append(cycle)
+    del cycle, pool
+    gc.collect()
+    wait_until(lambda: echo.open_now == 0)
+    wait_until(lambda: not [t for t in threading.enumerate() if "both" in t.name])
+
+
+def test_a_hundred_pools_leave_no_thread_behind(echo: EchoServer) -> None:
+    before = threading.active_count()
+    for number in range(100):
+        pool = ConnectionPool[Any](base_uri=echo.uri, name=f"many-{number}")
+        with pool.acquire("/") as conn:
+            assert conn.request(number, timeout=5) == number
+    del pool, conn
+    wait_until(lambda: not [t for t in threading.enumerate() if "jetsocket" in t.name])
+    wait_until(lambda: echo.open_now == 0)
+    wait_until(lambda: threading.active_count() <= before)

@@ -1,0 +1,156 @@
+"""The house is in order: what lies at the top, what a file says of itself, and whom it may ask."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import websocket
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "jetsocket"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TOP = {
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "docs",
+    "jetsocket",
+    "pyproject.toml",
+    "setup.cfg",
+    "tests",
+}
+
+every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def tracked_files() -> list[str]:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    # A checkout may belong to another user than the one who tests.
+    command = [git, "-c", f"safe.directory={ROOT}", "ls-files"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def test_nothing_else_lies_at_the_top() -> None:
+    assert {name.split("/")[0] for name in tracked_files()} <= TOP
+
+
+def test_nothing_that_is_made_is_tracked() -> None:
+    made = ("__pycache__", "_build/", ".venv", ".egg-info", ".coverage")
+    assert [name for name in tracked_files() if any(part in name for part in made)] == []
+
+
+def test_the_package_is_typed() -> None:
+    assert (PACKAGE / "py.typed").exists()
+
+
+@every_module
+def test_a_file_says_what_lives_there(path: Path) -> None:
+    assert ast.get_docstring(parsed(path)), f"{path.relative_to(ROOT)} has no docstring"
+
+
+@every_module
+def test_a_file_has_its_test(path: Path) -> None:
+    if path.name == "__init__.py":
+        return
+    mirrored = ROOT / "tests" / path.relative_to(PACKAGE).parent / f"test_{path.stem.strip('_')}.py"
+    assert mirrored.exists(), f"{path.relative_to(ROOT)} is to be tested in {mirrored.relative_to(ROOT)}"
+
+
+@every_module
+def test_nobody_asks_the_front_door(path: Path) -> None:
+    """`from jetsocket import X` would go around the floors, unless X is itself a module on one of them."""
+    if path.name in ("__init__.py", "__main__.py"):
+        return
+    below = {module.stem for module in PACKAGE.glob("*.py")} | {"wire"}
+    asked = {
+        alias.name
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and node.module == "jetsocket"
+        for alias in node.names
+    }
+    assert asked <= below
+
+
+# --- websocket-client: only what it documents or exports
+
+
+def private_uses(tree: ast.Module) -> Iterator[str]:
+    """Underscored names of the `websocket` package that `tree` uses, by any way of importing them."""
+    known: set[str] = set()  # local names that came from the package
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "websocket":
+            yield from (part for part in (node.module or "").split(".") if is_private(part))
+            yield from (alias.name for alias in node.names if is_private(alias.name))
+            known |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "websocket":
+                    yield from (part for part in alias.name.split(".") if is_private(part))
+                    known.add(alias.asname or "websocket")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and root_name(node) in known:
+            yield node.attr
+        if isinstance(node, ast.ClassDef) and any(root_name(base) in known for base in node.bases):
+            yield from inherited_private_uses(node)
+
+
+def root_name(node: ast.expr) -> str | None:
+    """`a` for the expressions a, a.b and a.b.c."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def inherited_private_uses(cls: ast.ClassDef) -> Iterator[str]:
+    """Private names of websocket.WebSocket that a subclass overrides or uses."""
+    inherited = {name for name in dir(websocket.WebSocket()) if is_private(name)}
+    for node in ast.walk(cls):
+        if isinstance(node, ast.FunctionDef) and node.name in inherited:
+            yield node.name
+        if isinstance(node, ast.Attribute) and node.attr in inherited and root_name(node) == "self":
+            yield node.attr
+
+
+@every_module
+def test_no_underscored_name_of_websocket_client_is_used(path: Path) -> None:
+    assert list(private_uses(parsed(path))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import websocket\nwebsocket._core",
+        "import websocket as w\nw._abnf.ABNF",
+        "import websocket._core",
+        "from websocket._abnf import ABNF",
+        "from websocket import _http",
+        "from websocket import ABNF as A\nA._private",
+        "import websocket\nclass W(websocket.WebSocket):\n def f(self): self._recv(1)",
+        "from websocket import WebSocket as B\nclass W(B):\n def _send(self): pass",
+    ],
+)
+def test_that_search_finds(source: str) -> None:
+    assert list(private_uses(ast.parse(source)))
+
+
+def test_that_search_lets_honest_code_pass() -> None:
+    source = "import websocket\nclass W(websocket.WebSocket):\n def f(self): self._own = websocket.ABNF"
+    assert list(private_uses(ast.parse(source))) == []

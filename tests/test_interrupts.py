@@ -1,0 +1,204 @@
+"""Ctrl-C and asynchronous exceptions at any moment: no permit is lost, nothing is stuck (DESIGN §4.5)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests import scripts
+from tests.servers import EchoServer
+
+ROUNDS = int(os.environ.get("JETSOCKET_INTERRUPTS", "500"))
+
+START = """
+import ctypes, itertools, os, random, signal, sys, threading, time, warnings
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+warnings.simplefilter("ignore", ResourceWarning)
+CAP, PATIENCE = 4, 2.0    # two ticks of the housekeeper, and a busy machine
+uri, rounds = sys.argv[1], int(sys.argv[2])
+pool = ConnectionPool(ConnectionPoolConfig(max_connections=CAP, acquire_timeout=10), base_uri=uri)
+paths = itertools.count()
+
+def acquire():
+    with pool.acquire("/"): pass
+
+def connect():
+    with pool.acquire(f"/{next(paths)}"): pass
+
+def recv():
+    with pool.acquire("/") as conn:
+        for number in range(20):
+            assert conn.request(number, timeout=5) == number
+
+def dropped():
+    pool.acquire("/")
+
+def check(number, what):
+    '''Every permit is back: all of them can be had at once, and each serves.'''
+    held = []
+    try:
+        for _ in range(CAP):
+            held.append(pool.acquire("/", timeout=PATIENCE))
+        for conn in held:
+            assert conn.request(number, timeout=PATIENCE) == number
+    except BaseException as error:
+        print(f"round {number}: after an interrupt in {what}: {error!r}", *pool._ledger.faults(), sep="; ")
+        os._exit(1)
+    finally:
+        for conn in held: conn.release()
+"""
+
+SIGINT = """
+armed, struck = threading.Semaphore(0), threading.Event()
+def strike():
+    while True:
+        armed.acquire()
+        time.sleep(random.random() ** 2 * 0.004)
+        struck.set()
+        os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=strike, daemon=True).start()
+interrupts = 0
+for number in range(rounds):
+    work = (acquire, connect, recv, dropped)[number % 4]
+    struck.clear()
+    armed.release()
+    try:
+        while not struck.is_set(): work()
+        time.sleep(1)            # the signal is on its way
+    except KeyboardInterrupt:
+        interrupts += 1
+    check(number, work.__name__)
+pool.close()
+print("interrupts", interrupts)
+"""
+
+
+def test_ctrl_c_at_500_random_moments(echo: EchoServer) -> None:
+    ended = scripts.run(START + SIGINT, echo.uri, str(ROUNDS), watchdog=30 + ROUNDS / 20)
+    assert ended.status == 0, ended.out + ended.err
+    # Those that struck in a finalizer are shown by Python itself and go no further.
+    assert int(ended.out.split()[-1]) >= ROUNDS * 0.9
+    assert echo.most_open <= 4
+
+
+WAITING = """
+held = [pool.acquire("/") for _ in range(CAP)]
+for number in range(20):
+    timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        if number % 2: pool.acquire("/", timeout=5)
+        else: held[0].recv(timeout=5)
+        raise AssertionError("it did not wake")
+    except KeyboardInterrupt: pass
+    timer.join()
+    assert pool.stats().waiting == 0
+    if not number % 2:           # its connection is closed, or as good as before: the borrower may go on
+        try: assert held[0].request(number, timeout=5) == number
+        except Exception as error: raise SystemExit(f"round {number}: {error!r}")
+for conn in held: conn.release()
+check(0, "waiting")
+print("ok")
+"""
+
+
+def test_ctrl_c_wakes_who_waits_in_line_or_for_a_message(echo: EchoServer) -> None:
+    assert scripts.run(START + WAITING, echo.uri, "0").check().out == "ok\n"
+
+
+ASYNC = """
+class Struck(BaseException): pass
+def victim(work, began, ended):
+    began.set()
+    try:
+        while True: work()
+    except Struck: pass
+    finally: ended.set()
+strike = ctypes.pythonapi.PyThreadState_SetAsyncExc
+healed = 0
+for number in range(rounds):
+    work = (acquire, connect, recv, dropped)[number % 4]
+    began, ended = threading.Event(), threading.Event()
+    thread = threading.Thread(target=victim, args=(work, began, ended)); thread.start()
+    began.wait()
+    time.sleep(random.random() ** 2 * 0.004)
+    while thread.is_alive():      # one that struck in a finalizer goes no further
+        strike(ctypes.c_ulong(thread.ident), ctypes.py_object(Struck))
+        thread.join(1)
+    check(number, work.__name__)
+    del thread
+pool.close()
+print("ok")
+"""
+
+
+def test_asynchronous_exceptions_in_worker_threads(echo: EchoServer) -> None:
+    ended = scripts.run(START + ASYNC, echo.uri, str(ROUNDS * 2 // 5), watchdog=30 + ROUNDS / 20)
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+    assert echo.most_open <= 4
+
+
+IN_LINE = """
+class Struck(BaseException): pass
+outcomes = []
+def victim():
+    try:
+        with pool.acquire("/", timeout=10): outcomes.append("got")
+    except Struck: outcomes.append("struck")
+strike = ctypes.pythonapi.PyThreadState_SetAsyncExc
+for number in range(50):
+    held = [pool.acquire("/") for _ in range(CAP)]
+    threads = [threading.Thread(target=victim) for _ in range(6)]
+    for thread in threads: thread.start()
+    while pool.stats().waiting < 6: time.sleep(0.001)
+    for thread in threads[::2]: strike(ctypes.c_ulong(thread.ident), ctypes.py_object(Struck))
+    for conn in held: conn.release()   # three of the permits are handed to those who were struck
+    del conn
+    for thread in threads: thread.join(5); assert not thread.is_alive()
+    check(number, "the line")
+assert outcomes.count("struck") == 150 and outcomes.count("got") == 150, outcomes
+print("ok")
+"""
+
+
+def test_those_who_are_struck_in_line_pass_their_turn_on(echo: EchoServer) -> None:
+    ended = scripts.run(START + IN_LINE, echo.uri, "0")
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
+HANDLER = """
+from jetsocket import InvalidStateError, PoolExhaustedError, TimeoutError
+mine = []
+calls, refused = [0], [0]
+def handler(signum, frame):
+    calls[0] += 1
+    while mine:
+        pool.release(mine.pop())       # never refused
+    for call in (pool.stats, lambda: pool.acquire("/", timeout=0.05).release()):
+        try: call()
+        except InvalidStateError: refused[0] += 1
+        except (PoolExhaustedError, TimeoutError): pass
+connect()                 # its imports are not to be interrupted by themselves
+signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, handler)
+while calls[0] < 150:
+    signal.setitimer(signal.ITIMER_REAL, random.random() * 0.004 + 1e-6)
+    with pool.acquire("/") as conn:
+        mine.append(pool.acquire("/"))
+        assert conn.request(1, timeout=5) == 1
+    connect()
+signal.setitimer(signal.ITIMER_REAL, 0)
+while mine: mine.pop().release()
+del conn
+check(0, "a signal handler")
+pool.close()
+print("ok")
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_handler_may_call_the_pool_that_it_interrupts(echo: EchoServer) -> None:
+    # Its SIGALRM is the watchdog's as well: here the test's own timeout has to do.
+    ended = scripts.run(START + HANDLER, echo.uri, "0")
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err

@@ -1,0 +1,200 @@
+"""What a pool counts: histograms true to 19 %, and totals that outlive the connections."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetsocket import ConnectionPool, Histogram, PoolExhaustedError, PoolStats
+from jetsocket.stats import Recorder, bucket_of, upper_bound
+from tests.servers import EchoServer, wait_until
+
+MakePool = Callable[..., ConnectionPool[Any]]
+
+DURATIONS = st.floats(0, 5000, allow_nan=False)
+
+
+def histogram_of(durations: list[float]) -> Histogram:
+    recorder = Recorder()
+    for seconds in durations:
+        recorder.add(seconds)
+    return recorder.histogram()
+
+
+# --- histograms
+
+
+@given(DURATIONS)
+def test_a_duration_lies_in_its_bucket(seconds: float) -> None:
+    bucket = bucket_of(seconds)
+    assert seconds <= upper_bound(bucket) * (1 + 1e-9)
+    assert bucket == 0 or seconds >= upper_bound(bucket - 1) * (1 - 1e-9)
+
+
+@given(st.lists(DURATIONS, min_size=1, max_size=200), st.integers(1, 100))
+def test_percentiles_are_true_to_19_percent(durations: list[float], percent: int) -> None:
+    told = histogram_of(durations).percentile(percent)
+    ordered = sorted(durations)
+    exact = ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+    assert exact * (1 - 1e-9) <= told <= max(exact * 1.19 * (1 + 1e-2), 1e-6)
+
+
+@given(st.lists(DURATIONS, max_size=100))
+def test_count_total_mean_and_longest(durations: list[float]) -> None:
+    told = histogram_of(durations)
+    assert told.count == len(durations)
+    assert told.total == pytest.approx(sum(durations))
+    assert told.mean == pytest.approx(statistics.fmean(durations) if durations else 0.0)
+    assert told.longest == max(durations, default=0.0)
+    assert told.p50 <= told.p95 <= told.p99 <= max(told.longest, 0.0)
+
+
+def test_an_empty_histogram() -> None:
+    told = Histogram()
+    assert (told.count, told.mean, told.p50, told.p99, told.longest) == (0, 0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1e-9, 1e-12, 1e9])
+def test_odd_durations_are_counted(seconds: float) -> None:
+    assert histogram_of([seconds]).count == 1
+
+
+def test_a_histogram_does_not_change_later() -> None:
+    recorder = Recorder()
+    recorder.add(1.0)
+    told = recorder.histogram()
+    copy = recorder.copy()
+    recorder.add(2.0)
+    copy.add(3.0)
+    copy.add(3.0)
+    assert (told.count, recorder.histogram().count, copy.histogram().count) == (1, 2, 3)
+    with pytest.raises(TypeError):
+        told.counts[0] = 5  # type: ignore[index]  # the point
+
+
+# --- a pool's figures
+
+
+def test_stats_are_frozen(echo: EchoServer, make_pool: MakePool) -> None:
+    stats = make_pool(echo).stats()
+    assert stats == PoolStats(0, 0, 0, 0, 0, 0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        stats.acquires = 1  # type: ignore[misc]  # the point
+
+
+def test_figures_follow_what_happens(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, max_connections=2)
+    with pool.acquire("/") as conn:
+        stats = pool.stats()
+        assert (stats.active_connections, stats.idle_connections, stats.acquires) == (1, 0, 1)
+        conn.send([1])
+        conn.send([2])
+        assert conn.recv(5) == [1]
+        assert pool.stats().total_messages_sent == 2
+        assert pool.stats().total_messages_received >= 1
+        assert conn.recv(5) == [2]
+    with pool.acquire("/"), pool.acquire("/"):
+        assert pool.stats().active_connections == 2
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire("/", 0)
+    stats = pool.stats()
+    assert (stats.total_connections, stats.active_connections, stats.idle_connections) == (2, 0, 2)
+    assert (stats.total_messages_sent, stats.total_messages_received) == (2, 2)
+    assert (stats.acquires, stats.reuses, stats.timeouts, stats.waiting) == (3, 1, 1, 0)
+    assert (stats.connect_errors, stats.total_reconnects, stats.discards) == (0, 0, {})
+    assert stats.wait_time.count == stats.lend_time.count == 3
+
+
+def test_totals_keep_counting_connections_that_are_gone(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, max_connections=3)
+    for number in range(10):
+        with pool.acquire(f"/{number}") as conn:
+            conn.request(["x" * 1000], 5)
+            if number % 3 == 0:
+                conn.discard()
+    pool.close()
+    stats = pool.stats()
+    assert stats.total_connections == 10
+    assert (stats.total_messages_sent, stats.total_messages_received) == (10, 10)
+    assert 10_000 < stats.bytes_sent < 20_000
+    assert 10_000 < stats.bytes_received < 20_000
+    assert stats.idle_connections == stats.active_connections == 0
+    assert stats.acquires == 10
+    assert sum(stats.discards.values()) == 10
+
+
+def test_reconnects_count_what_was_lost(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, max_connections=3)
+    pool.prewarm("/", 3)
+    wait_until(lambda: echo.open_now == 3)
+    echo.cut_all()
+    wait_until(lambda: pool.stats().idle_connections == 0)
+    assert pool.stats().total_reconnects == 0
+    pool.prewarm("/", 2)
+    assert pool.stats().total_reconnects == 2
+    pool.prewarm("/", 3)
+    stats = pool.stats()
+    assert (stats.total_reconnects, stats.total_connections) == (3, 6)
+    with pool.acquire("/") as conn:
+        conn.discard()
+    pool.prewarm("/", 3)
+    assert pool.stats().total_reconnects == 3  # that one was not lost
+
+
+def test_wait_and_lend_times(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, max_connections=1)
+    pool.prewarm("/late", 1)
+    with ThreadPoolExecutor(1) as other:
+        conn = pool.acquire("/late")
+        waiting = other.submit(pool.request, "/late", {"delay": 0})
+        wait_until(lambda: pool.stats().waiting == 1)
+        conn.request({"delay": 0.2}, 5)
+        conn.release()
+        waiting.result(5)
+    stats = pool.stats()
+    assert stats.lend_time.longest >= 0.2
+    assert stats.wait_time.longest >= 0.19
+    assert stats.wait_time.p50 < 0.1  # the first one was idle
+    assert stats.wait_time.count == 2
+
+
+def test_stats_from_many_threads_add_up(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, max_connections=4, acquire_timeout=30)
+    stop = threading.Event()
+
+    def watch() -> None:
+        before = pool.stats()
+        while not stop.is_set():
+            now = pool.stats()
+            for name in ("total_connections", "total_messages_sent", "acquires", "reuses", "bytes_sent"):
+                assert getattr(now, name) >= getattr(before, name), name
+            assert now.active_connections + now.idle_connections <= 4
+            before = now
+
+    def work(number: int) -> None:
+        rng = random.Random(number)
+        for turn in range(50):
+            with pool.acquire(f"/{rng.randrange(6)}") as conn:
+                conn.request(turn, 10)
+
+    with ThreadPoolExecutor(9) as threads:
+        watching = threads.submit(watch)
+        try:
+            list(threads.map(work, range(8)))
+        finally:
+            stop.set()
+        watching.result(10)
+    stats = pool.stats()
+    assert (stats.acquires, stats.total_messages_sent, stats.total_messages_received) == (400, 400, 400)
+    assert stats.total_connections == echo.opened
+    assert stats.reuses == 400 - echo.opened
+    assert stats.wait_time.count == stats.lend_time.count == 400

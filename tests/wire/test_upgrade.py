@@ -1,0 +1,221 @@
+"""The HTTP upgrade: what is read of the server's answer, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jetsocket.exceptions import HandshakeError
+from jetsocket.uris import parse
+from jetsocket.wire.upgrade import MAX_HEAD, Headers, accept_for, check_upgrade, follow, parse_head
+from jetsocket.wire.websocket import WebSocket
+from tests import servers
+from tests.servers import RawServer
+
+RawFactory = Callable[..., RawServer]
+
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455 §1.3
+ACCEPT = ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+
+
+class TestHead:
+    def test_status_reason_and_fields(self) -> None:
+        status, reason, headers = parse_head(b"HTTP/1.1 401 Not You\r\nA: 1\r\nb:\t2 \r\nA:3")
+        assert (status, reason) == (401, "Not You")
+        assert dict(headers) == {"a": "1, 3", "b": "2"}
+        assert headers.get_all("A") == ["1", "3"]
+
+    @pytest.mark.parametrize("line", [b"HTTP/1.1 101", b"HTTP/1.0 101 ", b"HTTP/1.1 101 Switching Protocols"])
+    def test_a_reason_may_be_missing(self, line: bytes) -> None:
+        assert parse_head(line)[0] == 101
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"",
+            b"SSH-2.0-OpenSSH_9.2",
+            b"HTTP/2 200",
+            b"HTTP/1.1 20",
+            b"HTTP/1.1 2000 OK",
+            b"HTTP/1.1 -10 OK",
+            b"HTTP/1.1  101 OK",
+            b"\x15\x03\x01\x00\x02\x02\x50",
+            b"HTTP/1.1 101 OK\r\nno colon",
+            b"HTTP/1.1 101 OK\r\n: no name",
+            b"HTTP/1.1 101 OK\r\nname : blank before the colon",
+            b"HTTP/1.1 101 OK\r\nA: 1\r\n folded: line",
+        ],
+    )
+    def test_what_is_no_http_is_a_value_error(self, head: bytes) -> None:
+        with pytest.raises(ValueError, match="line"):
+            parse_head(head)
+
+    @settings(deadline=None, max_examples=200)
+    @given(head=st.binary(max_size=200))
+    def test_noise_is_a_value_error_or_nothing(self, head: bytes) -> None:
+        for prefix in (b"", b"HTTP/1.1 200 OK\r\n"):
+            with contextlib.suppress(ValueError):
+                parse_head(prefix + head)
+
+
+class TestHeaders:
+    def test_names_are_case_insensitive(self) -> None:
+        headers = Headers([("Content-Type", "a"), ("X", "b")])
+        assert headers["CONTENT-type"] == "a"
+        assert "content-TYPE" in headers
+        assert headers.get("y") is None
+        assert len(headers) == 2
+
+    def test_a_missing_one_is_a_key_error(self) -> None:
+        with pytest.raises(KeyError):
+            Headers()["x"]
+
+    def test_cookies_are_read_one_by_one(self) -> None:
+        headers = Headers([("Set-Cookie", "a=1; Expires=Thu, 01 Jan"), ("set-cookie", "b=2")])
+        assert headers.get_all("Set-Cookie") == ["a=1; Expires=Thu, 01 Jan", "b=2"]
+
+    def test_the_repr_shows_no_values(self) -> None:
+        assert "hidden" not in repr(Headers([("Set-Cookie", "hidden")]))
+
+
+class TestProof:
+    def test_the_example_of_the_rfc(self) -> None:
+        assert accept_for(KEY) == ACCEPT[1]
+        assert check_upgrade(Headers([ACCEPT]), KEY, []) is None
+
+    def test_the_subprotocol_is_one_of_the_offered_as_it_was_spelt(self) -> None:
+        chosen = Headers([ACCEPT, ("Sec-WebSocket-Protocol", "Chat.v2")])
+        assert check_upgrade(chosen, KEY, ["chat.v1", "Chat.v2"]) == "Chat.v2"
+
+    def test_a_server_may_choose_none_of_the_offered(self) -> None:
+        assert check_upgrade(Headers([ACCEPT]), KEY, ["chat"]) is None
+
+    @pytest.mark.parametrize(
+        ("fields", "offered"),
+        [
+            ([], []),
+            ([("Sec-WebSocket-Accept", ACCEPT[1].lower())], []),
+            ([("Sec-WebSocket-Accept", "x")], []),
+            ([ACCEPT, ACCEPT], []),
+            ([ACCEPT, ("Sec-WebSocket-Protocol", "chat")], []),
+            ([ACCEPT, ("Sec-WebSocket-Protocol", "CHAT")], ["chat"]),
+            ([ACCEPT, ("Sec-WebSocket-Protocol", "a, b")], ["a", "b"]),
+            ([ACCEPT, ("Sec-WebSocket-Protocol", "a"), ("Sec-WebSocket-Protocol", "b")], ["a", "b"]),
+            ([ACCEPT, ("Sec-WebSocket-Extensions", "permessage-deflate")], []),
+        ],
+    )
+    def test_anything_else_is_refused(self, fields: list[tuple[str, str]], offered: list[str]) -> None:
+        with pytest.raises(ValueError, match=r"Accept|chose"):
+            check_upgrade(Headers(fields), KEY, offered)
+
+
+class TestRedirects:
+    @pytest.mark.parametrize(
+        ("uri", "location", "to"),
+        [
+            ("ws://h/a/b?q", "/c;p?x=1", "ws://h/c;p?x=1"),
+            ("ws://h/a/b", "c", "ws://h/a/c"),
+            ("ws://h:81/a", "http://h:81/b", "ws://h:81/b"),
+            ("wss://h/a", "https://h:443/b", "wss://h/b"),
+            ("wss://h/a", "wss://H/b", "wss://h/b"),
+            ("wss://h/a", "//h/b", "wss://h/b"),
+        ],
+    )
+    def test_within_the_origin(self, uri: str, location: str, to: str) -> None:
+        assert follow(parse(uri), location).uri == to
+
+    @pytest.mark.parametrize(
+        ("uri", "location"),
+        [
+            ("wss://h/", "ws://h/"),
+            ("wss://h/", "http://h/"),
+            ("ws://h/", "wss://h/"),
+            ("ws://h/", "ws://h:81/"),
+            ("ws://h/", "ws://h.evil.example/"),
+            ("ws://h/", "ws://h@evil.example/"),
+            ("ws://h/", "//evil.example/"),
+            ("ws://h/", "ftp://h/"),
+            ("ws://h/", "http://["),
+            ("ws://h/", "http://h:99999/"),
+            ("ws://h/", "/a b"),
+        ],
+    )
+    def test_anywhere_else_is_refused(self, uri: str, location: str) -> None:
+        with pytest.raises(ValueError, match=r"."):
+            follow(parse(uri), location)
+
+    def test_userinfo_is_kept_within_the_origin(self) -> None:
+        start = parse("ws://alice:pw@h/a")
+        assert follow(start, "/b").authorization == start.authorization
+
+
+class TestOverASocket:
+    @pytest.mark.parametrize("size", [MAX_HEAD - 200, MAX_HEAD + 4000])
+    def test_the_head_has_a_limit(self, raw_server: RawFactory, size: int) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            request = servers.read_request(sock)
+            own = len(servers.upgrade_response(request, [("X", "")]))
+            sock.sendall(servers.upgrade_response(request, [("X", "x" * (size - own + 4))]))
+            servers.hold(sock)
+
+        ws = WebSocket()
+        server = raw_server(script)
+        if size < MAX_HEAD:
+            ws.connect(server.uri, timeout=5)
+            assert len(ws.response_headers["x"]) > 60000
+            ws.shutdown()
+        else:
+            with pytest.raises(HandshakeError, match="65536"):
+                ws.connect(server.uri, timeout=5)
+
+    def test_frames_in_the_same_packet_as_the_head_are_not_lost(self, raw_server: RawFactory) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            request = servers.read_request(sock)
+            sock.sendall(servers.upgrade_response(request) + servers.frame(1, b"early") + b"\x81")
+            sock.sendall(b"\x04late")
+            servers.hold(sock)
+
+        ws = WebSocket()
+        ws.connect(raw_server(script).uri, timeout=5)
+        ws.settimeout(5)
+        assert [ws.recv(), ws.recv()] == ["early", "late"]
+        ws.shutdown()
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            [("Content-Length", "9" * 5000)],
+            [("Content-Length", "-1")],
+            [("Content-Length", "5, 5")],
+            [("Content-Length", "²")],
+            [("Transfer-Encoding", "chunked")],
+        ],
+        ids=["5000 digits", "negative", "twice", "a power", "chunked"],
+    )
+    def test_odd_lengths_of_a_refusal_are_its_own_affair(
+        self, raw_server: RawFactory, fields: list[tuple[str, str]]
+    ) -> None:
+        server = raw_server(servers.answer("503 Busy", fields, b"later"))
+        with pytest.raises(HandshakeError) as caught:
+            WebSocket().connect(server.uri, timeout=5)
+        assert caught.value.status_code == 503
+        assert caught.value.body.startswith(b"later")
+
+    @pytest.mark.parametrize(
+        "location", ["http://[", "http://h:port/", "//", "http://user:pw@[::1", "\x00", "ws://\xe4.example/"]
+    )
+    def test_a_redirect_to_nowhere_is_a_handshake_error(self, raw_server: RawFactory, location: str) -> None:
+        server = raw_server(servers.answer("302 Found", [("Location", location)]))
+        with pytest.raises(HandshakeError) as caught:
+            WebSocket().connect(server.uri, timeout=5)
+        assert caught.value.status_code == 302
+
+    def test_control_characters_of_the_server_do_not_reach_the_message(self, raw_server: RawFactory) -> None:
+        server = raw_server(servers.answer("400 \x1b[2Jgone\x07"))
+        with pytest.raises(HandshakeError) as caught:
+            WebSocket().connect(server.uri, timeout=5)
+        assert str(caught.value).isprintable()
