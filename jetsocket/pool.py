@@ -429,6 +429,8 @@ class ConnectionPool(Generic[T]):
         permit, ledger = lease._permit, self._ledger
         try:
             if not ledger.claim(permit):
+                if ledger.closed:  # then close() has claimed them all
+                    lease._detach()
                 return
         except BaseException:
             ledger.suspect = True  # it may be claimed: the housekeeper will find it
@@ -677,10 +679,7 @@ class ConnectionPool(Generic[T]):
             return
         idle, out = taken
         for entry in out:
-            if entry.wire.connected:
-                entry.wire.start_close(1001, "pool closed")
-            entry.wire.cut("the pool was closed")
-            entry.wire.shutdown()
+            entry.wire.dismiss("the pool was closed")
         for permit in ledger.lent.copy():  # the leases hold nothing any more, and may never be released
             if ledger.claim(permit):
                 permit.reason, permit.gone = "pool closed", True

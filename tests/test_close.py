@@ -311,3 +311,17 @@ def test_the_thread_ends_with_the_pool(echo: EchoServer) -> None:
     assert [t for t in threading.enumerate() if "ending" in t.name]
     pool.close()
     wait_until(lambda: not [t for t in threading.enumerate() if "ending" in t.name], 1.0)
+
+
+def test_leases_that_outlive_the_pool_hold_nothing(echo: EchoServer, make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(echo, max_connections=2)
+    released, dropped = pool.acquire("/"), pool.acquire("/")
+    pool.close()
+    assert pool.stats().active_connections == 0
+    assert pool.drain(timeout=5)
+    with pytest.raises(ConnectionClosedError, match="the pool was closed"):
+        released.recv(timeout=5)
+    released.release()
+    with pytest.raises(InvalidStateError, match="was released"):
+        released.send("too late")
+    del dropped

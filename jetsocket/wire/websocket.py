@@ -762,6 +762,17 @@ class WebSocket(websocket.WebSocket):
         self._fail(self._closed(why, code))
         self.abort()
 
+    def dismiss(self, why: str) -> None:
+        """End it now, but with a close frame (1001) if it is possible without waiting.
+
+        Blocked senders and readers wake with ConnectionClosedError. For where `cut` may be called, too.
+        """
+        was_open = self.connected
+        self._fail(self._closed(why))
+        if was_open:
+            self._send_close(1001)
+        self.shutdown()
+
     def abort(self) -> None:
         """Wake every thread that is in `connect`, `recv` or `send` on this connection; it is over then."""
         self._aborted = True
