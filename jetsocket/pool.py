@@ -293,7 +293,10 @@ class ConnectionPool(Generic[T]):
         return Entry(target, self._new_wire(), self._expiry())
 
     def _new_wire(self) -> WebSocket:
-        return WebSocket(max_message_size=self._options.max_message_size)
+        return WebSocket(
+            max_message_size=self._options.max_message_size,
+            compression_threshold=self._options.compression_threshold,
+        )
 
     def _expiry(self) -> float:
         lifetime = self._config.max_lifetime
@@ -334,6 +337,7 @@ class ConnectionPool(Generic[T]):
             cookie=options.cookie if ours else None,
             origin=options.origin,
             subprotocols=options.subprotocols,
+            compress=options.compress,
             ssl_context=self._tls() if target.secure else None,
             proxy=options.proxy,
             unix=options.unix if ours else None,
