@@ -218,7 +218,14 @@ class WebSocket(websocket.WebSocket):
             )
             try:
                 options = {"cookie": cookie, "origin": origin, "suppress_origin": origin is None}
-                self._shake_hands(dialing, until, fields, offered, compress, options)
+                self._shake_hands(
+                    dialing,
+                    until,
+                    header=fields,
+                    subprotocols=offered,
+                    compress=compress,
+                    options=options,
+                )
             except Redirected as error:
                 self.target = self._follow(error, hop < max_redirects)
             else:
@@ -241,6 +248,7 @@ class WebSocket(websocket.WebSocket):
         self,
         dialing: Dialing,
         deadline: float,
+        *,
         header: list[tuple[str, str]],
         subprotocols: Sequence[str],
         compress: bool,
