@@ -388,10 +388,8 @@ def _share(
 def _introduce(plan: Plan, console: Console, uris: list[str]) -> None:
     origins = dict.fromkeys(f"{target.origin[0]}://{target.host_header}" for target in map(parse, uris))
     where = " and ".join(origins) + (f", {len(PATHS)} paths each" if plan.uri is None else "")
-    console.print(
-        f"{plan.threads} threads make {plan.calls:,} calls over {plan.connections} connections to {where}.",
-        soft_wrap=True,
-    )
+    console.print(f"{plan.threads} threads make {plan.calls:,} calls over {plan.connections} connections")
+    console.print(f"to {where}.", markup=False, soft_wrap=True)  # an IPv6 address looks like markup
     if plan.uri is not None:
         console.print("The server is expected to send every message back as it is.")
 
@@ -487,7 +485,7 @@ def _progress(console: Console, calls: int) -> Iterator[Callable[[Tally, str], N
 
         def show(tally: Tally, event: str) -> None:
             if event:
-                progress.console.print(event)
+                progress.console.print(event)  # above the bar
             progress.update(task, completed=tally.made, description=_state(tally))
 
         yield show

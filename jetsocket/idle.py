@@ -33,11 +33,11 @@ class IdleQueue(queue.Queue[Entry]):
 
     def remove(self, entry: Entry) -> bool:
         """Take out that very entry; False when it is not there."""
-        with self.mutex:
-            if entry not in self.queue:
-                return False
-            del self.queue[entry]
-            return True
+        # Without the queue's own mutex, which gevent's queues lack: the ledger's lock is held anyway.
+        if entry not in self.queue:
+            return False
+        del self.queue[entry]
+        return True
 
 
 class IdleConnections:

@@ -25,6 +25,7 @@ from jetsocket.entry import Entry, key_of, stale, why_unclean
 from jetsocket.exceptions import (
     ConnectionClosedError,
     ConnectionError,
+    DecodeError,
     HandshakeError,
     PoolClosedError,
     PoolExhaustedError,
@@ -584,6 +585,9 @@ class ConnectionPool(Generic[T]):
                 except ConnectionClosedError:
                     if last_try:
                         raise
+                except (DecodeError, TypeError, ValueError):
+                    conn.release()  # all was read, or nothing sent: the connection is not to blame
+                    raise
         raise AssertionError("the last try returns or raises")
 
     def prewarm(self, uri_or_path: str, count: int) -> int:

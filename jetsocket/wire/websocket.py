@@ -69,6 +69,7 @@ _SHOWN_URL = "ws://handshake.invalid/"
 
 _LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP first (RFC 6455 §7.1.1)
 _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
+_LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline or while closing
 _PING_SIZE = 4  # B, random
 _TEND_PATIENCE = 1.0  # s
 
@@ -402,7 +403,8 @@ class WebSocket(websocket.WebSocket):
         if self._live_stream().wait_readable(deadline):
             self._read_once()
             return True
-        self.read_available()
+        # Not for long: a megabyte of empty frames takes a second to parse, and the deadline has passed.
+        self.read_available(monotonic() + _LAST_LOOK)
         return False
 
     def _read_once(self) -> bool:
@@ -424,14 +426,15 @@ class WebSocket(websocket.WebSocket):
         self._reading = False
         return data is not None and not self.is_over
 
-    def read_available(self) -> None:
+    def read_available(self, until: float = math.inf) -> None:
         """Take in all that is there, without waiting; the caller holds `readlock`.
 
         Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
+        Begins no read after `until` (monotonic).
         """
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
-        while self._ahead < _READ_AHEAD and self.failure is None:
+        while self._ahead < _READ_AHEAD and self.failure is None and monotonic() < until:
             before = self.bytes_in
             if not self._live_stream().readable_now() or not self._read_once():
                 return
@@ -721,8 +724,9 @@ class WebSocket(websocket.WebSocket):
 
     def _drain(self, stream: Stream) -> bool:
         """Throw away what still comes, up to the end of the stream; False: more may come."""
+        until = monotonic() + _LAST_LOOK  # a server that never stops sending must not keep us here
         try:
-            for _ in range(64):  # a server that never stops sending must not keep us here
+            while monotonic() < until:
                 data = stream.read_now() if stream.readable_now() else None
                 if data is None:
                     break
