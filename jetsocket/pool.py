@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from jetsocket.config import ConnectionPoolConfig, Options
-from jetsocket.connection import PooledConnection, seconds
+from jetsocket.connection import PooledConnection, Terms, seconds
 from jetsocket.entry import Entry, key_of, stale, why_unclean
 from jetsocket.exceptions import (
     ConnectionClosedError,
@@ -115,12 +115,14 @@ class ConnectionPool(Generic[T]):
         )
         self._configure, self._reset, self._check = configure, reset, check
         self._resolve = functools.lru_cache(_KNOWN_URIS)(functools.partial(_resolve, base=self._base))
-        self._ledger = self._new_ledger()
+        self._ledger, self._terms = self._new_books()
         self._housekeeper: Housekeeper | None = None
         _pools.add(self)
 
-    def _new_ledger(self) -> Ledger:
-        return Ledger(self._config, self._name, self._options.close_timeout)
+    def _new_books(self) -> tuple[Ledger, Terms[T]]:
+        ledger = Ledger(self._config, self._name, self._options.close_timeout)
+        options = self._options
+        return ledger, Terms(self._codec, ledger.doorbell, options.send_timeout, options.recv_timeout)
 
     # --- acquire ---------------------------------------------------------------------------------------
 
@@ -173,18 +175,7 @@ class ConnectionPool(Generic[T]):
         stack = stack_here(2) if self._config.leak_threshold is not None else None
         permit = Permit((frame.f_code, frame.f_lasti), stack)
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
-        return self._lease_of(permit, self._ledger)
-
-    def _lease_of(self, permit: Permit, ledger: Ledger, deadline: float | None = None) -> PooledConnection[T]:
-        return PooledConnection(
-            self,
-            permit,
-            self._codec,
-            ledger.doorbell,
-            send_timeout=self._options.send_timeout,
-            recv_timeout=self._options.recv_timeout,
-            deadline=deadline,
-        )
+        return PooledConnection(self, permit, self._terms)
 
     def _admit(self, permit: Permit, target: Target, key: str, deadline: float) -> Entry | None:
         """Get a permit, and an idle connection that is fit to be lent; None: a new one is to be opened."""
@@ -381,7 +372,7 @@ class ConnectionPool(Generic[T]):
         """
         token = Permit()
         token.claimed = True  # it holds nothing that could be lost
-        conn = self._lease_of(token, self._ledger, deadline)
+        conn = PooledConnection(self, token, self._terms, deadline)
         conn._attach(entry)
         try:
             callback(conn)
@@ -766,7 +757,8 @@ class ConnectionPool(Generic[T]):
 
     def _after_fork_in_child(self) -> None:
         """Begin anew: the connections, the thread and all who held locks are the parent's."""
-        old, self._ledger = self._ledger, self._new_ledger()
+        old = self._ledger
+        self._ledger, self._terms = self._new_books()
         self._ledger.closed, self._ledger.draining = old.closed, old.draining
         self._housekeeper = None
         for entry in old.entries:
