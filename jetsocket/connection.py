@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from queue import SimpleQueue
 from time import monotonic
 from types import TracebackType
@@ -29,6 +30,23 @@ class Lender(Protocol):
 
     def fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
         """Whether a reused connection, not yet used by this borrower, is still clean."""
+
+
+@dataclass(frozen=True)
+class Terms(Generic[T]):
+    """What all leases of a pool have in common.
+
+    Attributes:
+        codec: Between values and payloads.
+        doorbell: Where a finalizer leaves the permit of a lease that was dropped.
+        send_timeout: s for a send; None: no limit.
+        recv_timeout: s for a receive that names none; None: no limit.
+    """
+
+    codec: Codec[T]
+    doorbell: SimpleQueue[Any]
+    send_timeout: float | None
+    recv_timeout: float | None
 
 
 def seconds(timeout: float | None, default: float | None, *, name: str = "timeout") -> float | None:
@@ -71,15 +89,12 @@ class PooledConnection(Generic[T]):
 
     __slots__ = (
         "__weakref__",
-        "_codec",
         "_deadline",
-        "_doorbell",
         "_entry",
         "_permit",
         "_pool",
-        "_recv_timeout",
-        "_send_timeout",
         "_shown",
+        "_terms",
         "_touched",
         "discarded",
         "timed_out",
@@ -89,22 +104,15 @@ class PooledConnection(Generic[T]):
         self,
         pool: Lender,
         permit: Permit,
-        codec: Codec[T],
-        doorbell: SimpleQueue[Any],
-        *,
-        send_timeout: float | None = None,
-        recv_timeout: float | None = None,
+        terms: Terms[T],
         deadline: float | None = None,
     ) -> None:
         """Made by `ConnectionPool.acquire`; there is no other way to get one."""
+        self._terms = terms
         self._permit = permit
-        self._doorbell = doorbell
         self._pool = pool
-        self._codec = codec
         self._entry: Entry | None = None
         self._shown: Entry | None = None  # what the properties tell of, after release too
-        self._send_timeout = send_timeout
-        self._recv_timeout = recv_timeout
         self._deadline = deadline  # over all operations together, for callbacks
         self._touched = False  # whether the borrower has sent or received
         self.timed_out = False
@@ -129,7 +137,7 @@ class PooledConnection(Generic[T]):
         # No lock, no I/O, nothing that could wait: the housekeeper does the rest.
         permit = getattr(self, "_permit", None)  # None: an interrupt struck before it was set
         if permit is not None and not permit.claimed:
-            self._doorbell.put(permit)
+            self._terms.doorbell.put(permit)
 
     # --- sending ---------------------------------------------------------------------------------------
 
@@ -148,7 +156,12 @@ class PooledConnection(Generic[T]):
                 another connection instead, if no byte of it has left.
             InvalidStateError: The lease was released.
         """
-        self._send(self._codec.encode(data), None, self._until(self._send_timeout), self._send_timeout)
+        self._send(
+            self._terms.codec.encode(data),
+            None,
+            self._until(self._terms.send_timeout),
+            self._terms.send_timeout,
+        )
 
     def send_raw(self, data: str | bytes, *, binary: bool | None = None) -> None:
         """Send one message as it is, without the serializer.
@@ -168,7 +181,7 @@ class PooledConnection(Generic[T]):
         if binary is False and isinstance(payload, bytes):
             payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
         text = None if binary is None else not binary
-        self._send(payload, text, self._until(self._send_timeout), self._send_timeout)
+        self._send(payload, text, self._until(self._terms.send_timeout), self._terms.send_timeout)
 
     def _send(
         self, payload: str | bytes, text: bool | None, deadline: float | None, limit: float | None
@@ -229,7 +242,7 @@ class PooledConnection(Generic[T]):
             MessageTooBigError: As `recv`.
             InvalidStateError: As `recv`.
         """
-        limit = seconds(timeout, self._recv_timeout)
+        limit = seconds(timeout, self._terms.recv_timeout)
         return self._recv(self._until(limit), limit)
 
     def _recv(self, deadline: float | None, limit: float | None) -> str | bytes:
@@ -256,11 +269,11 @@ class PooledConnection(Generic[T]):
             DecodeError: The reply does not decode.
             InvalidStateError: The lease was released.
         """
-        payload = self._codec.encode(message)
+        payload = self._terms.codec.encode(message)
         limit = seconds(timeout, None)
         if limit is None:
-            self._send(payload, None, self._until(self._send_timeout), self._send_timeout)
-            return self._decode(self._recv(self._until(self._recv_timeout), self._recv_timeout))
+            self._send(payload, None, self._until(self._terms.send_timeout), self._terms.send_timeout)
+            return self._decode(self._recv(self._until(self._terms.recv_timeout), self._terms.recv_timeout))
         deadline = self._until(limit)
         self._send(payload, None, deadline, limit)
         return self._decode(self._recv(deadline, limit))
@@ -297,7 +310,7 @@ class PooledConnection(Generic[T]):
             ConnectionClosedError: The connection has ended.
             InvalidStateError: The lease was released.
         """
-        limit = seconds(timeout, self._recv_timeout)
+        limit = seconds(timeout, self._terms.recv_timeout)
         entry = self._current()
         self._touched = True
         try:
@@ -381,7 +394,7 @@ class PooledConnection(Generic[T]):
         return self._shown
 
     def _decode(self, payload: str | bytes) -> T:
-        return self._codec.decode(payload, uri=self._told().target.redacted)
+        return self._terms.codec.decode(payload, uri=self._told().target.redacted)
 
     def _until(self, timeout: float | None) -> float | None:
         if timeout is None:

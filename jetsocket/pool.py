@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from jetsocket.config import ConnectionPoolConfig, Options
-from jetsocket.connection import PooledConnection, seconds
+from jetsocket.connection import PooledConnection, Terms, seconds
 from jetsocket.entry import Entry, key_of, stale, why_unclean
 from jetsocket.exceptions import (
     ConnectionClosedError,
@@ -115,12 +115,14 @@ class ConnectionPool(Generic[T]):
         )
         self._configure, self._reset, self._check = configure, reset, check
         self._resolve = functools.lru_cache(_KNOWN_URIS)(functools.partial(_resolve, base=self._base))
-        self._ledger = self._new_ledger()
+        self._ledger, self._terms = self._new_books()
         self._housekeeper: Housekeeper | None = None
         _pools.add(self)
 
-    def _new_ledger(self) -> Ledger:
-        return Ledger(self._config, self._name, self._options.close_timeout)
+    def _new_books(self) -> tuple[Ledger, Terms[T]]:
+        ledger = Ledger(self._config, self._name, self._options.close_timeout)
+        options = self._options
+        return ledger, Terms(self._codec, ledger.doorbell, options.send_timeout, options.recv_timeout)
 
     # --- acquire ---------------------------------------------------------------------------------------
 
@@ -173,18 +175,7 @@ class ConnectionPool(Generic[T]):
         stack = stack_here(2) if self._config.leak_threshold is not None else None
         permit = Permit((frame.f_code, frame.f_lasti), stack)
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
-        return self._lease_of(permit, self._ledger)
-
-    def _lease_of(self, permit: Permit, ledger: Ledger, deadline: float | None = None) -> PooledConnection[T]:
-        return PooledConnection(
-            self,
-            permit,
-            self._codec,
-            ledger.doorbell,
-            send_timeout=self._options.send_timeout,
-            recv_timeout=self._options.recv_timeout,
-            deadline=deadline,
-        )
+        return PooledConnection(self, permit, self._terms)
 
     def _admit(self, permit: Permit, target: Target, key: str, deadline: float) -> Entry | None:
         """Get a permit, and an idle connection that is fit to be lent; None: a new one is to be opened."""
@@ -294,7 +285,10 @@ class ConnectionPool(Generic[T]):
         return Entry(target, self._new_wire(), self._expiry())
 
     def _new_wire(self) -> WebSocket:
-        return WebSocket(max_message_size=self._options.max_message_size)
+        return WebSocket(
+            max_message_size=self._options.max_message_size,
+            compression_threshold=self._options.compression_threshold,
+        )
 
     def _expiry(self) -> float:
         lifetime = self._config.max_lifetime
@@ -335,6 +329,7 @@ class ConnectionPool(Generic[T]):
             cookie=options.cookie if ours else None,
             origin=options.origin,
             subprotocols=options.subprotocols,
+            compress=options.compress,
             ssl_context=self._tls() if target.secure else None,
             proxy=options.proxy,
             unix=options.unix if ours else None,
@@ -379,7 +374,7 @@ class ConnectionPool(Generic[T]):
         """
         token = Permit()
         token.claimed = True  # it holds nothing that could be lost
-        conn = self._lease_of(token, self._ledger, deadline)
+        conn = PooledConnection(self, token, self._terms, deadline)
         conn._attach(entry)
         try:
             callback(conn)
@@ -769,7 +764,8 @@ class ConnectionPool(Generic[T]):
 
     def _after_fork_in_child(self) -> None:
         """Begin anew: the connections, the thread and all who held locks are the parent's."""
-        old, self._ledger = self._ledger, self._new_ledger()
+        old = self._ledger
+        self._ledger, self._terms = self._new_books()
         self._ledger.closed, self._ledger.draining = old.closed, old.draining
         self._housekeeper = None
         for entry in old.entries:

@@ -6,23 +6,21 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
-_SMALLEST = 1e-6  # s; all below is one bucket
-_PER_OCTAVE = 4  # buckets for each doubling: a percentile is exact to 19 %
-_BUCKETS = 33 * _PER_OCTAVE  # up to two and a half hours
+_UNIT = 1e-6  # s
+_PER_OCTAVE = 8  # buckets for each doubling, of equal width: a percentile is exact to 13 %
 
 
 def bucket_of(seconds: float) -> int:
-    """Which bucket of a histogram a duration (s) falls into."""
-    if seconds <= _SMALLEST:
-        return 0
-    return min(_BUCKETS - 1, int(math.log2(seconds / _SMALLEST) * _PER_OCTAVE) + 1)
+    """Which bucket of a histogram a duration (s) falls into; 0 for half a microsecond and less."""
+    fraction, octave = math.frexp(seconds / _UNIT)
+    return octave * _PER_OCTAVE + int(fraction * (2 * _PER_OCTAVE)) - _PER_OCTAVE if octave >= 0 else 0
 
 
 def upper_bound(bucket: int) -> float:
-    """The longest duration (s) that falls into a bucket."""
-    return float(_SMALLEST * 2 ** (bucket / _PER_OCTAVE))
+    """The duration (s) that a bucket ends before."""
+    octave, part = divmod(bucket, _PER_OCTAVE)
+    return math.ldexp((part + 1 + _PER_OCTAVE) / (2 * _PER_OCTAVE), octave) * _UNIT
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Histogram:
         return self.total / self.count if self.counts else 0.0
 
     def percentile(self, percent: float) -> float:
-        """The duration (s) that so many percent did not exceed, to within 19 %; 0.0 when there is none."""
+        """The duration (s) that so many percent did not exceed, to within 13 %; 0.0 when there is none."""
         wanted = math.ceil(self.count * percent / 100)
         seen = 0
         for bucket in sorted(self.counts):
@@ -80,13 +78,14 @@ class Recorder:
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._counts: Counter[int] = Counter()
+        self._counts: dict[int, int] = {}
         self._total = 0.0
         self._longest = 0.0
 
     def add(self, seconds: float) -> None:
         """Count one duration (s)."""
-        self._counts[bucket_of(seconds)] += 1
+        bucket = bucket_of(seconds)
+        self._counts[bucket] = self._counts.get(bucket, 0) + 1
         self._total += seconds
         self._longest = max(self._longest, seconds)
 
@@ -98,7 +97,7 @@ class Recorder:
 
     def histogram(self) -> Histogram:
         """What was counted so far."""
-        return Histogram(MappingProxyType(dict(self._counts)), self._total, self._longest)
+        return Histogram(dict(self._counts), self._total, self._longest)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from websocket import ABNF, WebSocketProtocolException
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
+from jetsocket.wire.deflate import Inflater
 
 CONTINUATION = ABNF.OPCODE_CONT
 TEXT = ABNF.OPCODE_TEXT
@@ -76,6 +77,7 @@ class Header(NamedTuple):
     """The head of one frame from a server."""
 
     fin: bool
+    compressed: bool
     opcode: int
     length: int
     """B of payload that follow."""
@@ -83,8 +85,13 @@ class Header(NamedTuple):
     """B of the head itself."""
 
 
-def parse_header(data: bytes, position: int) -> Header | None:
+def parse_header(data: bytes, position: int, *, may_compress: bool = False) -> Header | None:
     """Read the frame head that begins at `position`; None while it is not all there.
+
+    Args:
+        data: What came.
+        position: Where in it.
+        may_compress: Whether permessage-deflate was agreed on, so that messages may set RSV1 (RFC 7692 §6).
 
     Raises:
         ProtocolError: A reserved bit or opcode, a masked frame, a fragmented or long control frame, a length
@@ -95,19 +102,20 @@ def parse_header(data: bytes, position: int) -> Header | None:
         return None
     first, second = data[position], data[position + 1]
     opcode, length = first & 0x0F, second & 0x7F
-    _check_head(first, second, opcode, length)
+    fin, compressed = first >= _FIN, may_compress and opcode in (TEXT, BINARY) and bool(first & _RSV1)
+    _check_head(first & ~_RSV1 if compressed else first, second, opcode, length)
     if length < 126:
-        return Header(first >= _FIN, opcode, length, 2)
+        return Header(fin, compressed, opcode, length, 2)
     if length == 126:
         if available < 4:
             return None
-        return Header(first >= _FIN, opcode, _LENGTH_16.unpack_from(data, position + 2)[0], 4)
+        return Header(fin, compressed, opcode, _LENGTH_16.unpack_from(data, position + 2)[0], 4)
     if available < 10:
         return None
     length = _LENGTH_64.unpack_from(data, position + 2)[0]
     if length >> 63:
         raise ProtocolError("the server sent a frame length of 2**63 B or more (RFC 6455 §5.2)", code=1002)
-    return Header(first >= _FIN, opcode, length, 10)
+    return Header(fin, compressed, opcode, length, 10)
 
 
 def _check_head(first: int, second: int, opcode: int, length: int) -> None:
@@ -166,6 +174,7 @@ class MessageReader:
         close: The server's close code and reason, once it said so; nothing is read after it.
         data_frames: Frames of messages that came in all, so that slow progress can be told from silence.
         broken: Whether `feed` has raised.
+        inflater: Decompresses messages, if permessage-deflate was agreed on; set before the first frame.
     """
 
     def __init__(self, max_message_size: int) -> None:
@@ -177,6 +186,8 @@ class MessageReader:
         self.close: tuple[int, str] | None = None
         self.data_frames = 0
         self.broken = False
+        self.inflater: Inflater | None = None
+        self._compressed = False  # whether the message under way is
         self._limit = max_message_size
         self._short = min(MAX_CONTROL_PAYLOAD, max_message_size)
         self._rest = b""  # the beginning of a frame
@@ -231,7 +242,7 @@ class MessageReader:
                     add(payload if first == _FINAL_BINARY else _decode(payload))
                     position = stop
                     continue
-                header = parse_header(data, position)
+                header = parse_header(data, position, may_compress=self.inflater is not None)
                 if header is None:
                     break
                 if header.opcode >= CLOSE:
@@ -270,7 +281,7 @@ class MessageReader:
         elif self._kind is not None:
             raise ProtocolError("the server began a message within another one (§5.4)", code=1002)
         else:
-            self._kind = header.opcode
+            self._kind, self._compressed = header.opcode, header.compressed
         size = len(self._pieces) + header.length
         if size > self._limit:
             raise MessageTooBigError(
@@ -292,6 +303,8 @@ class MessageReader:
         return data[len(part) :]
 
     def _finish(self, payload: bytes | bytearray) -> None:
+        if self._compressed and self.inflater is not None:
+            payload = self.inflater.inflate(payload)
         message = _decode(payload) if self._kind == TEXT else bytes(payload)
         self._kind, self._pieces = None, bytearray()
         self.messages.append(message)

@@ -237,7 +237,10 @@ class Stream:
 
     def readable_now(self) -> bool:
         """Whether `read_now` has something to tell already: data, the end, an error. Never waits."""
-        return self._poll_reader(None)
+        poll = self._poll_readable
+        if poll is None or self._tls is not None or self._sock is _CLOSED:
+            return self._poll_reader(None)
+        return poll(0.0)  # without the reference that a wait needs: at worst it tells of a socket just closed
 
     def wait_readable(self, deadline: float | None) -> bool:
         """Wait until `read_now` has something to tell: data, the end, an error.

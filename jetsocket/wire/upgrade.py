@@ -15,6 +15,7 @@ from time import monotonic
 
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.uris import Target, redact, resolve
+from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.stream import Stream
 
 MAX_HEAD = 64 * 1024
@@ -109,15 +110,23 @@ def accept_for(key: bytes) -> str:
     return base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest()).decode()
 
 
-def check_upgrade(headers: Headers, key: bytes, offered: Sequence[str]) -> str | None:
+def check_upgrade(
+    headers: Headers, key: bytes, offered: Sequence[str], *, compress: bool = False
+) -> str | None:
     """The subprotocol that the server chose, None for none (RFC 6455 §4.1, steps 4 to 6).
+
+    Args:
+        headers: Of the response.
+        key: The Sec-WebSocket-Key that was sent.
+        offered: The subprotocols that were offered.
+        compress: Whether an extension was offered; `deflate.agree` reads the answer.
 
     Raises:
         ValueError: The server proved a wrong key, or chose what was not offered.
     """
     if headers.get("sec-websocket-accept") != accept_for(key):
         raise ValueError("its Sec-WebSocket-Accept does not fit the key that was sent")
-    if "sec-websocket-extensions" in headers:
+    if "sec-websocket-extensions" in headers and not compress:
         raise ValueError(
             f"it chose an extension that was not offered: {headers['sec-websocket-extensions']!r}"
         )
@@ -161,21 +170,31 @@ class Upgrade:
     Attributes:
         headers: Of the response, once read.
         subprotocol: The one the server chose.
+        agreement: How the server agreed to compress; None if it did not.
         leftover: Bytes that came after the head: the server's first frames.
         failure: What went wrong, as the user is to see it; websocket-client may have wrapped it.
     """
 
     def __init__(
-        self, stream: Stream, target: Target, *, subprotocols: Sequence[str], deadline: float, timeout: float
+        self,
+        stream: Stream,
+        target: Target,
+        *,
+        subprotocols: Sequence[str],
+        compress: bool = False,
+        deadline: float,
+        timeout: float,
     ) -> None:
         """Shake hands over `stream` until `deadline` (monotonic); errors name the `timeout` (s)."""
         self.stream = stream
         self.headers = Headers()
         self.subprotocol: str | None = None
+        self.agreement: Agreement | None = None
         self.leftover = b""
         self.failure: ConnectionError | TimeoutError | None = None
         self._target = target
         self._offered = subprotocols
+        self._compress = compress
         self._deadline = deadline
         self._timeout = timeout
         self._key = b""
@@ -230,7 +249,9 @@ class Upgrade:
         if status != 101:
             self._refuse(status, reason, headers, rest)
         try:
-            self.subprotocol = check_upgrade(headers, self._key, self._offered)
+            self.subprotocol = check_upgrade(headers, self._key, self._offered, compress=self._compress)
+            chosen = headers.get("sec-websocket-extensions")
+            self.agreement = None if chosen is None else agree(chosen)
         except ValueError as error:
             raise self._refused(f"the server's upgrade is not valid: {error}", 101, headers) from error
         self.headers, self.leftover = headers, rest

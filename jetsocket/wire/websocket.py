@@ -39,6 +39,7 @@ from jetsocket.exceptions import (
     TimeoutError,
 )
 from jetsocket.uris import Target, parse, redact
+from jetsocket.wire import deflate
 from jetsocket.wire.dial import Dialing
 from jetsocket.wire.frames import (
     BINARY,
@@ -57,6 +58,7 @@ from jetsocket.wire.stream import Stream
 from jetsocket.wire.upgrade import Headers, Redirected, Upgrade, follow, header_fields
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
+DEFAULT_COMPRESSION_THRESHOLD = 128
 DEFAULT_CONNECT_TIMEOUT = 10.0
 DEFAULT_CLOSE_TIMEOUT = 5.0
 
@@ -67,7 +69,7 @@ ABNORMAL = 1006
 _SHOWN_URL = "ws://handshake.invalid/"
 
 # create_connection() gives all options to both, the class and connect().
-_FOR_THE_CLASS = frozenset({"max_message_size"})
+_FOR_THE_CLASS = frozenset({"max_message_size", "compression_threshold"})
 
 _LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP first (RFC 6455 §7.1.1)
 _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
@@ -110,12 +112,19 @@ class WebSocket(websocket.WebSocket):
         response_headers: Of the server's upgrade response.
     """
 
-    def __init__(self, *args: Any, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
+        **kwargs: Any,
+    ) -> None:
         """Prepare a connection that takes messages of at most `max_message_size` B.
 
         Args:
             *args: As websocket-client's class takes them.
-            max_message_size: Limit of one incoming message (B).
+            max_message_size: Limit of one incoming message, decompressed (B).
+            compression_threshold: Messages of less than this (B) are sent as they are.
             **kwargs: As websocket-client's class takes them.
         """
         super().__init__(*args, **kwargs)
@@ -134,6 +143,8 @@ class WebSocket(websocket.WebSocket):
         self.response_headers: Mapping[str, str] = Headers()
         self.reader = MessageReader(max_message_size)
         self._max_message_size = max_message_size
+        self._compression_threshold = compression_threshold
+        self._deflater: deflate.Deflater | None = None  # guarded by `lock`
         self._stream: Stream | None = None
         self._dialing: Dialing | None = None
         self._aborted = False
@@ -159,6 +170,7 @@ class WebSocket(websocket.WebSocket):
         cookie: str | None = None,
         origin: str | None = None,
         subprotocols: Sequence[str] | None = (),
+        compress: bool = False,
         ssl_context: ssl.SSLContext | None = None,
         proxy: bool | str | None = True,
         unix: str | None = None,
@@ -178,6 +190,7 @@ class WebSocket(websocket.WebSocket):
                 never sent, and none a server sets gets into it.
             origin: Value of the Origin header; none is sent by default.
             subprotocols: Offered, in order of preference (RFC 6455 §1.9).
+            compress: Offer permessage-deflate (RFC 7692).
             ssl_context: For wss://; by default one that verifies.
             proxy: True for the environment's, a URL, or None for none.
             unix: Path of a Unix socket to dial in place of TCP.
@@ -217,7 +230,14 @@ class WebSocket(websocket.WebSocket):
             )
             try:
                 options = {"cookie": cookie, "origin": origin, "suppress_origin": origin is None}
-                self._shake_hands(dialing, until, fields, offered, options)
+                self._shake_hands(
+                    dialing,
+                    until,
+                    header=fields,
+                    subprotocols=offered,
+                    compress=compress,
+                    options=options,
+                )
             except Redirected as error:
                 self.target = self._follow(error, hop < max_redirects)
             else:
@@ -240,8 +260,10 @@ class WebSocket(websocket.WebSocket):
         self,
         dialing: Dialing,
         deadline: float,
+        *,
         header: list[tuple[str, str]],
         subprotocols: Sequence[str],
+        compress: bool,
         options: dict[str, Any],
     ) -> None:
         assert self.target is not None
@@ -251,9 +273,14 @@ class WebSocket(websocket.WebSocket):
         self._stream = dialing.open()
         left = max(0.0, deadline - monotonic())
         upgrade = Upgrade(
-            self._stream, self.target, subprotocols=subprotocols, deadline=deadline, timeout=left
+            self._stream,
+            self.target,
+            subprotocols=subprotocols,
+            compress=compress,
+            deadline=deadline,
+            timeout=left,
         )
-        host, lines = _request_headers(self.target, header, subprotocols)
+        host, lines = _request_headers(self.target, header, _offer(subprotocols) + deflate.offer(compress))
         try:
             if self._aborted:  # between the dialing and here nobody could have told us
                 self._stream.abort()
@@ -273,6 +300,9 @@ class WebSocket(websocket.WebSocket):
         self._dialing = None
         self.sock = None  # all I/O goes through the stream from here
         self.response_headers, self._subprotocol = upgrade.headers, upgrade.subprotocol
+        if upgrade.agreement is not None:
+            self._deflater = deflate.Deflater(upgrade.agreement, self._compression_threshold)
+            self.reader.inflater = deflate.Inflater(upgrade.agreement, self._max_message_size)
         if upgrade.leftover:
             with self.readlock:
                 self._feed(upgrade.leftover)
@@ -508,19 +538,29 @@ class WebSocket(websocket.WebSocket):
         self._send_frame(TEXT if as_text else BINARY, data, deadline, holder)
 
     def _send_frame(self, opcode: int, data: bytes, deadline: float | None, holder: object) -> None:
-        frame = encode_frame(opcode, data, os.urandom(4))
         if not self.lock.acquire(blocking=False):
             self._wait_for(self.lock, deadline, "send")
         try:
             if holder is not self.holder:
                 raise _not_held(self.target)
-            self._write(frame, deadline)
+            self._write(self._frame(opcode, data), deadline)
             if opcode < CLOSE:
                 self.messages_sent += 1
+        except BaseException:
+            if self._deflater is not None:
+                self._deflater.forget()  # the server may not have got what the next message would refer to
+            raise
         finally:
             self.lock.release()
             if self.reader.pings:
                 self.answer_ping()
+
+    def _frame(self, opcode: int, data: bytes) -> bytes:
+        """The frame that carries this payload; made under `lock`, for the order of compression counts."""
+        deflater = self._deflater
+        if deflater is None or opcode >= CLOSE or not deflater.worth(data):
+            return encode_frame(opcode, data, os.urandom(4))
+        return encode_frame(opcode, deflater.deflate(data), os.urandom(4), rsv1=True)
 
     def _write(self, frame: bytes, deadline: float | None) -> None:
         """Write one frame; the caller holds `lock`."""
@@ -928,7 +968,7 @@ def _offer(subprotocols: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _request_headers(
-    target: Target, header: list[tuple[str, str]], subprotocols: Sequence[str]
+    target: Target, header: list[tuple[str, str]], offers: list[tuple[str, str]]
 ) -> tuple[str, list[str]]:
     """The Host value, and the lines that follow websocket-client's own."""
     given = {name.lower(): value for name, value in header}
@@ -936,7 +976,7 @@ def _request_headers(
     if target.authorization is not None and "authorization" not in given:
         lines.append(f"Authorization: {target.authorization}")
     # Not through websocket-client's option: it lower-cases the answer and insists on one.
-    lines += [f"{name}: {value}" for name, value in _offer(subprotocols)]
+    lines += [f"{name}: {value}" for name, value in offers]
     return given.get("host", target.host_header), lines
 
 

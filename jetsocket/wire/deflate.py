@@ -1,0 +1,182 @@
+"""permessage-deflate (RFC 7692): what is offered, what may be accepted, and the two compression streams."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Any, NamedTuple
+
+from jetsocket.exceptions import MessageTooBigError, ProtocolError
+
+NAME = "permessage-deflate"
+
+WINDOW_BITS = 12
+"""Of both directions: 4 KiB of history. It costs little compression on small messages, and with the memory
+level below an idle connection costs some 55 KiB in place of 300."""
+
+_MEM_LEVEL = 5
+_TAIL = b"\x00\x00\xff\xff"  # left off by the sender, put back by the receiver (§7.2.1, §7.2.2)
+_INFLATE_STEP = 65536  # B asked of zlib at once, so that little is in memory past the limit
+_SMALLEST_DEFLATE_BITS = 9  # zlib can't compress with a window of 256 B
+
+OFFER = f"{NAME}; server_max_window_bits={WINDOW_BITS}; client_max_window_bits={WINDOW_BITS}"
+"""The Sec-WebSocket-Extensions of the request."""
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_EXTENSION = re.compile(
+    rf"[ \t]*({_TOKEN})((?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|\"{_TOKEN}\"))?)*)[ \t]*(?:,|$)"
+)
+_PARAMETER = re.compile(rf";[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*\"?({_TOKEN})\"?)?")
+_BITS = re.compile(r"[89]|1[0-5]")
+
+
+class Agreement(NamedTuple):
+    """What client and server agreed on (§7.1).
+
+    Attributes:
+        server_no_context_takeover: The server starts each message with an empty window.
+        client_no_context_takeover: We have to.
+        server_max_window_bits: 8 to 15.
+        client_max_window_bits: 8 to 15, never more than was offered.
+    """
+
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+    server_max_window_bits: int = 15
+    client_max_window_bits: int = WINDOW_BITS
+
+
+def agree(header: str) -> Agreement:
+    """Read the server's Sec-WebSocket-Extensions, several of them joined by commas, in answer to `OFFER`.
+
+    Raises:
+        ValueError: It names another extension, one twice, an unknown or repeated parameter, or a value
+            that is bad or more than was offered (§7.1: the client must fail the connection).
+    """
+    extensions = _split(header)
+    if [name for name, _ in extensions] != [NAME]:
+        raise ValueError(f"it chose the extensions {header!r}; offered was {NAME}, once")
+    found: dict[str, str | None] = {}
+    for name, value in extensions[0][1]:
+        if name in found:
+            raise ValueError(f"it gave the parameter {name} of {NAME} twice")
+        found[name] = value
+    return _checked(found)
+
+
+def _split(header: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
+    extensions = []
+    position = 0
+    while position < len(header):
+        match = _EXTENSION.match(header, position)
+        if match is None:
+            raise ValueError(f"its Sec-WebSocket-Extensions is malformed: {header!r}")
+        parameters = [(name, value or None) for name, value in _PARAMETER.findall(match[2])]
+        extensions.append((match[1], parameters))
+        position = match.end()
+    return extensions
+
+
+def _checked(found: dict[str, str | None]) -> Agreement:
+    values: dict[str, Any] = {}
+    for name, value in found.items():
+        if name in ("server_no_context_takeover", "client_no_context_takeover"):
+            if value is not None:
+                raise ValueError(f"it gave {name} of {NAME} the value {value!r}; it takes none")
+            values[name] = True
+        elif name in ("server_max_window_bits", "client_max_window_bits"):
+            if value is None or not _BITS.fullmatch(value):
+                raise ValueError(f"it gave {name} of {NAME} the value {value!r}; 8 to 15 are allowed")
+            values[name] = int(value)
+        else:
+            raise ValueError(f"it gave {NAME} the unknown parameter {name!r}")
+    if values.get("server_max_window_bits", 0) > WINDOW_BITS:
+        raise ValueError(
+            f"it chose server_max_window_bits={values['server_max_window_bits']}, over the offer"
+        )
+    values["client_max_window_bits"] = min(WINDOW_BITS, values.get("client_max_window_bits", WINDOW_BITS))
+    return Agreement(**values)
+
+
+class Deflater:
+    """Compresses what we send. One per connection, used under its send lock, in the order of sending."""
+
+    def __init__(self, agreement: Agreement, threshold: int) -> None:
+        """Compress messages of at least `threshold` B as agreed."""
+        self._bits = agreement.client_max_window_bits
+        self._forgets = agreement.client_no_context_takeover
+        self._threshold = threshold
+        self._stream: Any = None  # made at the first message that is worth it
+
+    def worth(self, payload: bytes) -> bool:
+        """Whether to compress this message."""
+        return len(payload) >= self._threshold and self._bits >= _SMALLEST_DEFLATE_BITS
+
+    def deflate(self, payload: bytes) -> bytes:
+        """The payload of the compressed message (§7.2.1)."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            stream = zlib.compressobj(wbits=-self._bits, memLevel=_MEM_LEVEL)
+        data = stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH)
+        if not self._forgets:
+            self._stream = stream
+        return bytes(data[: -len(_TAIL)])
+
+    def forget(self) -> None:
+        """Start anew: the last message was not sent, so the server must not be referred to it."""
+        self._stream = None
+
+
+class Inflater:
+    """Decompresses what comes. One per connection, used under its read lock."""
+
+    def __init__(self, agreement: Agreement, limit: int) -> None:
+        """Inflate messages to at most `limit` B, as agreed."""
+        # zlib takes a larger window than the sender used, but none of 256 B.
+        self._bits = max(_SMALLEST_DEFLATE_BITS, agreement.server_max_window_bits)
+        self._forgets = agreement.server_no_context_takeover
+        self._limit = limit
+        self._stream: Any = None
+
+    def inflate(self, payload: bytes | bytearray) -> bytes:
+        """The message behind a compressed payload (§7.2.2); stops as soon as it gets longer than the limit.
+
+        Raises:
+            MessageTooBigError: It is longer.
+            ProtocolError: The payload is not what deflate makes.
+        """
+        stream, self._stream = self._stream, None
+        if stream is None:
+            stream = zlib.decompressobj(wbits=-self._bits)
+        try:
+            message = self._run(stream, bytes(payload) + _TAIL)
+        except zlib.error as error:
+            fault = f"the server sent a message that does not decompress: {error} (RFC 7692 §7.2.2)"
+            raise ProtocolError(fault, code=1007) from error
+        if not self._forgets and not stream.eof:
+            self._stream = stream
+        return message
+
+    def _run(self, stream: Any, data: bytes) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while not stream.eof:
+            step = min(_INFLATE_STEP, self._limit - size + 1)
+            part = stream.decompress(data, step)
+            size += len(part)
+            if size > self._limit:
+                raise MessageTooBigError(
+                    f"the server sent a compressed message that inflates to more than max_message_size="
+                    f'{self._limit} B; raise manager_kwargs["max_message_size"] if that is to be expected',
+                    limit=self._limit,
+                )
+            parts.append(part)
+            data = stream.unconsumed_tail
+            if not data and len(part) < step:  # as long as it fills what it was given, zlib may hold more
+                break
+        return b"".join(parts)
+
+
+def offer(compress: bool) -> list[tuple[str, str]]:
+    """The request header that offers compression, if it is wanted."""
+    return [("Sec-WebSocket-Extensions", OFFER)] if compress else []
