@@ -1,7 +1,7 @@
 """Between values and what goes over the wire: JSON by default, a model type or the user's own functions.
 
-pydantic and msgspec are imported only when a ``message_type`` needs them; their types are recognised by their
-marks, without an import.
+pydantic is imported only when a ``message_type`` needs it, msgspec when a pool is made; their types are
+recognised by their marks, without an import.
 """
 
 from __future__ import annotations
@@ -134,11 +134,30 @@ def _describe_nothing(_error: Exception) -> str:
 
 
 def _json_codec() -> Codec[Any]:
-    return Codec(_json_text, json.loads, _describe_json)
+    return Codec(_json_text, _json_reader(), _describe_json)
 
 
-def _json_text(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=False)
+# What json.dumps(data, ensure_ascii=False) does, without making an encoder for each message. msgspec is not
+# used here: it writes other bytes (no spaces, NaN as null) and takes other types.
+_json_text = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _json_reader() -> Deserializer[Any]:
+    """`json.loads`, or msgspec's reader where it is installed: the same values, in a third of the time."""
+    try:
+        import msgspec
+    except ImportError:
+        return json.loads
+    read, unreadable = msgspec.json.decode, (msgspec.DecodeError, UnicodeDecodeError)
+
+    def loads(payload: Payload) -> Any:
+        try:
+            return read(payload)
+        except unreadable:
+            pass  # NaN, lone surrogates, UTF-16: json takes more; and if it does not, the error is its own
+        return json.loads(payload)
+
+    return loads
 
 
 def _describe_json(error: Exception) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import sys
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,14 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
+from websockets.speedups import apply_mask
 from websockets.streams import StreamReader
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
 from jetsocket.wire.frames import (
     MessageReader,
+    _choose_mask,
+    _mask_in_python,
     encode_close,
     encode_frame,
-    mask,
     parse_close,
     parse_header,
 )
@@ -26,6 +30,7 @@ from tests.servers import close_frame, frame
 
 LIMIT = 1 << 20
 quick = settings(deadline=None, max_examples=60)
+every_mask = pytest.mark.parametrize("mask", [_mask_in_python, apply_mask], ids=["Python", "C"])
 
 
 def decode(data: bytes) -> list[Frame]:
@@ -45,7 +50,7 @@ def decode(data: bytes) -> list[Frame]:
 
 payloads = st.one_of(
     st.binary(max_size=200),
-    st.sampled_from([0, 1, 125, 126, 127, 1023, 1024, 1025, 65535, 65536, 70001]).flatmap(
+    st.sampled_from([0, 1, 125, 126, 127, 3071, 3072, 3073, 65535, 65536, 70001]).flatmap(
         lambda size: st.binary(min_size=1, max_size=64).map(
             lambda seed: (seed * (size // len(seed) + 1))[:size]
         )
@@ -87,16 +92,26 @@ def test_lengths_are_encoded_in_the_fewest_bytes(size: int, head: int) -> None:
 
 @quick
 @given(payload=payloads, key=keys)
-def test_masking_is_xor_whatever_the_size_and_undoes_itself(payload: bytes, key: bytes) -> None:
+@every_mask
+def test_masking_is_xor_whatever_the_size_and_undoes_itself(
+    mask: Callable[[bytes, bytes], bytes], payload: bytes, key: bytes
+) -> None:
     masked = mask(payload, key)
     assert masked == bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
     assert mask(masked, key) == payload
 
 
-@pytest.mark.parametrize("size", range(1018, 1032))
-def test_both_ways_of_masking_agree_where_they_meet(size: int) -> None:
+@every_mask
+@pytest.mark.parametrize("size", range(3066, 3080))
+def test_both_ways_of_masking_agree_where_they_meet(mask: Callable[[bytes, bytes], bytes], size: int) -> None:
     payload, key = bytes(i * 7 & 255 for i in range(size)), b"\x00\xff\x5a\xa5"
     assert mask(payload, key) == bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
+
+
+def test_the_mask_in_c_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _choose_mask() is apply_mask
+    monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+    assert _choose_mask() is _mask_in_python
 
 
 # --- parsing
