@@ -17,6 +17,7 @@ level below an idle connection costs some 55 KiB in place of 300."""
 _MEM_LEVEL = 5
 _TAIL = b"\x00\x00\xff\xff"  # left off by the sender, put back by the receiver (§7.2.1, §7.2.2)
 _INFLATE_STEP = 65536  # B asked of zlib at once, so that little is in memory past the limit
+_SHOWN = 100  # characters of a server's header that go into a message
 _SMALLEST_DEFLATE_BITS = 9  # zlib can't compress with a window of 256 B
 
 OFFER = f"{NAME}; server_max_window_bits={WINDOW_BITS}; client_max_window_bits={WINDOW_BITS}"
@@ -55,11 +56,11 @@ def agree(header: str) -> Agreement:
     """
     extensions = _split(header)
     if [name for name, _ in extensions] != [NAME]:
-        raise ValueError(f"it chose the extensions {header!r}; offered was {NAME}, once")
+        raise ValueError(f"it chose the extensions {_shown(header)}; offered was {NAME}, once")
     found: dict[str, str | None] = {}
     for name, value in extensions[0][1]:
         if name in found:
-            raise ValueError(f"it gave the parameter {name} of {NAME} twice")
+            raise ValueError(f"it gave the parameter {_shown(name)} of {NAME} twice")
         found[name] = value
     return _checked(found)
 
@@ -70,7 +71,7 @@ def _split(header: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
     while position < len(header):
         match = _EXTENSION.match(header, position)
         if match is None:
-            raise ValueError(f"its Sec-WebSocket-Extensions is malformed: {header!r}")
+            raise ValueError(f"its Sec-WebSocket-Extensions is malformed: {_shown(header)}")
         parameters = [(name, value or None) for name, value in _PARAMETER.findall(match[2])]
         extensions.append((match[1], parameters))
         position = match.end()
@@ -82,20 +83,30 @@ def _checked(found: dict[str, str | None]) -> Agreement:
     for name, value in found.items():
         if name in ("server_no_context_takeover", "client_no_context_takeover"):
             if value is not None:
-                raise ValueError(f"it gave {name} of {NAME} the value {value!r}; it takes none")
+                raise ValueError(f"it gave {name} of {NAME} the value {_shown(value)}; it takes none")
             values[name] = True
         elif name in ("server_max_window_bits", "client_max_window_bits"):
             if value is None or not _BITS.fullmatch(value):
-                raise ValueError(f"it gave {name} of {NAME} the value {value!r}; 8 to 15 are allowed")
+                raise ValueError(f"it gave {name} of {NAME} the value {_shown(value)}; 8 to 15 are allowed")
             values[name] = int(value)
         else:
-            raise ValueError(f"it gave {NAME} the unknown parameter {name!r}")
+            raise ValueError(f"it gave {NAME} the unknown parameter {_shown(name)}")
     if values.get("server_max_window_bits", 0) > WINDOW_BITS:
         raise ValueError(
             f"it chose server_max_window_bits={values['server_max_window_bits']}, over the offer"
         )
     values["client_max_window_bits"] = min(WINDOW_BITS, values.get("client_max_window_bits", WINDOW_BITS))
     return Agreement(**values)
+
+
+def _shown(text: str | None) -> str:
+    """What the server wrote, for a message: not 64 KiB of it."""
+    return repr(text if text is None or len(text) <= _SHOWN else text[:_SHOWN] + "…")
+
+
+def longest(limit: int) -> int:
+    """How long (B) a message of `limit` B can get by compression, as far as zlib's worst settings go."""
+    return limit + limit // 8 + 64
 
 
 class Deflater:
@@ -128,7 +139,11 @@ class Deflater:
 
 
 class Inflater:
-    """Decompresses what comes. One per connection, used under its read lock."""
+    """Decompresses what comes. One per connection, used under its read lock.
+
+    Attributes:
+        inflated: B that it made of what came.
+    """
 
     def __init__(self, agreement: Agreement, limit: int) -> None:
         """Inflate messages to at most `limit` B, as agreed."""
@@ -137,6 +152,7 @@ class Inflater:
         self._forgets = agreement.server_no_context_takeover
         self._limit = limit
         self._stream: Any = None
+        self.inflated = 0  # B in all
 
     def inflate(self, payload: bytes | bytearray) -> bytes:
         """The message behind a compressed payload (§7.2.2); stops as soon as it gets longer than the limit.
@@ -145,6 +161,8 @@ class Inflater:
             MessageTooBigError: It is longer.
             ProtocolError: The payload is not what deflate makes.
         """
+        if not payload:  # it should be one zero byte (§7.2.3.6); zlib would take the tail for half a block
+            return b""
         stream, self._stream = self._stream, None
         if stream is None:
             stream = zlib.decompressobj(wbits=-self._bits)
@@ -155,16 +173,31 @@ class Inflater:
             raise ProtocolError(fault, code=1007) from error
         if not self._forgets and not stream.eof:
             self._stream = stream
+        self.inflated += len(message)
         return message
 
-    def _run(self, stream: Any, data: bytes) -> bytes:
+    def _run(self, stream: Any, payload: bytes) -> bytes:
         parts: list[bytes] = []
+        left = self._limit
+        # In pieces, since zlib copies the rest of its input at every step of its output.
+        for start in range(0, len(payload), _INFLATE_STEP):
+            stop = start + _INFLATE_STEP
+            left -= self._run_piece(stream, payload[start:stop], left, parts)
+            if stream.eof:
+                # It said that a block was its last one: only an empty one may follow (§7.2.3.4).
+                if stream.unused_data + payload[stop:] not in (_TAIL, b"\x00" + _TAIL):
+                    raise zlib.error("data behind the last block")
+                break
+        return b"".join(parts)
+
+    def _run_piece(self, stream: Any, data: bytes, left: int, parts: list[bytes]) -> int:
+        """Add to `parts` what this input gives, at most `left` B; return how much it was."""
         size = 0
-        while not stream.eof:
-            step = min(_INFLATE_STEP, self._limit - size + 1)
+        while True:
+            step = min(_INFLATE_STEP, left - size + 1)
             part = stream.decompress(data, step)
             size += len(part)
-            if size > self._limit:
+            if size > left:
                 raise MessageTooBigError(
                     f"the server sent a compressed message that inflates to more than max_message_size="
                     f'{self._limit} B; raise manager_kwargs["max_message_size"] if that is to be expected',
@@ -173,8 +206,7 @@ class Inflater:
             parts.append(part)
             data = stream.unconsumed_tail
             if not data and len(part) < step:  # as long as it fills what it was given, zlib may hold more
-                break
-        return b"".join(parts)
+                return size
 
 
 def offer(compress: bool) -> list[tuple[str, str]]:

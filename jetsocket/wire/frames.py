@@ -11,7 +11,7 @@ from typing import NamedTuple
 from websocket import ABNF, WebSocketProtocolException
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
-from jetsocket.wire.deflate import Inflater
+from jetsocket.wire.deflate import Inflater, longest
 
 CONTINUATION = ABNF.OPCODE_CONT
 TEXT = ABNF.OPCODE_TEXT
@@ -91,12 +91,12 @@ class Header(NamedTuple):
     """The head of one frame from a server."""
 
     fin: bool
-    compressed: bool
     opcode: int
     length: int
     """B of payload that follow."""
     size: int
     """B of the head itself."""
+    compressed: bool = False
 
 
 def parse_header(data: bytes, position: int, *, may_compress: bool = False) -> Header | None:
@@ -119,17 +119,17 @@ def parse_header(data: bytes, position: int, *, may_compress: bool = False) -> H
     fin, compressed = first >= _FIN, may_compress and opcode in (TEXT, BINARY) and bool(first & _RSV1)
     _check_head(first & ~_RSV1 if compressed else first, second, opcode, length)
     if length < 126:
-        return Header(fin, compressed, opcode, length, 2)
+        return Header(fin, opcode, length, 2, compressed)
     if length == 126:
         if available < 4:
             return None
-        return Header(fin, compressed, opcode, _LENGTH_16.unpack_from(data, position + 2)[0], 4)
+        return Header(fin, opcode, _LENGTH_16.unpack_from(data, position + 2)[0], 4, compressed)
     if available < 10:
         return None
     length = _LENGTH_64.unpack_from(data, position + 2)[0]
     if length >> 63:
         raise ProtocolError("the server sent a frame length of 2**63 B or more (RFC 6455 §5.2)", code=1002)
-    return Header(fin, compressed, opcode, length, 10)
+    return Header(fin, opcode, length, 10, compressed)
 
 
 def _check_head(first: int, second: int, opcode: int, length: int) -> None:
@@ -297,7 +297,8 @@ class MessageReader:
         else:
             self._kind, self._compressed = header.opcode, header.compressed
         size = len(self._pieces) + header.length
-        if size > self._limit:
+        # What does not compress gets longer by it; its real size is looked at while inflating.
+        if size > (longest(self._limit) if self._compressed else self._limit):
             raise MessageTooBigError(
                 f"the server sent a message of {size} B or more, over max_message_size={self._limit} B;"
                 ' raise manager_kwargs["max_message_size"] if that is to be expected',

@@ -351,6 +351,11 @@ class WebSocket(websocket.WebSocket):
         return 0 if self._stream is None else self._stream.bytes_out
 
     @property
+    def _inflated(self) -> int:
+        """B that decompression made: 1 KiB of what came may be 1 MiB of memory."""
+        return 0 if self.reader.inflater is None else self.reader.inflater.inflated
+
+    @property
     def messages_received(self) -> int:
         """Messages received so far, whether read or not."""
         return self.reader.received
@@ -447,11 +452,11 @@ class WebSocket(websocket.WebSocket):
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         while self._ahead < _READ_AHEAD and self.failure is None and monotonic() < until:
-            before = self.bytes_in
+            before = self.bytes_in + self._inflated
             if not self._live_stream().readable_now() or not self._read_once():
                 self._left_unread = False
                 return
-            self._ahead += self.bytes_in - before
+            self._ahead += self.bytes_in + self._inflated - before
 
     def tend(self) -> bool:
         """Do what a reader does by the way (answer pings, notice a close), unless somebody is reading.
