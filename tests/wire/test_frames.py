@@ -350,4 +350,4 @@ def test_a_head_is_read_only_when_it_is_all_there(declared: int) -> None:
     for end in range(len(whole)):
         assert parse_header(whole[:end], 0) is None
     header = parse_header(b"??" + whole, 2)
-    assert header == (True, False, 2, declared, len(whole))
+    assert header == (True, 2, declared, len(whole), False)
