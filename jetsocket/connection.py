@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -60,9 +61,11 @@ def seconds(timeout: float | None, default: float | None, *, name: str = "timeou
         return default
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{name} must be a number of seconds or None, not {timeout!r}")
+    if timeout >= threading.TIMEOUT_MAX:
+        return None  # centuries, which locks refuse to wait
     if math.isnan(timeout) or timeout < 0:
         raise ValueError(f"{name} must be 0 s or more, not {timeout!r}")
-    return None if math.isinf(timeout) else float(timeout)
+    return float(timeout)
 
 
 def _raw(data: object) -> str | bytes:

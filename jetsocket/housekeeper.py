@@ -34,6 +34,8 @@ _log = logging.getLogger("jetsocket.pool")
 
 Check = Callable[[Entry], bool]
 
+_here = threading.local()
+
 
 class Housekeeper:
     """The thread, and what it remembers between two rounds."""
@@ -73,12 +75,14 @@ class Housekeeper:
         return self._thread.ident == threading.get_ident()
 
     def join(self, timeout: float) -> None:
-        """Wait until the thread has ended, at most `timeout` (s)."""
-        self._thread.join(timeout)
+        """Wait until the thread has ended, at most `timeout` (s); one that was never started has."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     # --- the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        _here.keeps_house = True
         doorbell = self.ledger.doorbell
         next_round = monotonic()
         while True:
@@ -178,6 +182,8 @@ class Housekeeper:
         due = now + config.health_check_interval
         for entry in list(self._watched.values()):
             wire = entry.wire
+            if wire.is_over:
+                continue  # its borrower has not noticed yet, or it says goodbye
             since = wire.ping_due_since
             if since is not None:
                 if now - max(since, wire.last_heard) >= config.health_check_timeout:
@@ -198,9 +204,13 @@ class Housekeeper:
         if not entry.checking and self.ledger.take_if_idle(entry):
             # In a thread of its own: the user's code may take its time, and other pings can't wait.
             entry.checking = True
-            threading.Thread(
-                target=self._run_check, args=(entry,), name=f"jetsocket-check-{self.ledger.name}", daemon=True
-            ).start()
+            name = f"jetsocket-check-{self.ledger.name}"
+            try:
+                threading.Thread(target=self._run_check, args=(entry,), name=name, daemon=True).start()
+            except RuntimeError:  # no more threads: it was not asked, and stays as it was
+                entry.checking = False
+                self.ledger.put_back(entry)
+                raise
         return True
 
     def _mind_the_stall(self, entry: Entry, now: float) -> None:
@@ -324,6 +334,11 @@ class Housekeeper:
             self.ledger.forget_closed(taken[0])
 
 
+def is_housekeeping() -> bool:
+    """Whether this thread is a housekeeper's, of whatever pool: nothing may hold it up."""
+    return getattr(_here, "keeps_house", False)
+
+
 def close_all(entries: Iterable[Entry], timeout: float) -> None:
     """Close connections side by side, all within `timeout` (s): each says goodbye, then all wait together."""
     pending = list(entries)
@@ -362,4 +377,4 @@ def stack_here(skip: int) -> traceback.StackSummary:
     return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
 
 
-__all__ = ["TICK", "Check", "Housekeeper", "close_all", "stack_here"]
+__all__ = ["TICK", "Check", "Housekeeper", "close_all", "is_housekeeping", "stack_here"]

@@ -234,6 +234,7 @@ class Ledger:
     def opened(self, entry: Entry) -> None:
         """A connection is open."""
         self._totals.connections += 1
+        self.last_connect_error = None
         self.watch_version += 1
         if self._totals.lost:
             self._totals.lost -= 1
@@ -558,8 +559,8 @@ class Ledger:
             yield "the queues and the age order disagree"
 
     def interrupted(self) -> bool:
-        """Whether this very thread is inside, below us on the stack: a finalizer or signal handler asks."""
-        return self.lock.locked() and _below(sys._getframe(1))
+        """Whether this very thread is inside a pool, below us on the stack: a finalizer or handler asks."""
+        return _below(sys._getframe(1))
 
     def _reentered(self) -> InvalidStateError:
         return InvalidStateError(

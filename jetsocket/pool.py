@@ -31,7 +31,7 @@ from jetsocket.exceptions import (
     PoolExhaustedError,
     TimeoutError,
 )
-from jetsocket.housekeeper import Housekeeper, close_all, stack_here
+from jetsocket.housekeeper import Housekeeper, close_all, is_housekeeping, stack_here
 from jetsocket.ledger import ABANDONED, STOP, Exhaustion, Ledger
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
@@ -477,7 +477,7 @@ class ConnectionPool(Generic[T]):
         return reason
 
     def _why_not_reset(self, entry: Entry, reset: Callback) -> str | None:
-        if self._ledger.interrupted():
+        if self._ledger.interrupted() or is_housekeeping():
             return "dropped"  # this is a finalizer, above the pool's own code: no place for a user's callback
         entry.count_from_here()
         try:
@@ -500,17 +500,17 @@ class ConnectionPool(Generic[T]):
         """Give an unused lease another connection, for one that ended before its first use.
 
         Raises:
-            ConnectionClosedError: Another thread uses the lease already.
+            ConnectionClosedError: Another thread uses the lease already, or it is the parent process's.
             InvalidStateError: Another thread has released the lease.
             PoolClosedError: The pool is closed.
             TimeoutError: No other connection in time.
             ConnectionError: No other connection to be had.
         """
         permit = lease._permit
-        if permit.entry is not stale or permit.claimed:
+        if permit.entry is not stale or permit not in self._ledger.lent:
             raise ConnectionClosedError(
                 f"the connection to {stale.target.redacted} has ended, and the lease was not moved to"
-                " another: that failed before, or another thread uses it",
+                " another: that failed before, another thread uses it, or it was lent before a fork",
                 code=1006,
             )
         until = monotonic() + self._config.acquire_timeout

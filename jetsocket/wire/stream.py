@@ -364,7 +364,7 @@ class Stream:
             try:
                 sent = self._sock.send(self._unsent, _SEND_FLAGS)
                 self.bytes_out += sent
-                self._unsent = self._unsent[sent:]
+                self._unsent = self._unsent[sent:] or _NOTHING  # an empty slice would keep all of it alive
             except BlockingIOError:
                 return False
             except TimeoutError as error:

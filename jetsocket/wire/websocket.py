@@ -449,6 +449,8 @@ class WebSocket(websocket.WebSocket):
         Begins no read after `until` (monotonic). What is left then counts as unread.
         """
         self._left_unread = True
+        if self._reading:  # before others get it: with reuse="always" nobody else would notice
+            self._fail(self._closed("reading was interrupted half-way"))
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         while self._ahead < _READ_AHEAD and self.failure is None and monotonic() < until:
@@ -888,7 +890,7 @@ class WebSocket(websocket.WebSocket):
         return self._stream
 
     def _wait_for(self, lock: Any, deadline: float | None, operation: str) -> None:
-        timeout = -1 if deadline is None else max(0.0, deadline - monotonic())
+        timeout = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
         if not lock.acquire(timeout=timeout):
             raise self._late(operation, deadline)
 
