@@ -91,12 +91,12 @@ class Header(NamedTuple):
     """The head of one frame from a server."""
 
     fin: bool
+    compressed: bool
     opcode: int
     length: int
     """B of payload that follow."""
     size: int
     """B of the head itself."""
-    compressed: bool = False
 
 
 def parse_header(data: bytes, position: int, *, may_compress: bool = False) -> Header | None:
@@ -119,17 +119,17 @@ def parse_header(data: bytes, position: int, *, may_compress: bool = False) -> H
     fin, compressed = first >= _FIN, may_compress and opcode in (TEXT, BINARY) and bool(first & _RSV1)
     _check_head(first & ~_RSV1 if compressed else first, second, opcode, length)
     if length < 126:
-        return Header(fin, opcode, length, 2, compressed)
+        return Header(fin, compressed, opcode, length, 2)
     if length == 126:
         if available < 4:
             return None
-        return Header(fin, opcode, _LENGTH_16.unpack_from(data, position + 2)[0], 4, compressed)
+        return Header(fin, compressed, opcode, _LENGTH_16.unpack_from(data, position + 2)[0], 4)
     if available < 10:
         return None
     length = _LENGTH_64.unpack_from(data, position + 2)[0]
     if length >> 63:
         raise ProtocolError("the server sent a frame length of 2**63 B or more (RFC 6455 §5.2)", code=1002)
-    return Header(fin, opcode, length, 10, compressed)
+    return Header(fin, compressed, opcode, length, 10)
 
 
 def _check_head(first: int, second: int, opcode: int, length: int) -> None:

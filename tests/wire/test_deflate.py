@@ -753,7 +753,7 @@ def test_a_compressed_message_far_over_the_limit_is_refused_at_its_head(
 
 
 def test_bombs_that_nobody_reads_are_left_to_the_kernel(connect: Connect, raw_server: RawFactory) -> None:
-    count = 400
+    count = 250
     deflate = compressor()
     chunks = [frame(BINARY, deflate(bytes(MIB)), rsv=RSV1) for _ in range(count)]
     sent = threading.Event()
@@ -763,10 +763,10 @@ def test_bombs_that_nobody_reads_are_left_to_the_kernel(connect: Connect, raw_se
         hold(sock)
 
     ws = connect(raw_server(serve(*chunks, then=then)).uri)
-    assert sent.wait(10)  # some 400 KB
+    assert sent.wait(10)  # some 250 KB
     for _ in range(20):
         ws.tend()
-    # What the last read of the handshake and one more made of at most 64 KiB each, and not all 400 MiB.
+    # What the last read of the handshake and one more made of at most 64 KiB each, and not all 250 MiB.
     assert 1 <= ws.messages_received <= 150
     for _ in range(count):
         assert len(ws.recv_message(soon())) == MIB
@@ -783,7 +783,7 @@ def test_inflating_takes_time_in_proportion_to_the_size() -> None:
             times.append(perf_counter() - begun)
         return min(times)
 
-    assert took(32 * MIB) < 64 * took(2 * MIB)  # 16 is linear, 256 quadratic
+    assert took(16 * MIB) < 64 * took(MIB)  # 16 is linear, 256 quadratic
 
 
 def many_connections(
@@ -800,22 +800,31 @@ def many_connections(
             if say:
                 ws.send_message(say)
                 assert ws.recv_message(soon()) == say
+            ws.send_message(b"x")  # too short to compress: what was sent last is alike in both
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     return kept // count, connections
 
 
-@pytest.mark.parametrize(("say", "most"), [(b"", 2 * 1024), (b"idle " * 2000, 80 * 1024)])
-@pytest.mark.parametrize("params", [AGREED, "permessage-deflate"])
+@pytest.mark.parametrize(
+    ("params", "say", "most"),
+    [
+        (AGREED, b"", 2 * 1024),
+        (AGREED, b"idle " * 2000, 80 * 1024),
+        ("permessage-deflate", b"idle " * 2000, 100 * 1024),  # it left out the limit: a window of 32 KiB
+    ],
+    ids=["unused", "as offered", "server's window"],
+)
 def test_what_an_idle_compressed_connection_costs(
-    raw_server: RawFactory, say: bytes, most: int, params: str
+    raw_server: RawFactory, params: str, say: bytes, most: int
 ) -> None:
     def script(sock: socket.socket) -> None:
         request = upgrade(sock, [(EXTENSIONS, params)] if compress else [])
         assert (EXTENSIONS.lower() in request.headers) == compress
-        read_client_frame(sock)
-        sock.sendall(answer)
+        if say:
+            read_client_frame(sock)
+            sock.sendall(answer)
         hold(sock)
 
     kept: dict[bool, int] = {}
