@@ -184,7 +184,8 @@ class PooledConnection(Generic[T]):
         if binary is False and isinstance(payload, bytes):
             payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
         text = None if binary is None else not binary
-        self._send(payload, text, self._until(self._terms.send_timeout), self._terms.send_timeout)
+        limit = self._terms.send_timeout
+        self._send(payload, text, self._until(limit), limit)
 
     def _send(
         self, payload: str | bytes, text: bool | None, deadline: float | None, limit: float | None
@@ -196,7 +197,7 @@ class PooledConnection(Generic[T]):
                 self._pool.replace(self, entry, deadline)
                 continue
             wire = entry.wire
-            out = wire.bytes_out
+            out = wire.bytes_out if fresh else 0
             self._touched = True
             try:
                 wire.send_message(payload, deadline, self._permit, text=text)

@@ -52,7 +52,7 @@ class Housekeeper:
         self._watched: dict[int, Entry] = {}
         self._watch_version = -1
         self._next_ping_round = 0.0
-        self._next_audit = monotonic() + _AUDIT_EVERY
+        self._next_audit = 0.0  # at once: something may have been lost before this one came
         self._failures_seen: set[str] = set()
 
     def start(self) -> None:
@@ -342,16 +342,18 @@ def is_housekeeping() -> bool:
 def close_all(entries: Iterable[Entry], timeout: float) -> None:
     """Close connections side by side, all within `timeout` (s): each says goodbye, then all wait together."""
     pending = list(entries)
-    for entry in pending:
-        entry.wire.start_close(1001)
     deadline = monotonic() + timeout
-    while pending := [entry for entry in pending if not _has_closed(entry.wire)]:
-        remaining = deadline - monotonic()
-        if remaining <= 0:
-            break
-        _wait_for_any(pending, min(remaining, _GOODBYE_TICK))
-    for entry in pending:
-        entry.wire.shutdown()
+    try:
+        for entry in pending:
+            entry.wire.start_close(1001)
+        while pending := [entry for entry in pending if not _has_closed(entry.wire)]:
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                break
+            _wait_for_any(pending, min(remaining, _GOODBYE_TICK))
+    finally:  # after a Ctrl-C, too: closing twice does nothing
+        for entry in pending:
+            entry.wire.shutdown()
 
 
 def _has_closed(wire: WebSocket) -> bool:

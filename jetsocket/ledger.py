@@ -72,7 +72,9 @@ def _step(method: Callable[Concatenate[Ledger, P], R]) -> Callable[Concatenate[L
             raise self._reentered()
         try:
             with self.lock:
-                self._begin()
+                if self.torn:
+                    self._mend()
+                self.torn = True
                 result = method(self, *args, **kwargs)
                 self.torn = False
                 return result
@@ -287,7 +289,9 @@ class Ledger:
         """
         while self.returned and not self.lock.locked():
             with self.lock:
-                self._begin()
+                if self.torn:
+                    self._mend()
+                self.torn = True
                 while self.returned:
                     # Booked first, removed after: an exception in between repeats what repeats harmlessly.
                     permit = self.returned[0]
@@ -299,14 +303,10 @@ class Ledger:
                     self.returned.popleft()
                 self.torn = False
 
-    def _begin(self) -> None:
-        """Begin a step; first put right what the last one left half-done, if an exception has ended it."""
-        if self.torn:
-            self._mend()
-        self.torn = True
-
     def _mend(self) -> None:
-        """Derive everything anew from what is written in one go: permits, `entries`, and the order by age.
+        """Put right what the last step left half-done, which an exception has ended.
+
+        Everything is derived anew from what is written in one go: permits, `entries`, the order by age.
 
         An interrupt may strike anywhere, even within the semaphore or a queue, whose lock is held for ever
         then: so these are replaced, not repaired. What belongs to nobody any more is closed.
@@ -324,14 +324,15 @@ class Ledger:
         self.watch_version += 1
 
     def _book(self, permit: Permit) -> None:
-        self.permits.leave(permit)
+        if self.permits.line:
+            self.permits.leave(permit)
         if permit not in self.permits.held:
             return
         entry, permit.entry, permit.room = permit.entry, None, None
         if entry is not None:
             self._book_entry(permit, entry)
         self.permits.give_back(permit)
-        if not self.permits.held:
+        if self._drain_waiters and not self.permits.held:
             self._wake_drainers()
 
     def _book_entry(self, permit: Permit, entry: Entry) -> None:

@@ -217,6 +217,7 @@ class ConnectionPool(Generic[T]):
 
     def _wait_in_line(self, permit: Permit, target: Target, deadline: float) -> None:
         if permit.wake is not None:
+            self._ensure_housekeeper()  # an interrupt may have lost the permit that is waited for
             permit.wake.acquire(timeout=_for_a_lock(deadline))
             if permit.held or self._ledger.leave_line(permit):
                 return

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _UNIT = 1e-6  # s
+_AT_ONCE = 64  # durations
 _PER_OCTAVE = 8  # buckets for each doubling, of equal width: a percentile is exact to 13 %
 
 
 def bucket_of(seconds: float) -> int:
     """Which bucket of a histogram a duration (s) falls into; 0 for half a microsecond and less."""
     fraction, octave = math.frexp(seconds / _UNIT)
-    return octave * _PER_OCTAVE + int(fraction * (2 * _PER_OCTAVE)) - _PER_OCTAVE if octave >= 0 else 0
+    if octave < 0 or not fraction:
+        return 0
+    return octave * _PER_OCTAVE + int(fraction * (2 * _PER_OCTAVE)) - _PER_OCTAVE
 
 
 def upper_bound(bucket: int) -> float:
@@ -81,22 +84,33 @@ class Recorder:
         self._counts: dict[int, int] = {}
         self._total = 0.0
         self._longest = 0.0
+        self._fresh: list[float] = []  # not counted yet: many at once cost a third of one by one
 
     def add(self, seconds: float) -> None:
         """Count one duration (s)."""
-        bucket = bucket_of(seconds)
-        self._counts[bucket] = self._counts.get(bucket, 0) + 1
-        self._total += seconds
-        self._longest = max(self._longest, seconds)
+        self._fresh.append(seconds)
+        if len(self._fresh) >= _AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        counts = self._counts
+        for bucket in map(bucket_of, fresh):
+            counts[bucket] = counts.get(bucket, 0) + 1
+        self._total += sum(fresh)
+        self._longest = max(self._longest, *fresh)
 
     def copy(self) -> Recorder:
         """A second one that begins where this one is."""
         new = Recorder()
+        new._fresh = self._fresh.copy()
         new._counts, new._total, new._longest = self._counts.copy(), self._total, self._longest
         return new
 
     def histogram(self) -> Histogram:
         """What was counted so far."""
+        if self._fresh:
+            self._count()
         return Histogram(dict(self._counts), self._total, self._longest)
 
 

@@ -33,16 +33,28 @@ class Ended:
 
 
 class Script:
-    """A running script. It finds the package and these tests, and `args` in `sys.argv[1:]`."""
+    """A running script. It finds the package and these tests, and `args` in `sys.argv[1:]`.
+
+    One that is struck by exceptions at any moment must not be `measured`: coverage takes a lock at every
+    call, without minding that it can be interrupted, and never gives it back.
+    """
 
     def __init__(
-        self, script: str, *args: str, options: tuple[str, ...] = (), watchdog: float = WATCHDOG
+        self,
+        script: str,
+        *args: str,
+        options: tuple[str, ...] = (),
+        watchdog: float = WATCHDOG,
+        measured: bool = True,
     ) -> None:
+        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if not measured:
+            env.pop("COVERAGE_PROCESS_CONFIG", None)
         start = f"from tests.scripts import die_if_stuck; die_if_stuck({watchdog})\n"
         self._child = subprocess.Popen(
             [sys.executable, *options, "-c", start + dedent(script), *args],
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -91,9 +103,15 @@ class Script:
         self.ended()
 
 
-def run(script: str, *args: str, options: tuple[str, ...] = (), watchdog: float = WATCHDOG) -> Ended:
+def run(
+    script: str,
+    *args: str,
+    options: tuple[str, ...] = (),
+    watchdog: float = WATCHDOG,
+    measured: bool = True,
+) -> Ended:
     """Run a script until it ends."""
-    with Script(script, *args, options=options, watchdog=watchdog) as running:
+    with Script(script, *args, options=options, watchdog=watchdog, measured=measured) as running:
         return running.ended()
 
 

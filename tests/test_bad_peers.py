@@ -216,7 +216,7 @@ REFUSALS: dict[str, tuple[Bad, int | None]] = {
     ),
     "a subprotocol that was not offered": (upgrade_with(("Sec-WebSocket-Protocol", "other")), 101),
     "an extension that was not offered": (
-        upgrade_with(("Sec-WebSocket-Extensions", "permessage-deflate")),
+        upgrade_with(("Sec-WebSocket-Extensions", "x-webkit-deflate-frame")),
         101,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -69,6 +70,18 @@ def test_servers_that_never_answer_the_close_cost_one_close_timeout_together(siz
         start = monotonic()
         pool.close()
         assert monotonic() - start < 1.0
+        wait_until(lambda: server.open_now == 0)
+
+
+def test_an_interrupted_close_leaves_nothing_open() -> None:
+    with RawServer(after_upgrade()) as server:
+        pool = pool_for(server.uri)
+        pool.acquire("/").release()
+        timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.close(timeout=20)
+        timer.join()
         wait_until(lambda: server.open_now == 0)
 
 

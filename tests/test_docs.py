@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import logging
 import re
 import socket
 from collections.abc import Iterator
@@ -70,7 +71,9 @@ def world(monkeypatch: pytest.MonkeyPatch, tls: Tls) -> Iterator[EchoServer]:
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.delenv(name, raising=False)
             monkeypatch.delenv(name.upper(), raising=False)
+        level = logging.getLogger("jetsocket").level
         yield server
+        logging.getLogger("jetsocket").setLevel(level)
 
 
 def blocks(page: Path) -> list[tuple[int, str, str]]:

@@ -154,6 +154,30 @@ def test_a_lease_that_another_thread_was_using_raises_in_the_child(echo: EchoSer
     scripts.run(START + _flat(script), echo.uri).check()
 
 
+def test_an_unused_lease_of_the_parent_takes_no_connection_of_the_child(echo: EchoServer) -> None:
+    script = """
+    from jetsocket import ConnectionClosedError
+    pool = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri)
+    pool.acquire("/ids").release()
+    lent = pool.acquire("/ids")            # a reused one: if it is stale, its first send moves it
+    def child():
+        try:
+            lent.send("x")
+        except ConnectionClosedError as error:
+            assert "fork" in str(error)
+        else:
+            raise AssertionError("it did not raise")
+        assert pool.stats().total_connections == 0
+        lent.release()
+        with pool.acquire("/ids", timeout=2) as conn:
+            talk(conn, "child")
+    assert in_child(child) == 0
+    talk(lent, "parent")
+    """
+    scripts.run(START + _flat(script), echo.uri).check()
+    assert echo.most_open == 2  # one of the parent's, one of the child's
+
+
 def test_fork_while_other_threads_are_busy_in_the_pool(echo: EchoServer) -> None:
     script = """
     stop = threading.Event()

@@ -118,7 +118,7 @@ def plain(path):
 trouble = []
 def work(number):
     try:
-        end = time.monotonic() + 4
+        end = time.monotonic() + 2
         rounds = 0
         while time.monotonic() < end or rounds < 10:
             rounds += 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, ConnectionPoolConfig
+from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import ConnectionClosedError
 from jetsocket.housekeeper import Housekeeper
 from tests.conftest import Tls
@@ -199,6 +199,56 @@ def test_an_overdue_pong_ends_the_connection_whoever_has_it(
         record for record in caplog.records if "no pong came within health_check_timeout" in record.message
     ]
     assert len(told) == 2
+
+
+@pytest.mark.usefixtures("quick_rounds")
+def test_an_overdue_pong_is_told_once_however_late_the_borrower_notices(
+    raw_server: Callable[..., RawServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> int:
+        return sum("no pong came" in record.message for record in caplog.records)
+
+    server = raw_server(Peer(pong=lambda _: None))
+    with pool_to(server, health_check_interval=0.2, health_check_timeout=0.2) as pool, pool.acquire("/"):
+        wait_until(told)
+        let_pass(0.5)  # ten more rounds
+        assert told() == 1
+
+
+@pytest.mark.usefixtures("quick_rounds")
+def test_a_ping_that_waits_for_a_long_message_is_not_overdue(raw_server: Callable[..., RawServer]) -> None:
+    class Slow(Peer):
+        def __call__(self, sock: socket.socket) -> None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            upgrade(sock)
+            head = sock.recv(14, socket.MSG_WAITALL)
+            left = int.from_bytes(head[2:10], "big")
+            while left:
+                left -= len(sock.recv(min(left, 100_000)))
+                let_pass(0.01)
+            got = read_client_frame(sock)
+            sock.sendall(frame(PONG, got.payload))
+            assert read_client_frame(sock).opcode == CLOSE
+
+    sent = []
+
+    def send() -> None:
+        conn.send(bytes(12 << 20))
+        sent.append(True)
+
+    server = raw_server(Slow())
+    with pool_to(server, health_check_interval=0.2, health_check_timeout=0.6) as pool:
+        conn = pool.acquire("/")
+        sender = threading.Thread(target=send)
+        sender.start()
+        wait_until(lambda: pool.stats().bytes_sent > 1 << 16)
+        # Over a second after it was asked for; the kernel's buffer, which still drains then, is another's.
+        with contextlib.suppress(ConnectionClosedError):
+            conn.ping(timeout=20)
+        sender.join(20)
+        assert sent
+        conn.discard()
+        conn.release()
 
 
 @pytest.mark.usefixtures("quick_rounds")
@@ -532,6 +582,51 @@ def test_one_thread_for_each_pool_from_its_first_connection_to_its_end(echo: Ech
         ]
         assert all(thread.daemon for thread in housekeepers())
     wait_until(lambda: not housekeepers(), 1)
+
+
+def test_without_a_thread_to_be_had_acquire_says_so_and_close_works(echo: EchoServer) -> None:
+    def ask_too_much(conn: PooledConnection[Any]) -> None:
+        conn.request(1, timeout=5)  # the server has its threads by now
+        threading.stack_size(1 << 45)
+
+    pool = ConnectionPool(base_uri=echo.uri, configure=ask_too_much)
+    try:
+        with pytest.raises(RuntimeError, match="thread"):
+            pool.acquire("/")
+    finally:
+        threading.stack_size(0)
+    assert pool.stats().active_connections == 0
+    pool.close()
+    wait_until(lambda: echo.open_now == 0)
+
+
+@pytest.mark.usefixtures("quick_rounds")
+def test_a_generator_that_is_collected_on_the_housekeepers_thread_holds_up_nobody(echo: EchoServer) -> None:
+    ran_on: list[str] = []
+
+    def reset(conn: PooledConnection[Any]) -> None:
+        ran_on.append(threading.current_thread().name)
+        conn.recv(timeout=5)
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "housekeeper" in threading.current_thread().name:
+                held.clear()
+
+    def borrow() -> Iterator[None]:
+        with pool.acquire("/silent"):
+            yield
+
+    handler, held = Collect(), []
+    logging.getLogger("jetsocket.pool").addHandler(handler)
+    try:
+        with pool_to(echo, leak_threshold=0.1, reset=reset) as pool:
+            held.append(borrow())
+            next(held[0])
+            wait_until(lambda: pool.stats().discards.get("dropped"), A_SECOND)
+            assert ran_on == []
+    finally:
+        logging.getLogger("jetsocket.pool").removeHandler(handler)
 
 
 @pytest.mark.usefixtures("quick_rounds")

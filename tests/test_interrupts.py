@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests import scripts
-from tests.servers import EchoServer
+from tests.servers import EchoServer, refusing_port
 
 ROUNDS = int(os.environ.get("JETSOCKET_INTERRUPTS", "500"))
 
@@ -75,7 +75,7 @@ print("interrupts", interrupts)
 
 
 def test_ctrl_c_at_500_random_moments(echo: EchoServer) -> None:
-    ended = scripts.run(START + SIGINT, echo.uri, str(ROUNDS), watchdog=30 + ROUNDS / 20)
+    ended = scripts.run(START + SIGINT, echo.uri, str(ROUNDS), watchdog=30 + ROUNDS / 20, measured=False)
     assert ended.status == 0, ended.out + ended.err
     # Those that struck in a finalizer are shown by Python itself and go no further.
     assert int(ended.out.split()[-1]) >= ROUNDS * 0.9
@@ -104,7 +104,7 @@ print("ok")
 
 
 def test_ctrl_c_wakes_who_waits_in_line_or_for_a_message(echo: EchoServer) -> None:
-    assert scripts.run(START + WAITING, echo.uri, "0").check().out == "ok\n"
+    assert scripts.run(START + WAITING, echo.uri, "0", measured=False).check().out == "ok\n"
 
 
 ASYNC = """
@@ -134,7 +134,8 @@ print("ok")
 
 
 def test_asynchronous_exceptions_in_worker_threads(echo: EchoServer) -> None:
-    ended = scripts.run(START + ASYNC, echo.uri, str(ROUNDS * 2 // 5), watchdog=30 + ROUNDS / 20)
+    rounds = str(ROUNDS * 2 // 5)
+    ended = scripts.run(START + ASYNC, echo.uri, rounds, watchdog=30 + ROUNDS / 20, measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
     assert echo.most_open <= 4
 
@@ -163,7 +164,7 @@ print("ok")
 
 
 def test_those_who_are_struck_in_line_pass_their_turn_on(echo: EchoServer) -> None:
-    ended = scripts.run(START + IN_LINE, echo.uri, "0")
+    ended = scripts.run(START + IN_LINE, echo.uri, "0", measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
 
 
@@ -201,4 +202,56 @@ print("ok")
 def test_a_signal_handler_may_call_the_pool_that_it_interrupts(echo: EchoServer) -> None:
     # Its SIGALRM is the watchdog's as well: here the test's own timeout has to do.
     ended = scripts.run(START + HANDLER, echo.uri, "0")
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
+LOST = """
+def strike(frame, event, arg):
+    if event == "call" and frame.f_code.co_name == "_give_up":
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+nowhere = sys.argv[3]
+try:
+    sys.setprofile(strike)
+    pool.acquire(nowhere)
+except KeyboardInterrupt:
+    pass
+finally:
+    sys.setprofile(None)
+check(0, "a failed connect of a pool that never had a connection")
+pool.close()
+print("ok")
+"""
+
+
+def test_what_is_lost_before_the_first_connection_is_found(echo: EchoServer) -> None:
+    with refusing_port() as port:
+        ended = scripts.run(START + LOST, echo.uri, "0", f"ws://127.0.0.1:{port}/", measured=False)
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
+STREAM = """
+streams = ConnectionPool(ConnectionPoolConfig(reuse="always"), base_uri=uri)
+def strike(frame, event, arg):
+    if event == "call" and frame.f_code.co_name == "feed":
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+try:
+    with streams.acquire("/") as conn:
+        conn.send(1)
+        sys.setprofile(strike)
+        conn.recv(timeout=5)
+except KeyboardInterrupt:
+    pass
+finally:
+    sys.setprofile(None)
+with streams.acquire("/") as conn:
+    assert conn.request(2, timeout=5) == 2
+streams.close()
+print("ok")
+"""
+
+
+def test_a_stream_that_was_interrupted_while_bytes_were_taken_in_is_lent_to_nobody(echo: EchoServer) -> None:
+    ended = scripts.run(START + STREAM, echo.uri, "0", measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err

@@ -206,14 +206,7 @@ def _outcome(read: Callable[[Any], object], payload: str | bytes) -> str:
 @example(b'"\xed\xa0\x80"')
 @example(b"\xef\xbb\xbf1")
 def test_with_and_without_the_extra_json_reads_the_same(payload: str | bytes) -> None:
-    def read(payload: str | bytes) -> object:
-        try:
-            return JSON.decode(payload)
-        except DecodeError as error:
-            assert isinstance(error.__cause__, ValueError)
-            raise error.__cause__ from None
-
-    assert _outcome(read, payload) == _outcome(json.loads, payload)
+    assert _outcome(_json_reader(), payload) == _outcome(json.loads, payload)
 
 
 def test_json_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:

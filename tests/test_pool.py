@@ -738,6 +738,18 @@ def test_the_last_connect_error_is_told_to_those_who_wait(make_pool: MakePool) -
         assert isinstance(raised.value.last_connect_error, jetsocket.ConnectionError)
 
 
+def test_a_connect_error_is_forgotten_when_the_next_connect_succeeds(
+    echo: EchoServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(echo, max_connections=1)
+    with refusing_port() as port, pytest.raises(jetsocket.ConnectionError):
+        pool.acquire(f"ws://127.0.0.1:{port}/", 5)
+    with pool.acquire("/"), pytest.raises(PoolExhaustedError) as raised:
+        pool.acquire("/", 0)
+    assert raised.value.last_connect_error is None
+    assert "attempt to connect" not in str(raised.value)
+
+
 def test_connect_attempts(raw_server: MakeRaw, make_pool: MakePool) -> None:
     def script(sock: Any) -> None:
         (answer("503 Busy") if server.accepted < 3 else after_upgrade(then=answer_close))(sock)
@@ -841,6 +853,20 @@ def test_drain(echo: EchoServer, make_pool: MakePool) -> None:
         assert drained.result(5)
     assert pool.drain(0)
     assert not pool.is_closed
+
+
+def test_centuries_are_no_limit(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, max_connections=1)
+    conn = pool.acquire("/", 1e300)
+    with ThreadPoolExecutor(3) as threads:
+        readers = [threads.submit(conn.recv, 1e300) for _ in range(2)]  # the second one waits for the first
+        drained = threads.submit(pool.drain, 1e300)
+        wait_until(lambda: all(call.running() for call in [*readers, drained]))
+        conn.send(1)
+        conn.send(2)
+        assert sorted(reader.result(5) for reader in readers) == [1, 2]
+        conn.release()
+        assert drained.result(5)
 
 
 def test_nobody_in_line_slips_through_a_drain(echo: EchoServer, make_pool: MakePool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import sys
 import time
 from http import HTTPStatus
@@ -30,6 +31,7 @@ PATHS = ("/a", "/b", "/c?x=1", "/late")
 CAP = 3
 IDLE_FOR, LIFETIME = 100.0, 1000.0
 numbers = itertools.count()
+EXAMPLES = int(os.environ.get("JETSOCKET_EXAMPLES", "24"))
 
 
 class Clock:
@@ -224,7 +226,7 @@ def test_the_promises_hold_whatever_happens_in_whatever_order(monkeypatch: pytes
         run_state_machine_as_test(
             PoolMachine,
             settings=settings(
-                max_examples=40,
+                max_examples=EXAMPLES,
                 stateful_step_count=20,
                 deadline=None,
                 phases=[Phase.explicit, Phase.generate],  # real time: a failure shrunk would not come again

@@ -1,4 +1,4 @@
-"""What a pool counts: histograms true to 19 %, and totals that outlive the connections."""
+"""What a pool counts: histograms true to 13 %, and totals that outlive the connections."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_a_duration_lies_in_its_bucket(seconds: float) -> None:
 
 
 @given(st.lists(DURATIONS, min_size=1, max_size=200), st.integers(1, 100))
-def test_percentiles_are_true_to_19_percent(durations: list[float], percent: int) -> None:
+def test_percentiles_are_true_to_13_percent(durations: list[float], percent: int) -> None:
     told = histogram_of(durations).percentile(percent)
     ordered = sorted(durations)
     exact = ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
-    assert exact * (1 - 1e-9) <= told <= max(exact * 1.19 * (1 + 1e-2), 1e-6)
+    assert exact * (1 - 1e-9) <= told <= max(exact * 1.13, 1e-6)
 
 
 @given(st.lists(DURATIONS, max_size=100))
@@ -77,8 +77,6 @@ def test_a_histogram_does_not_change_later() -> None:
     copy.add(3.0)
     copy.add(3.0)
     assert (told.count, recorder.histogram().count, copy.histogram().count) == (1, 2, 3)
-    with pytest.raises(TypeError):
-        told.counts[0] = 5  # type: ignore[index]  # the point
 
 
 # --- a pool's figures
@@ -179,6 +177,7 @@ def test_stats_from_many_threads_add_up(echo: EchoServer, make_pool: MakePool) -
                 assert getattr(now, name) >= getattr(before, name), name
             assert now.active_connections + now.idle_connections <= 4
             before = now
+            stop.wait(0.0005)  # it watches; the interpreter is for the others
 
     def work(number: int) -> None:
         rng = random.Random(number)

@@ -330,13 +330,15 @@ class Stream:
             TimeoutError: The deadline passed.
             OSError: The connection is lost, the stream broken or closed.
         """
-        self._flush(deadline)
+        if self._unsent or self.broken or self._tls is not None:
+            self._flush(deadline)
         view = memoryview(data)
         portion = len(view) if self._tls is None else _ENCRYPT_SIZE
         try:
             while view:
                 self._queue(view[:portion])
-                self._flush(deadline)
+                if not self._push():  # nearly always the kernel takes all at once: no more calls than that
+                    self._flush(deadline)
                 view = view[portion:]
         except BaseException:
             self._take_back(len(data))

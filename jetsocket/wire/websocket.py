@@ -21,8 +21,9 @@ import logging
 import math
 import os
 import ssl
+import struct
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -76,6 +77,7 @@ _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
 _LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing
 _PING_SIZE = 4  # B, random
 _TEND_PATIENCE = 1.0  # s
+_MASKS, _KEYS_AT_ONCE = struct.Struct("4s"), 32
 
 _log = logging.getLogger("jetsocket.wire")
 
@@ -145,6 +147,7 @@ class WebSocket(websocket.WebSocket):
         self._max_message_size = max_message_size
         self._compression_threshold = compression_threshold
         self._deflater: deflate.Deflater | None = None  # guarded by `lock`
+        self._keys: Iterator[tuple[bytes]] = iter(())  # likewise
         self._stream: Stream | None = None
         self._dialing: Dialing | None = None
         self._aborted = False
@@ -448,9 +451,13 @@ class WebSocket(websocket.WebSocket):
         Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
         Begins no read after `until` (monotonic). What is left then counts as unread.
         """
-        self._left_unread = True
         if self._reading:  # before others get it: with reuse="always" nobody else would notice
             self._fail(self._closed("reading was interrupted half-way"))
+        stream = self._stream
+        if stream is not None and self.failure is None and not stream.readable_now():
+            self._left_unread = False  # nearly always: at each acquire and release
+            return
+        self._left_unread = True
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         while self._ahead < _READ_AHEAD and self.failure is None and monotonic() < until:
@@ -466,14 +473,16 @@ class WebSocket(websocket.WebSocket):
         Returns:
             False when somebody is.
         """
-        if not self.readlock.acquire(blocking=False):
-            return False
+        self._tended_by = threading.get_ident()  # for longer than the lock is held: see `_outlast_tend`
         try:
-            self._tended_by = threading.get_ident()
-            self.read_available(monotonic() + _LAST_LOOK)  # others want tending, too
+            if not self.readlock.acquire(blocking=False):
+                return False
+            try:
+                self.read_available(monotonic() + _LAST_LOOK)  # others want tending, too
+            finally:
+                self.readlock.release()
         finally:
             self._tended_by = 0
-            self.readlock.release()
         return True
 
     def look(self) -> bool:
@@ -482,16 +491,21 @@ class WebSocket(websocket.WebSocket):
         Returns:
             False when somebody is reading: another thread, or this one, interrupted by a finalizer.
         """
-        if not self.readlock.acquire(blocking=False):
-            # `tend` never waits for anything, so it is over at once, unless it is this very thread's.
-            tended_elsewhere = self._tended_by not in (0, threading.get_ident())
-            if not tended_elsewhere or not self.readlock.acquire(timeout=_TEND_PATIENCE):
-                return False
+        if not self.readlock.acquire(blocking=False) and not self._outlast_tend():
+            return False
         try:
             self.read_available(monotonic() + _LAST_LOOK)
         finally:
             self.readlock.release()
         return True
+
+    def _outlast_tend(self) -> bool:
+        """Get `readlock` after another thread's `tend`; False if it is a reader's, or this very thread's."""
+        tended_by = self._tended_by
+        if tended_by == threading.get_ident():
+            return False
+        # `tend` never waits for anything, so it is over at once; or it was, before we asked whose it is.
+        return self.readlock.acquire(timeout=_TEND_PATIENCE if tended_by else 0.0)
 
     def _feed(self, data: bytes) -> None:
         reader = self.reader
@@ -544,12 +558,17 @@ class WebSocket(websocket.WebSocket):
         data = payload.encode("utf-8") if isinstance(payload, str) else payload
         self._send_frame(TEXT if as_text else BINARY, data, deadline, holder)
 
-    def _send_frame(self, opcode: int, data: bytes, deadline: float | None, holder: object) -> None:
+    def _send_frame(
+        self, opcode: int, data: bytes, deadline: float | None, holder: object, ping: _Ping | None = None
+    ) -> None:
         if not self.lock.acquire(blocking=False):
             self._wait_for(self.lock, deadline, "send")
         try:
             if holder is not self.holder:
                 raise _not_held(self.target)
+            if ping is not None:  # only now: its pong is not due while it waits for another's long message
+                ping.sent_at = monotonic()
+                self._pings[data] = ping
             self._write(self._frame(opcode, data), deadline)
             if opcode < CLOSE:
                 self.messages_sent += 1
@@ -566,8 +585,18 @@ class WebSocket(websocket.WebSocket):
         """The frame that carries this payload; made under `lock`, for the order of compression counts."""
         deflater = self._deflater
         if deflater is None or opcode >= CLOSE or not deflater.worth(data):
-            return encode_frame(opcode, data, os.urandom(4))
-        return encode_frame(opcode, deflater.deflate(data), os.urandom(4), rsv1=True)
+            return encode_frame(opcode, data, self._key())
+        return encode_frame(opcode, deflater.deflate(data), self._key(), rsv1=True)
+
+    def _key(self) -> bytes:
+        """The mask of one frame, never used again; drawn in blocks, for a system call costs more than XOR.
+
+        The caller holds `lock`. Each connection has its own block, so a forked child repeats none of them.
+        """
+        for (key,) in self._keys:
+            return key
+        self._keys = _MASKS.iter_unpack(os.urandom(_KEYS_AT_ONCE * _MASKS.size))
+        return self._key()
 
     def _write(self, frame: bytes, deadline: float | None) -> None:
         """Write one frame; the caller holds `lock`."""
@@ -621,7 +650,7 @@ class WebSocket(websocket.WebSocket):
         try:
             taken = stream.flush_now()
             if taken:
-                stream.write_now(encode_frame(opcode, payload, os.urandom(4)))
+                stream.write_now(encode_frame(opcode, payload, self._key()))
         except OSError as error:
             self._fail(self._closed(f"the connection was lost: {error}", cause=error))
             taken = True
@@ -662,9 +691,9 @@ class WebSocket(websocket.WebSocket):
             InvalidStateError: `holder` is not who may use it.
         """
         payload = os.urandom(_PING_SIZE)
-        ping = self._pings[payload] = _Ping()
+        ping = _Ping()
         try:
-            self._send_frame(PING, payload, deadline, holder)
+            self._send_frame(PING, payload, deadline, holder, ping)
             self._await_pong(ping, deadline)
         finally:
             self._pings.pop(payload, None)

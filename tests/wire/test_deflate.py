@@ -831,7 +831,7 @@ def test_what_an_idle_compressed_connection_costs(
     for compress in (False, True):
         # The script answers with what was made before: the server's own memory must not count.
         answer = frame(BINARY, compressed(say), rsv=RSV1) if compress else frame(BINARY, say)
-        kept[compress], connections = many_connections(raw_server(script), compress, 200, say)
+        kept[compress], connections = many_connections(raw_server(script), compress, 80, say)
         for ws in connections:
             ws.shutdown()
     assert kept[True] - kept[False] < most

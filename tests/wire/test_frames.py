@@ -350,4 +350,6 @@ def test_a_head_is_read_only_when_it_is_all_there(declared: int) -> None:
     for end in range(len(whole)):
         assert parse_header(whole[:end], 0) is None
     header = parse_header(b"??" + whole, 2)
-    assert header == (True, 2, declared, len(whole), False)
+    assert header is not None
+    assert (header.fin, header.compressed, header.opcode) == (True, False, 2)
+    assert (header.length, header.size) == (declared, len(whole))

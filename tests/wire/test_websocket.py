@@ -760,4 +760,43 @@ class TestWebsocketClientsInterface:
         assert json.loads(ws.recv()) == {"id": 1}
 
 
+class Stopping:
+    """A lock; the thread `who` stops for a while right after it took it, or right before it lets go."""
+
+    def __init__(self, when: str) -> None:
+        self.when, self.who = when, threading.current_thread()
+        self.stopped, self.go_on = threading.Event(), threading.Event()
+        self.lock = threading.Lock()
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        taken = self.lock.acquire(*args, **kwargs)
+        self.stop("taken")
+        return taken
+
+    def release(self) -> None:
+        self.stop("letting go")
+        self.lock.release()
+
+    def stop(self, when: str) -> None:
+        if threading.current_thread() is self.who and self.when == when:
+            self.stopped.set()
+            assert self.go_on.wait(5)
+
+
+@pytest.mark.parametrize("when", ["taken", "letting go"])
+def test_a_look_outlasts_a_tend_wherever_that_is_stopped(
+    connect: Connect, echo: EchoServer, when: str
+) -> None:
+    ws = connect(echo.uri)
+    lock = ws.readlock = Stopping(when)
+    lock.who = threading.Thread(target=ws.tend)
+    lock.who.start()
+    assert lock.stopped.wait(5)
+    timer = threading.Timer(0.1, lock.go_on.set)
+    timer.start()
+    assert ws.look()
+    timer.join()
+    lock.who.join(5)
+
+
 builtin_timeout = TimeoutError
