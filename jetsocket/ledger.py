@@ -75,7 +75,11 @@ def _step(method: Callable[Concatenate[Ledger, P], R]) -> Callable[Concatenate[L
                 if self.torn:
                     self._mend()
                 self.torn = True
-                result = method(self, *args, **kwargs)
+                try:
+                    result = method(self, *args, **kwargs)
+                except (PoolClosedError, InvalidStateError):  # raised before anything is changed
+                    self.torn = False
+                    raise
                 self.torn = False
                 return result
         finally:

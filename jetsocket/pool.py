@@ -48,7 +48,7 @@ _log = logging.getLogger("jetsocket.pool")
 _numbers = itertools.count(1)
 _pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
 
-_KNOWN_URIS = 256  # resolved URIs that a pool remembers
+_KNOWN_URIS = 256  # resolved URIs that a pool remembers, at least
 _ROOM_PATIENCE = 1.0  # s that a connection has for its goodbye when its slot is wanted
 _EXIT_PATIENCE = 0.1  # s, for all goodbyes together when the interpreter ends
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
@@ -114,7 +114,8 @@ class ConnectionPool(Generic[T]):
             self._options.serializer, self._options.deserializer, self._options.message_type
         )
         self._configure, self._reset, self._check = configure, reset, check
-        self._resolve = functools.lru_cache(_KNOWN_URIS)(functools.partial(_resolve, base=self._base))
+        known = max(_KNOWN_URIS, self._config.max_connections)  # resolving costs as much as borrowing
+        self._resolve = functools.lru_cache(known)(functools.partial(_resolve, base=self._base))
         self._ledger, self._terms = self._new_books()
         self._housekeeper: Housekeeper | None = None
         _pools.add(self)

@@ -419,6 +419,27 @@ def test_a_thread_that_goes_on_after_release_disturbs_nobody(echo: EchoServer, m
     assert echo.most_open <= 2
 
 
+def test_a_ping_that_another_thread_waits_for_ends_with_the_lease(
+    raw_server: MakeRaw, make_pool: MakePool
+) -> None:
+    pool = make_pool(raw_server(opcodes), max_connections=1)  # a server that answers no ping
+    conn = pool.acquire("/")
+    wire = conn._entry.wire
+    with ThreadPoolExecutor(2) as threads:
+        reply = threads.submit(conn.recv_raw, 10)
+        wait_until(wire.readlock.locked)
+        pinging = threads.submit(conn.ping, 10)
+        wait_until(lambda: wire.ping_due_since)
+        conn.send("mine")
+        assert reply.result(5) == "1 mine"
+        conn.release()
+        with pytest.raises((InvalidStateError, ConnectionClosedError)):
+            pinging.result(3)
+    with pool.acquire("/") as conn:
+        conn.send("next")
+        assert conn.recv_raw(5) == "1 next"
+
+
 @pytest.mark.parametrize("secure", [False, True])
 def test_one_thread_sends_while_another_receives(
     echo: EchoServer, echo_tls: EchoServer, tls: Any, secure: bool, make_pool: MakePool

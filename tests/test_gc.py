@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import warnings
 import weakref
@@ -153,6 +154,36 @@ def test_generators_that_the_collector_closes_inside_the_pool(echo: EchoServer, 
     ended = scripts.run(GENERATORS, echo.uri, str(threads), watchdog=30)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
     assert echo.most_open <= 4
+
+
+def test_a_generator_that_is_collected_inside_another_pool_runs_no_callback_there(echo: EchoServer) -> None:
+    ran: list[bool] = []
+    held: list[Iterator[None]] = []
+
+    def borrow() -> Iterator[None]:
+        with other.acquire("/silent"):
+            yield
+
+    def collect(frame: Any, event: str, arg: Any) -> None:
+        if frame.f_code.co_name == "_take_idle":  # a step of the ledger: its lock is held
+            sys.setprofile(None)
+            held.clear()
+
+    with (
+        ConnectionPool(base_uri=echo.uri) as pool,
+        ConnectionPool(base_uri=echo.uri, reset=lambda conn: ran.append(True)) as other,
+    ):
+        pool.acquire("/").release()
+        held.append(borrow())
+        next(held[0])
+        try:
+            sys.setprofile(collect)
+            pool.acquire("/").release()
+        finally:
+            sys.setprofile(None)
+        assert not held and not ran
+        assert other.stats().discards["dropped"] == 1
+        take_all(pool)
 
 
 def test_a_pool_that_is_dropped_closes_itself(echo: EchoServer) -> None:

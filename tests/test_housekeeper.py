@@ -237,7 +237,7 @@ def test_a_ping_that_waits_for_a_long_message_is_not_overdue(raw_server: Callabl
         sent.append(True)
 
     server = raw_server(Slow())
-    with pool_to(server, health_check_interval=0.2, health_check_timeout=0.6) as pool:
+    with pool_to(server, health_check_interval=0.5, health_check_timeout=0.6) as pool:
         conn = pool.acquire("/")
         sender = threading.Thread(target=send)
         sender.start()

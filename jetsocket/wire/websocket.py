@@ -466,6 +466,9 @@ class WebSocket(websocket.WebSocket):
                 self._left_unread = False
                 return
             self._ahead += self.bytes_in + self._inflated - before
+        # A thread that the system has let wait for so long may have read all there was.
+        if self.failure is None and not self._live_stream().readable_now():
+            self._left_unread = False
 
     def tend(self) -> bool:
         """Do what a reader does by the way (answer pings, notice a close), unless somebody is reading.
@@ -662,6 +665,8 @@ class WebSocket(websocket.WebSocket):
     @property
     def ping_due_since(self) -> float | None:
         """When the oldest ping without a pong was sent (monotonic, s)."""
+        if not self._pings:  # nearly always, and the housekeeper asks every connection
+            return None
         pings = list(self._pings.values())
         return pings[0].sent_at if pings else None
 
@@ -694,14 +699,14 @@ class WebSocket(websocket.WebSocket):
         ping = _Ping()
         try:
             self._send_frame(PING, payload, deadline, holder, ping)
-            self._await_pong(ping, deadline)
+            self._await_pong(ping, deadline, holder)
         finally:
             self._pings.pop(payload, None)
         assert ping.round_trip is not None
         self.latency = ping.round_trip
         return ping.round_trip
 
-    def _await_pong(self, ping: _Ping, deadline: float | None) -> None:
+    def _await_pong(self, ping: _Ping, deadline: float | None, holder: object) -> None:
         enough = self.bytes_in + _READ_AHEAD + self._max_message_size
         while not ping.is_answered():
             if self.readlock.acquire(blocking=False):
@@ -710,6 +715,8 @@ class WebSocket(websocket.WebSocket):
                         return
                     if self.is_over:
                         self._raise_failure()
+                    if holder is not self.holder:  # released by another thread: what comes is for the next
+                        raise _not_held(self.target)
                     # All that comes meanwhile has to be kept, so a stream can't be read for ever.
                     in_time = self._fill(deadline) and self.bytes_in < enough
                     if not in_time and not ping.is_answered() and not self.is_over:

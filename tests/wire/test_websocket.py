@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import select
 import socket
@@ -797,6 +798,25 @@ def test_a_look_outlasts_a_tend_wherever_that_is_stopped(
     assert ws.look()
     timer.join()
     lock.who.join(5)
+
+
+def test_a_look_that_took_too_long_but_read_all_leaves_nothing_unread(
+    raw_server: RawFactory, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that the system did not let run for a while must not cost an idle connection."""
+
+    def ping_when_told(sock: socket.socket) -> None:
+        sock.recv(100)
+        sock.sendall(frame(9, b"?"))
+        servers.hold(sock)
+
+    ws = connect(raw_server(after_upgrade(then=ping_when_told)).uri)
+    ws.send("now")
+    assert select.select([ws], [], [], 5)[0]
+    ticks = itertools.count(monotonic(), 0.04)
+    monkeypatch.setattr("jetsocket.wire.websocket.monotonic", lambda: next(ticks))
+    assert ws.look()
+    assert not ws.unread
 
 
 builtin_timeout = TimeoutError
