@@ -191,7 +191,7 @@ class PooledConnection(Generic[T]):
         self, payload: str | bytes, text: bool | None, deadline: float | None, limit: float | None
     ) -> None:
         while True:
-            entry = self._current()
+            entry = self._entry or self._current()
             fresh = not self._touched and self._permit.reused and self._deadline is None
             if fresh and not self._pool.fit_for_first_use(self):
                 self._pool.replace(self, entry, deadline)
@@ -250,7 +250,7 @@ class PooledConnection(Generic[T]):
         return self._recv(self._until(limit), limit)
 
     def _recv(self, deadline: float | None, limit: float | None) -> str | bytes:
-        entry = self._current()
+        entry = self._entry or self._current()
         self._touched = True
         try:
             return entry.wire.recv_message(deadline, self._permit)

@@ -461,6 +461,9 @@ class Ledger:
         for entry in self.entries:
             if not (entry in out or entry in self.idle or entry in self.closing or entry in self.in_care):
                 self.closing[entry] = None
+        # Being returned now, or the return was struck and a traceback still holds the lease: look again.
+        if any(permit.claimed and permit not in self.returned for permit in self.permits.held):
+            self.suspect = True
         return self.permits.recount()
 
     # --- ending ----------------------------------------------------------------------------------------

@@ -255,3 +255,31 @@ print("ok")
 def test_a_stream_that_was_interrupted_while_bytes_were_taken_in_is_lent_to_nobody(echo: EchoServer) -> None:
     ended = scripts.run(START + STREAM, echo.uri, "0", measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
+STRUCK_RETURN = """
+import jetsocket.housekeeper
+jetsocket.housekeeper.TICK = 0.05
+def strike(frame, event, arg):
+    if event == "return" and frame.f_code.co_name == "claim":
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+conn = pool.acquire("/")
+try:
+    sys.setprofile(strike)
+    conn.release()
+except KeyboardInterrupt as error:
+    struck = error                       # and with it, its traceback and the lease
+audited = pool._housekeeper._next_audit
+end = time.monotonic() + 5
+while pool._housekeeper._next_audit == audited and time.monotonic() < end: time.sleep(0.001)
+del conn, struck
+check(0, "a return")
+pool.close()
+print("ok")
+"""
+
+
+def test_a_return_that_was_struck_is_made_good_once_its_traceback_is_gone(echo: EchoServer) -> None:
+    ended = scripts.run(START + STRUCK_RETURN, echo.uri, "0", measured=False)
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err

@@ -206,11 +206,14 @@ class PoolMachine(RuleBasedStateMachine):
         assert lease.request({"number": number}, timeout=10) == {"number": number}
 
     def wait_for_the_server(self) -> None:
-        """Its threads may not know yet of the connection that was opened last, or closed."""
-        stats = self.pool.stats()
-        known = stats.active_connections + stats.idle_connections
+        """Neither side's threads may know yet of the connection that was opened last, or ended."""
         lost = sum(lease.id in self.ended for lease in self.leases)
-        wait_until(lambda: self.server.open_now == known - lost)
+
+        def agree() -> bool:
+            stats = self.pool.stats()
+            return self.server.open_now == stats.active_connections + stats.idle_connections - lost
+
+        wait_until(agree)
 
 
 @pytest.mark.slow

@@ -333,13 +333,16 @@ class Stream:
         if self._unsent or self.broken or self._tls is not None:
             self._flush(deadline)
         view = memoryview(data)
-        portion = len(view) if self._tls is None else _ENCRYPT_SIZE
         try:
-            while view:
-                self._queue(view[:portion])
+            if self._tls is None:
+                self._queue(view)
                 if not self._push():  # nearly always the kernel takes all at once: no more calls than that
                     self._flush(deadline)
-                view = view[portion:]
+                return
+            while view:
+                self._queue(view[:_ENCRYPT_SIZE])
+                self._flush(deadline)
+                view = view[_ENCRYPT_SIZE:]
         except BaseException:
             self._take_back(len(data))
             raise

@@ -607,7 +607,7 @@ class WebSocket(websocket.WebSocket):
             self._fail(self._closed("sending was interrupted half-way"))
         if self.failure is not None:
             self._raise_failure()
-        stream = self._live_stream()
+        stream = self._stream or self._live_stream()
         self._sending = True
         try:
             stream.write(frame, deadline)

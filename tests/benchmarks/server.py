@@ -1,25 +1,72 @@
-"""The benchmarks' server, a process of its own: pushes frames as fast as they are taken, and echoes."""
+"""The benchmarks' server, a process of its own that costs next to nothing.
+
+What it sends was encoded before, and goes out in blocks; of what comes it reads only the frame heads.
+Paths, on a plain port and on a TLS one:
+
+- `/stream/N`: text messages of N B without end; `/json`: the same message of about 100 B without end.
+- `/sink`: reads and forgets.
+- `/fragments/N`: answers any message by one of N B, in fragments of 1 KiB.
+- any other: answers any message by a text message of the same length, a ping by a pong, a close by a close.
+- `/close/N/NAME`: as any other, and the server closes N of the connections to `/NAME`.
+"""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
-import itertools
+import json
+import selectors
 import socket
+import ssl
 import struct
 import sys
 import threading
 
+from tests.benchmarks.machine import pin, raise_descriptor_limit
+
 HOST = "127.0.0.1"
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
-SIZE = 100  # bytes of a message
-BATCH = 100  # frames in one send: the server is not what is measured
+BLOCK = 65536  # B sent at once, at least
+FRAGMENT = 1024  # B
+MESSAGE = json.dumps(
+    {"symbol": "BTCUSDT", "price": "43210.10", "quantity": 0.5, "time": 1700000000000, "maker": True}
+)
+HEAD_TIMEOUT = 10.0  # s
+TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 
 
-def text_frame(payload: bytes) -> bytes:
-    """An unmasked text frame of up to 125 bytes (RFC 6455 §5.2)."""
-    return struct.pack("!BB", 0x81, len(payload)) + payload
+def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
+    """An unmasked frame (RFC 6455 §5.2)."""
+    first, length = opcode | (0x80 if fin else 0), len(payload)
+    if length < 126:
+        return struct.pack("!BB", first, length) + payload
+    if length < 65536:
+        return struct.pack("!BBH", first, 126, length) + payload
+    return struct.pack("!BBQ", first, 127, length) + payload
+
+
+@functools.lru_cache
+def reply(length: int) -> bytes:
+    """The answer to a message of that length."""
+    return frame(TEXT, b"x" * length)
+
+
+@functools.lru_cache
+def fragments(length: int) -> bytes:
+    """A text message in fragments."""
+    pieces = [b"x" * min(FRAGMENT, length - start) for start in range(0, length, FRAGMENT)]
+    return b"".join(
+        frame(0 if number else TEXT, piece, fin=number == len(pieces) - 1)
+        for number, piece in enumerate(pieces)
+    )
+
+
+def block(payload: bytes) -> bytes:
+    """Many frames of the same message."""
+    one = frame(TEXT, payload)
+    return one * (BLOCK // len(one) + 1)
 
 
 def upgrade(conn: socket.socket) -> str:
@@ -42,37 +89,163 @@ def upgrade(conn: socket.socket) -> str:
     return lines[0].split()[1]
 
 
-def serve(conn: socket.socket) -> None:
-    """`/stream`: frames without end. Any other path: read, and answer a close by a close."""
+class Answerer:
+    """One connection whose messages are answered."""
+
+    def __init__(self, conn: socket.socket, path: str, fragments_of: int | None) -> None:
+        self.conn = conn
+        self.path = path
+        self.fragments_of = fragments_of
+        self.head = b""  # the beginning of a frame
+        self.opcode = self.length = self.missing = 0
+
+    def serve(self) -> None:
+        """Take what is there, and answer the frames that end in it.
+
+        Raises:
+            OSError: The connection is over.
+        """
+        data = self.conn.recv(1 << 20)
+        if not data:
+            raise ConnectionResetError("the client has closed")
+        while data:
+            if self.missing:
+                data, self.missing = data[self.missing :], max(0, self.missing - len(data))
+                if not self.missing:
+                    self.answer(b"")
+            else:
+                data = self.begin(self.head + data)
+
+    def begin(self, data: bytes) -> bytes:
+        """Read the head of a frame; return what follows. The payload of a control frame is taken whole."""
+        self.head = b""
+        size = {126: 8, 127: 14}.get(data[1] & 0x7F, 6) if len(data) > 1 else 2
+        if len(data) < size:
+            self.head = data
+            return b""
+        self.opcode, self.length = data[0] & 0x0F, data[1] & 0x7F
+        if self.length > 125:
+            self.length = int.from_bytes(data[2 : size - 4], "big")
+        if self.opcode < CLOSE and self.length:
+            self.missing = self.length
+            return data[size:]
+        if len(data) < size + self.length:
+            self.head = data
+            return b""
+        key = data[size - 4 : size]
+        self.answer(bytes(byte ^ key[i % 4] for i, byte in enumerate(data[size : size + self.length])))
+        return data[size + self.length :]
+
+    def answer(self, control: bytes) -> None:
+        """Answer the frame that has just ended."""
+        if self.opcode == PING:
+            self.conn.sendall(frame(PONG, control))
+        elif self.opcode == CLOSE:
+            self.conn.sendall(frame(CLOSE, control))
+            raise ConnectionResetError("closed")
+        elif self.opcode != PONG:
+            length = self.fragments_of
+            self.conn.sendall(reply(self.length) if length is None else fragments(length))
+
+
+class Answerers:
+    """All connections that are answered, in one thread."""
+
+    def __init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.all: dict[socket.socket, Answerer] = {}
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def add(self, conn: socket.socket, path: str, fragments_of: int | None) -> None:
+        self.all[conn] = answerer = Answerer(conn, path, fragments_of)
+        self.selector.register(conn, selectors.EVENT_READ, answerer)
+
+    def close_some(self, count: int, path: str) -> None:
+        """Say goodbye to `count` connections to that path."""
+        found = [conn for conn, answerer in list(self.all.items()) if answerer.path == path]
+        for conn in found[:count]:
+            with contextlib.suppress(OSError):
+                conn.sendall(frame(CLOSE, b"\x03\xe9"))  # 1001
+
+    def run(self) -> None:
+        while True:
+            for key, _ in self.selector.select(0.1):  # a connection that is added meanwhile is seen then
+                try:
+                    key.data.serve()
+                except OSError:
+                    self.all.pop(key.data.conn, None)
+                    self.selector.unregister(key.fileobj)
+                    key.data.conn.close()
+
+
+def push(conn: socket.socket, data: bytes) -> None:
+    """Send the same for ever."""
     with conn, contextlib.suppress(OSError):
-        conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if upgrade(conn) == "/stream":
-            batch = text_frame(b"x" * SIZE) * BATCH
-            for _ in itertools.count():
-                conn.sendall(batch)
-        while data := conn.recv(65536):
-            if data[0] & 0x0F == 8:
-                conn.sendall(b"\x88\x02\x03\xe8")  # close, 1000
-                return
+        while True:
+            conn.sendall(data)
+
+
+def swallow(conn: socket.socket) -> None:
+    """Read for ever."""
+    buffer = bytearray(1 << 18)
+    with conn, contextlib.suppress(OSError):
+        # Not woken for each message: waking it would be the greater part of what a client's send takes.
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, BLOCK)
+        while conn.recv_into(buffer):
+            pass
+
+
+def greet(conn: socket.socket, answerers: Answerers) -> None:
+    """Upgrade, and hand the connection to whoever serves its path."""
+    path = upgrade(conn)
+    conn.settimeout(None)
+    _, what, *rest = path.split("/")
+    if what == "stream":
+        start(push, conn, block(b"x" * int(rest[0])))
+    elif what == "json":
+        start(push, conn, block(MESSAGE.encode()))
+    elif what == "sink":
+        start(swallow, conn)
+    else:
+        if what == "close":
+            answerers.close_some(int(rest[0]), "/" + rest[1])
+        answerers.add(conn, path, int(rest[0]) if what == "fragments" else None)
+
+
+def start(serve: object, *arguments: object) -> None:
+    threading.Thread(target=serve, args=arguments, daemon=True).start()  # type: ignore[arg-type]
+
+
+def accept_all(listener: socket.socket, context: ssl.SSLContext | None, answerers: Answerers) -> None:
+    """Accept, encrypt and upgrade one after the other: no thread has to be made for that."""
+    while True:
+        conn, _ = listener.accept()
+        try:
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conn.settimeout(HEAD_TIMEOUT)
+            if context is not None:
+                conn = context.wrap_socket(conn, server_side=True)
+            greet(conn, answerers)
+        except (OSError, ValueError, StopIteration):
+            conn.close()
 
 
 def main() -> None:
-    """Serve until stdin ends; the first line on stdout is the port."""
-    with socket.create_server((HOST, 0)) as listener:
-        print(listener.getsockname()[1], flush=True)
-        threading.Thread(target=accept_all, args=(listener,), daemon=True).start()
+    """Serve until stdin ends. Argument: a PEM file with key and certificate. First line out: both ports."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[1])
+    answerers = Answerers()
+    with (
+        socket.create_server((HOST, 0), backlog=512) as plain,
+        socket.create_server((HOST, 0), backlog=512) as tls,
+    ):
+        start(accept_all, plain, None, answerers)
+        start(accept_all, tls, context, answerers)
+        print(json.dumps([plain.getsockname()[1], tls.getsockname()[1]]), flush=True)
         sys.stdin.read()
 
 
-def accept_all(listener: socket.socket) -> None:
-    """Give each connection a thread."""
-    while True:
-        try:
-            conn, _ = listener.accept()
-        except OSError:
-            return
-        threading.Thread(target=serve, args=(conn,), daemon=True).start()
-
-
 if __name__ == "__main__":
+    pin("server")
+    raise_descriptor_limit()
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,47 +11,121 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.__main__ import running_server, table
-from tests.benchmarks.contenders import BENCHMARKS
+from tests.benchmarks import report
+from tests.benchmarks.peers import OURS, SPEED, WEBSOCKET_CLIENT, Place
+from tests.benchmarks.run import TINY, Job, Plan, crowd_jobs, jobs, measure, running_server
+from tests.benchmarks.targets import Row, Target, compared, duration, judge
+from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, WORKS, Figures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+NEEDS = {QUEUE_POOL: "sqlalchemy", QUEUED_CLIENT: "sqlalchemy", PSYCOPG_POOL: "psycopg_pool"}
+NOWHERE = Place("ws://127.0.0.1:1", "wss://127.0.0.1:1", "none.pem")
 
 
 @pytest.fixture(scope="module")
-def uri() -> Iterator[str]:
-    with running_server() as uri:
-        yield uri
+def place() -> Iterator[Place]:
+    with running_server() as place:
+        yield place
 
 
-def run(*arguments: str, only: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.benchmarks", "--rounds", "1", "--scale", "0.001", *arguments]
+def all_jobs() -> list[Job]:
+    crowds = [job for group in crowd_jobs(("flat",), NOWHERE, TINY) for job in group]
+    return [*jobs(WORKS, NOWHERE, TINY._replace(rounds=1)), *crowds]
+
+
+@pytest.mark.parametrize("job", all_jobs(), ids=lambda job: "-".join(job.key))
+def test_each_measurement_runs(job: Job, place: Place) -> None:
+    if job.key[1] in NEEDS:
+        pytest.importorskip(NEEDS[job.key[1]], exc_type=ImportError)
+    figures = measure(job.request | {"place": place})
+    assert figures
+    assert all(seconds > 0 for seconds in figures.values())
+
+
+def test_idle_connections_are_measured(place: Place) -> None:
+    pytest.importorskip("psutil")
+    [[job]] = crowd_jobs(("idle",), place, TINY)
+    figures = measure(job.request)
+    assert figures["connections"] == 20
+    assert figures["threads"] == 1
+
+
+def run(*arguments: str, only: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.benchmarks", "--tiny", *arguments]
     environment = {**os.environ, "ONLY": only}
     return subprocess.run(
         command, capture_output=True, text=True, timeout=50, check=False, cwd=ROOT, env=environment
     )
 
 
-def test_stream() -> None:
-    done = run("--only", "stream")
+def test_one_of_them_on_the_command_line() -> None:
+    done = run(only="tls")
     assert done.returncode == 0, done.stderr
-    for contender in BENCHMARKS["stream"].contenders:
-        assert f"\n  {contender}  " in done.stdout
-
-
-@pytest.mark.parametrize("contender", BENCHMARKS["borrow"].contenders)
-def test_borrow(contender: str, uri: str) -> None:
-    if "SQLAlchemy" in contender:
-        pytest.importorskip("sqlalchemy")
-    assert BENCHMARKS["borrow"].contenders[contender](uri, 20) > 0
+    assert "round 1: Stream of 100 B text messages over TLS: websockets.sync" in done.stderr
+    assert "| Stream of 100 B text messages over TLS | jetsocket | " in done.stdout
+    assert "written" not in done.stdout
 
 
 def test_an_unknown_name_is_refused() -> None:
     done = run(only="dance")
     assert done.returncode == 2
-    assert "ONLY=dance: choose from borrow, stream" in done.stderr
+    assert "ONLY=dance: choose from stream, json" in done.stderr
 
 
-def test_ratios_are_to_the_first() -> None:
-    lines = table(BENCHMARKS["stream"], {"jetsocket": 2e-6, "other": 5e-6})
-    assert lines[-2].split() == ["jetsocket", "2.00", "500,000", "1.00"]
-    assert lines[-1].split() == ["other", "5.00", "200,000", "2.50"]
+def rounds_of(*times: float) -> list[Figures]:
+    return [{"time": time} for time in times]
+
+
+def test_a_ratio_is_that_of_the_medians_and_its_spread_that_of_the_rounds() -> None:
+    contenders = {OURS: rounds_of(1e-6, 2e-6, 2e-6), WEBSOCKET_CLIENT: rounds_of(4e-5, 4e-5, 2e-5)}
+    row = compared(Target("stream", OURS, WEBSOCKET_CLIENT, "≥", 20), contenders)
+    assert row.ratio == "20.00 (10.00–40.00)"
+    assert row.met
+    assert (row.ours, row.theirs) == ("2 µs", "40 µs")
+    assert not compared(Target("stream", OURS, WEBSOCKET_CLIENT, "≥", 20.1), contenders).met
+    assert compared(Target("stream", OURS, WEBSOCKET_CLIENT, "≤", 0.05), contenders).ratio.startswith("0.05")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(1.5, "1.5 s"), (0.00123, "1.23 ms"), (2.5e-6, "2.5 µs")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_what_a_run_writes(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figures = {
+        "stream": {OURS: rounds_of(1e-6), SPEED: rounds_of(1e-6), WEBSOCKET_CLIENT: rounds_of(3e-5)},
+        "idle": {
+            "50": [{"connections": 50.0, "rss": 4096.0, "threads": 1.0, "cpu": 0.001, "close seen": 0.2}]
+        },
+        "flat": {"connections": [{"1": 1e-5, "10": 1e-5}], "uris": [{"1": 1e-5, "1 in turn": 1e-5}]},
+    }
+    figures["stream"]["websockets.sync"] = rounds_of(9e-6)
+    marks = "<!-- {0}: written by make bench -->\nold\n<!-- end of {0} -->\n"
+    (tmp_path / "docs").mkdir()
+    page, readme = tmp_path / "docs" / "benchmarks.md", tmp_path / "README.md"
+    page.write_text("top\n" + "".join(marks.format(name) for name in ("machine", "targets", "times")))
+    readme.write_text(marks.format("figures") + "bottom\n")
+
+    found = report.results(figures, Plan(rounds=1), 0.5, 12.3)
+    report.write(found, tmp_path)
+
+    assert json.loads((tmp_path / "docs/benchmarks/results.json").read_text())["load"] == 0.5
+    assert "<svg" in (tmp_path / "docs/benchmarks/idle-connections.svg").read_text()
+    assert "| Stream of 100 B text messages | jetsocket | websocket-client | 1 µs | 30 µs | 30.00" in (
+        page.read_text()
+    )
+    assert page.read_text().startswith("top\n")
+    assert readme.read_text().endswith("bottom\n")
+    assert "old" not in page.read_text() + readme.read_text()
+
+
+def test_the_pages_say_what_was_measured() -> None:
+    """README, the page and results.json are of one run."""
+    found = json.loads((ROOT / "docs/benchmarks/results.json").read_text(encoding="utf-8"))
+    rows = [Row(**row) for row in found["targets"]]
+    assert [row._asdict() for row in judge(found["figures"])] == found["targets"]
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    assert report.target_table(rows) in page
+    assert report.machine_text(found) in page
+    assert report.short_table(rows) in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,96 @@
+"""The clients that are compared, each as a pair of functions: send a text, receive a message."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+OURS, SPEED = "jetsocket", "jetsocket[speed]"
+WEBSOCKET_CLIENT, WEBSOCKETS = "websocket-client", "websockets.sync"
+EVERYBODY = (OURS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS)
+
+Close = Callable[[], object]
+
+
+class Place(NamedTuple):
+    """Where the server is."""
+
+    plain: str
+    tls: str
+    certificate: str
+    """File with what signed the server's."""
+
+    def context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.certificate)
+
+
+class Client(NamedTuple):
+    """One open connection."""
+
+    send: Callable[[str], object]
+    recv: Callable[[], Any]
+    recv_json: Callable[[], Any]
+    keep: object
+    """What must not be collected meanwhile."""
+
+
+def without_speed() -> None:
+    """Make this process one without the extra `speed`; before jetsocket is imported."""
+    assert "jetsocket.wire.frames" not in sys.modules
+    sys.modules["websockets.speedups"] = sys.modules["msgspec"] = None  # type: ignore[assignment]
+
+
+def new_pool(place: Place, *, tls: bool = False, most: int = 10) -> Any:
+    """A pool of ours."""
+    from jetsocket import ConnectionPool, ConnectionPoolConfig
+
+    return ConnectionPool(
+        ConnectionPoolConfig(max_connections=most, acquire_timeout=120),  # prewarming 10,000 takes a while
+        base_uri=place.tls if tls else place.plain,
+        manager_kwargs={"ssl_context": place.context(), "close_timeout": 0.1},
+    )
+
+
+def dial(name: str, place: Place, *, tls: bool) -> Callable[[str], tuple[Any, Close]]:
+    """A function that opens a connection of that library, and returns it with what closes it."""
+    base, context = place.tls if tls else place.plain, place.context()
+    if name == WEBSOCKET_CLIENT:
+        import websocket
+
+        def open_one(path: str) -> tuple[Any, Close]:
+            ws = websocket.create_connection(base + path, sslopt={"context": context})
+            return ws, ws.shutdown
+
+    elif name == WEBSOCKETS:
+        from websockets.sync.client import connect
+
+        secure = {"ssl": context} if tls else {}
+
+        def open_one(path: str) -> tuple[Any, Close]:
+            manager = connect(
+                base + path, compression=None, proxy=None, max_size=None, close_timeout=0.1, **secure
+            )
+            ws = manager.__enter__()
+            return ws, ws.close
+
+    else:
+        pool = new_pool(place, tls=tls, most=10_000)
+
+        def open_one(path: str) -> tuple[Any, Close]:
+            lease = pool.acquire(path)
+            lease.discard()
+            return lease, lease.release
+
+    return open_one
+
+
+def connect(name: str, place: Place, path: str, *, tls: bool = False) -> Client:
+    """Open a connection with that library."""
+    conn, _ = dial(name, place, tls=tls)(path)
+    if name in (OURS, SPEED):
+        return Client(conn.send_raw, conn.recv_raw, conn.recv, conn)
+    loads, recv = json.loads, conn.recv
+    return Client(conn.send, recv, lambda: loads(recv()), conn)

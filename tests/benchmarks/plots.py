@@ -1,0 +1,83 @@
+"""The plots of the page on benchmarks, as SVG."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.run import Rounds
+from tests.benchmarks.works import SIZES, THREADS, Figures
+
+COLOURS = ("#0b6e4f", "#35b08a", "#c8553d", "#3d5a80")
+
+
+def draw(found: dict[str, Any], folder: Path) -> None:
+    """Draw whatever there are figures for."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {
+            "svg.hashsalt": "jetsocket",  # the same figures make the same file
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#dddddd",
+        }
+    )
+    figures: Rounds = found["figures"]
+    for work, plot in (("sizes", plot_sizes), ("waits", plot_waits), ("idle", plot_idle)):
+        if work in figures:
+            plot(figures[work], folder)
+
+
+def plot_sizes(contenders: dict[str, list[Figures]], folder: Path) -> None:
+    """Messages in a second by size, beside each peer."""
+    figure, axes = new(1)
+    for (name, rounds), colour in zip(contenders.items(), COLOURS, strict=False):
+        rates = [1 / statistics.median(one[str(size)] for one in rounds) for size in SIZES]
+        axes[0].loglog(SIZES, rates, marker="o", label=name, color=colour)
+    axes[0].set(xlabel="size of a message (B)", ylabel="text messages received in a second")
+    axes[0].legend(frameon=False)
+    save(figure, folder / "stream-by-size.svg")
+
+
+def plot_waits(contenders: dict[str, list[Figures]], folder: Path) -> None:
+    """How long callers wait for one of 8 connections."""
+    figure, axes = new(1)
+    for (name, rounds), colour in zip(contenders.items(), COLOURS[::2], strict=False):
+        for which, style in (("median", "-"), ("p99", "--")):
+            values = [rounds[0][f"{count} {which}"] * 1e3 for count in THREADS]
+            axes[0].plot(THREADS, values, style, marker="o", label=f"{name}, {which}", color=colour)
+    axes[0].set(xlabel="threads on 8 connections", ylabel="wait for a connection (ms)")
+    axes[0].set_yscale("log")
+    axes[0].legend(frameon=False)
+    save(figure, folder / "wait-by-threads.svg")
+
+
+def plot_idle(contenders: dict[str, list[Figures]], folder: Path) -> None:
+    """Memory and processor time by number of idle connections."""
+    figure, axes = new(2)
+    found = sorted((rounds[0] for rounds in contenders.values()), key=lambda one: one["connections"])
+    counts = [one["connections"] for one in found]
+    axes[0].plot(counts, [one["rss"] / 1024 for one in found], marker="o", color=COLOURS[0])
+    axes[0].set(xlabel="idle connections", ylabel="memory of one (KiB)", ylim=(0, None))
+    axes[1].plot(counts, [one["cpu"] * 100 for one in found], marker="o", color=COLOURS[0])
+    axes[1].set(xlabel="idle connections", ylabel="share of a core (%)", ylim=(0, None))
+    save(figure, folder / "idle-connections.svg")
+
+
+def new(columns: int) -> tuple[Any, Any]:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, columns, figsize=(7.5, 3.8), squeeze=False, layout="constrained")
+    return figure, axes[0]
+
+
+def save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)

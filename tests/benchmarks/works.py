@@ -1,0 +1,365 @@
+"""What is measured. Each function runs in a process of its own and returns figures: seconds, unless named so.
+
+`seconds` is how long a measurement should last; figures hold for one step of the work.
+"""
+
+from __future__ import annotations
+
+import queue
+import statistics
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter, process_time
+from typing import Any, NamedTuple
+
+from tests.benchmarks.peers import (
+    EVERYBODY,
+    OURS,
+    SPEED,
+    WEBSOCKET_CLIENT,
+    WEBSOCKETS,
+    Client,
+    Place,
+    connect,
+    dial,
+    new_pool,
+)
+from tests.benchmarks.server import MESSAGE
+
+Figures = dict[str, float]
+Measure = Callable[[str, Place, float], Figures]
+
+MIB = 1 << 20
+SIZES = (16, 100, 1000, 10_000, 100_000)  # B
+THREADS = (8, 16, 32, 64)
+CONNECTIONS = 8
+QUEUE_POOL, PSYCOPG_POOL = "SQLAlchemy QueuePool", "psycopg_pool"
+SEMAPHORE = "BoundedSemaphore + LifoQueue"
+QUEUED_CLIENT = "QueuePool of websocket-client"
+
+
+class Work(NamedTuple):
+    """One thing to do, and who does it."""
+
+    title: str
+    step: str
+    """What one step is."""
+    contenders: Sequence[str]
+    measure: Measure
+    rounds: int | None = None
+    """How often; None: as often as the run says."""
+
+
+def clock(step: Callable[[], object], seconds: float, timer: Callable[[], float] = perf_counter) -> float:
+    """Time of one call (s): calls it for about so long, in batches so that the clock costs nothing."""
+    step()
+    batch, took = 1, 0.0
+    while took < min(0.02, seconds / 4):  # warms up, too
+        batch *= 2
+        took = timed(step, batch, perf_counter)
+    total, calls, until = 0.0, 0, perf_counter() + seconds
+    while not calls or perf_counter() < until:
+        total += timed(step, batch, timer)
+        calls += batch
+    return total / calls
+
+
+def timed(step: Callable[[], object], count: int, timer: Callable[[], float]) -> float:
+    """Time of `count` calls (s)."""
+    began = timer()
+    for _ in range(count):
+        step()
+    return timer() - began
+
+
+# --- messages
+
+
+def stream(name: str, place: Place, seconds: float, *, tls: bool = False) -> Figures:
+    client = connect(name, place, "/json", tls=tls)
+    assert client.recv() == MESSAGE
+    return {"time": clock(client.recv, seconds)}
+
+
+def stream_json(name: str, place: Place, seconds: float, *, tls: bool = False) -> Figures:
+    client = connect(name, place, "/json", tls=tls)
+    assert client.recv_json()["symbol"] == "BTCUSDT"
+    return {"time": clock(client.recv_json, seconds)}
+
+
+def stream_sizes(name: str, place: Place, seconds: float) -> Figures:
+    figures = {}
+    for size in SIZES:
+        client = connect(name, place, f"/stream/{size}")
+        assert len(client.recv()) == size
+        figures[str(size)] = clock(client.recv, seconds)
+    return figures
+
+
+def send(name: str, place: Place, seconds: float) -> Figures:
+    client = connect(name, place, "/sink")
+    return {"time": clock(partial(client.send, MESSAGE[:100]), seconds)}
+
+
+def echo_of(client: Client, size: int) -> Callable[[], None]:
+    text, send, recv = "x" * size, client.send, client.recv
+
+    def echo() -> None:
+        send(text)
+        if len(recv()) != size:
+            raise AssertionError("not what was sent")
+
+    return echo
+
+
+def echo_cpu(name: str, place: Place, seconds: float) -> Figures:
+    echo = echo_of(connect(name, place, "/echo"), 64)
+    return {"time": clock(echo, seconds, process_time)}
+
+
+def echo_large(name: str, place: Place, seconds: float) -> Figures:
+    return {"time": clock(echo_of(connect(name, place, "/echo"), MIB), seconds)}
+
+
+def receive_fragments(name: str, place: Place, seconds: float) -> Figures:
+    """Time of a message in fragments of 1 KiB, by its size in MiB."""
+    figures = {}
+    for size in (4, 16) if name in (OURS, SPEED) else (4,):
+        client = connect(name, place, f"/fragments/{size * MIB}")
+
+        def step(client: Client = client, size: int = size) -> None:
+            client.send("next")
+            if len(client.recv()) != size * MIB:
+                raise AssertionError("not what was sent")
+
+        figures[str(size)] = clock(step, seconds)
+    figures["time"] = figures["4"]
+    return figures
+
+
+def connects(name: str, place: Place, seconds: float, *, tls: bool) -> Figures:
+    """Connect and upgrade; closing is not in the figure."""
+    open_one = dial(name, place, tls=tls)
+    times: list[float] = []
+    until = perf_counter() + seconds
+    open_one("/idle")[1]()
+    while len(times) < 3 or perf_counter() < until:
+        began = perf_counter()
+        _, close = open_one("/idle")
+        times.append(perf_counter() - began)
+        close()
+    return {"time": statistics.median(times)}
+
+
+# --- borrowing
+
+
+def borrow(name: str, place: Place, seconds: float) -> Figures:
+    """Take an idle connection and give it back. Only ours is one that could have died meanwhile."""
+    return {"time": clock(BORROWERS[name](place), seconds)}
+
+
+def borrow_ours(place: Place) -> Callable[[], object]:
+    pool = new_pool(place)
+
+    def step() -> None:
+        with pool.acquire("/idle"):
+            pass
+
+    return step
+
+
+def borrow_queue_pool(_place: Place) -> Callable[[], object]:
+    from sqlalchemy.pool import QueuePool
+
+    pool = QueuePool(Nothing, pool_size=10, max_overflow=0)  # type: ignore[arg-type]
+    return lambda: pool.connect().close()
+
+
+def borrow_psycopg_pool(_place: Place) -> Callable[[], object]:
+    from psycopg_pool import ConnectionPool
+
+    pool: Any = ConnectionPool(connection_class=Nothing, min_size=1, max_size=10, open=True)  # type: ignore[type-var]
+    pool.wait(10)
+
+    def step() -> None:
+        pool.putconn(pool.getconn())
+
+    return step
+
+
+class Nothing:
+    """A connection of which a pool needs to know no more than this: it is in order."""
+
+    autocommit = True
+
+    class pgconn:
+        transaction_status = 0  # IDLE
+
+    @classmethod
+    def connect(cls, *_args: object, **_kwargs: object) -> Nothing:
+        return cls()
+
+    def rollback(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def borrow_semaphore(_place: Place) -> Callable[[], object]:
+    """The least that a bounded pool can do."""
+    permits = threading.BoundedSemaphore(10)
+    idle: queue.LifoQueue[object] = queue.LifoQueue()
+    idle.put(object())
+
+    def step() -> None:
+        with permits:
+            idle.put(idle.get())
+
+    return step
+
+
+BORROWERS = {
+    OURS: borrow_ours,
+    QUEUE_POOL: borrow_queue_pool,
+    PSYCOPG_POOL: borrow_psycopg_pool,
+    SEMAPHORE: borrow_semaphore,
+}
+
+
+def many_threads(name: str, place: Place, seconds: float) -> Figures:
+    figures = crowd(name, place, seconds, 64)
+    return {"time": figures["time"], "median": figures["median"], "longest": figures["longest"]}
+
+
+def waits(name: str, place: Place, seconds: float) -> Figures:
+    """Wait for a connection by number of threads: median, p99."""
+    figures = {}
+    for count in THREADS:
+        found = crowd(name, place, seconds, count)
+        figures |= {f"{count} median": found["median"], f"{count} p99": found["p99"]}
+    return figures
+
+
+def crowd(name: str, place: Place, seconds: float, count: int) -> Figures:
+    """`count` threads share 8 connections: time of one call over all, and how long they wait."""
+    step = sharing(name, place)
+    waits: list[float] = []
+    start, done = threading.Barrier(count + 1), threading.Event()
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            step()
+            start.wait(30)
+            while not done.is_set():
+                waits.append(step())
+        except BaseException as error:
+            failures.append(error)
+            start.abort()
+
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    start.wait(30)
+    done.wait(seconds / 4)  # until everybody is in line
+    seen, began = len(waits), perf_counter()
+    done.wait(seconds)
+    took = perf_counter() - began
+    found = sorted(waits[seen:])
+    done.set()
+    for thread in threads:
+        thread.join(30)
+    if failures:
+        raise failures[0]
+    return {
+        "time": took / len(found),
+        "median": statistics.median(found),
+        "p99": found[int(len(found) * 0.99)],
+        "longest": found[-1],
+    }
+
+
+def sharing(name: str, place: Place) -> Callable[[], float]:
+    """A function that borrows, echoes, returns, and tells how long it waited (s)."""
+    text = "x" * 64
+    if name == OURS:
+        pool = new_pool(place, most=CONNECTIONS)
+
+        def step() -> float:
+            began = perf_counter()
+            with pool.acquire("/echo", 60) as conn:
+                waited = perf_counter() - began
+                conn.send_raw(text)
+                conn.recv_raw()
+            return waited
+
+        return step
+    import websocket
+    from sqlalchemy.pool import QueuePool
+
+    def dial_one() -> Any:
+        return Rollbackable(websocket.create_connection(f"{place.plain}/echo"))
+
+    queue_pool = QueuePool(dial_one, pool_size=CONNECTIONS, max_overflow=0, timeout=60)
+
+    def step_of_queue_pool() -> float:
+        began = perf_counter()
+        borrowed = queue_pool.connect()
+        waited = perf_counter() - began
+        ws = borrowed.dbapi_connection.ws  # type: ignore[union-attr]
+        ws.send(text)
+        ws.recv()
+        borrowed.close()
+        return waited
+
+    return step_of_queue_pool
+
+
+class Rollbackable:
+    """What SQLAlchemy's pool takes for a connection to a database."""
+
+    def __init__(self, ws: Any) -> None:
+        self.ws = ws
+        self.close = ws.shutdown
+
+    def rollback(self) -> None: ...
+
+
+WORKS = {
+    "stream": Work("Stream of 100 B text messages", "message", EVERYBODY, stream),
+    "json": Work("Stream of 100 B JSON messages, decoded", "message", EVERYBODY, stream_json),
+    "send": Work("Sending 100 B messages one way", "message", EVERYBODY, send),
+    "cpu": Work("CPU time of one 64 B echo", "echo", EVERYBODY, echo_cpu),
+    "large": Work("1 MiB text echo", "echo", EVERYBODY, echo_large),
+    "fragments": Work(
+        "4 MiB message in 1 KiB fragments", "message", (OURS, WEBSOCKET_CLIENT, WEBSOCKETS), receive_fragments
+    ),
+    "tls": Work(
+        "Stream of 100 B text messages over TLS",
+        "message",
+        (OURS, WEBSOCKET_CLIENT, WEBSOCKETS),
+        partial(stream, tls=True),
+    ),
+    "tls-json": Work(
+        "Stream of 100 B JSON messages over TLS, decoded",
+        "message",
+        EVERYBODY,
+        partial(stream_json, tls=True),
+    ),
+    "connect": Work(
+        "Connect and upgrade",
+        "connection",
+        (OURS, WEBSOCKET_CLIENT, WEBSOCKETS),
+        partial(connects, tls=False),
+    ),
+    "connect-tls": Work(
+        "Connect and upgrade over TLS",
+        "connection",
+        (OURS, WEBSOCKET_CLIENT, WEBSOCKETS),
+        partial(connects, tls=True),
+    ),
+    "borrow": Work("Acquire and release an idle connection", "borrowing", tuple(BORROWERS), borrow),
+    "threads": Work("64 threads on 8 connections, 64 B echo", "call", (OURS, QUEUED_CLIENT), many_threads),
+    "sizes": Work("Streams by size", "message", EVERYBODY, stream_sizes, rounds=3),
+    "waits": Work("Waiting by number of threads", "wait", (OURS, QUEUED_CLIENT), waits, rounds=1),
+}
