@@ -20,7 +20,7 @@ from time import monotonic
 from jetsocket.entry import Entry, stale
 from jetsocket.ledger import ABANDONED, STOP, Ledger, Ring
 from jetsocket.permits import Permit
-from jetsocket.wire.stream import Watcher
+from jetsocket.wire.stream import Watcher, take
 from jetsocket.wire.websocket import WebSocket
 
 TICK = 0.5
@@ -87,7 +87,7 @@ class Housekeeper:
         next_round = monotonic()
         while True:
             try:
-                ring: Ring | None = doorbell.get(timeout=max(0.0, next_round - monotonic()))
+                ring: Ring | None = take(doorbell, next_round - monotonic())
             except Empty:
                 ring = None
             if ring == STOP:

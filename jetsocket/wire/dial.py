@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
 from jetsocket import exceptions, uris
-from jetsocket.wire.stream import Stream
+from jetsocket.wire.stream import Stream, take
 
 # getaddrinfo wants it; a signal handler that interrupts its first import and connects would not find it.
 codecs.lookup("idna")
@@ -143,7 +143,7 @@ class Dialing:
         self._stage = "waiting for the next attempt"
         mailbox = self._open_mailbox()
         with contextlib.suppress(queue.Empty):  # nobody cancelled
-            mailbox.get(timeout=max(0.0, min(seconds, self._remaining())))
+            take(mailbox, min(seconds, self._remaining()))
         self._refuse_if_cancelled()
 
     # ---- the stages
@@ -171,7 +171,7 @@ class Dialing:
         else:
             self._start_thread(look_up)
         try:
-            answer = mailbox.get(timeout=max(0.0, min(self._remaining(), threading.TIMEOUT_MAX)))
+            answer = take(mailbox, min(self._remaining(), threading.TIMEOUT_MAX))
         except queue.Empty:
             raise self._timed_out() from None
         self._refuse_if_cancelled()

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import queue
 import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable
 from time import monotonic
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 _READ_SIZE = 65536  # bytes asked of the kernel at once
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
@@ -418,6 +422,22 @@ class Stream:
         sock, self._sock = self._sock, _CLOSED
         with contextlib.suppress(OSError):  # a descriptor that is gone is what was asked for
             sock.close()
+
+
+def take(box: queue.SimpleQueue[_T], seconds: float) -> _T:
+    """The next item of ``box``, waiting at most so many seconds for it.
+
+    Raises:
+        queue.Empty: None came.
+    """
+    try:
+        # On Python 3.10, get(timeout=...) of an empty queue may find its time over before it has begun to
+        # wait, and then waits for ever: unless the queue has been found empty before.
+        return box.get_nowait()
+    except queue.Empty:
+        if seconds <= 0:
+            raise
+    return box.get(timeout=seconds)
 
 
 class Watcher:

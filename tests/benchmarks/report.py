@@ -23,6 +23,7 @@ def results(rounds: Rounds, plan: Plan, load: float | None, took: float) -> dict
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": machine.describe(),
         "load": load,
+        "load_after": machine.load(),
         "took": round(took),
         "rounds": plan.rounds,
         "figures": rounds,
@@ -65,7 +66,7 @@ def fill(page: Path, name: str, text: str) -> None:
 def machine_text(found: dict[str, Any]) -> str:
     about = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    load = "" if found["load"] is None else f" Load before the run: {found['load']:g}."
+    load = "" if found["load"] is None else f" Load: {found['load']:g} before, {found['load_after']:g} after."
     system = f"{about['python']}, {about['system']}, {about['processor']}, {about['cores']} cores"
     how = f"Medians of {found['rounds']} rounds, {found['took']} s in all."
     return f"{found['date']}: {system}; {versions}. {how}{load}"

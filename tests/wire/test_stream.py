@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import os
+import queue
 import resource
 import select
 import signal
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from jetsocket.wire.stream import Stream, Watcher
+from jetsocket.wire.stream import Stream, Watcher, take
 from tests.conftest import Tls
 from tests.servers import drip, read_exactly, reset, wait_until
 
@@ -664,6 +665,34 @@ class TestClosing:
         assert read_exactly(server, 4) == b"ping"
         server.sendall(b"pong")
         assert read(stream, 4) == b"pong"
+
+
+class TestTake:
+    def test_what_is_there_needs_no_time(self) -> None:
+        box: queue.SimpleQueue[int] = queue.SimpleQueue()
+        box.put(1)
+        box.put(2)
+        assert take(box, 0.0) == 1
+        assert take(box, -1.0) == 2
+
+    def test_what_comes_in_time(self) -> None:
+        box: queue.SimpleQueue[int] = queue.SimpleQueue()
+        timer = threading.Timer(0.05, box.put, (1,))
+        timer.start()
+        assert take(box, 5.0) == 1
+        timer.join()
+
+    @pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e-9, 1e-6])
+    def test_it_never_waits_for_ever(self, seconds: float) -> None:
+        end = soon(0.3)
+
+        def hammer(_: int) -> None:
+            while monotonic() < end:
+                with pytest.raises(queue.Empty):
+                    take(queue.SimpleQueue(), seconds)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(hammer, range(4), timeout=10))
 
 
 @pytest.mark.usefixtures("waiting")
