@@ -192,13 +192,11 @@ def test_an_overdue_pong_ends_the_connection_whoever_has_it(
         wait_until(lambda: pool.stats().discards.get("pong overdue") == 1)
         assert idle(pool) == 0
         wait_until(lambda: server.open_now == 0, message="the server sees both go")
+        told = [record for record in caplog.records if "no pong came within" in record.message]
+        assert len(told) == 2
         with pool.acquire("/") as conn:
             assert conn.id not in (gone, gone - 1)
             assert conn.request([1]) == [1]
-    told = [
-        record for record in caplog.records if "no pong came within health_check_timeout" in record.message
-    ]
-    assert len(told) == 2
 
 
 @pytest.mark.usefixtures("quick_rounds")
@@ -258,7 +256,7 @@ def test_a_slow_pong_in_time_keeps_the_connection(raw_server: Callable[..., RawS
         return payload
 
     peer = Peer(pong=slowly)
-    with pool_to(raw_server(peer), health_check_interval=0.2, health_check_timeout=3.0) as pool:
+    with pool_to(raw_server(peer), health_check_interval=0.2, health_check_timeout=10.0) as pool:
         first = make_idle(pool)
         wait_until(lambda: len(peer.pings) >= 2)
         assert make_idle(pool) == first

@@ -48,7 +48,7 @@ def plot_waits(contenders: dict[str, list[Figures]], folder: Path) -> None:
     """How long callers wait for one of 8 connections."""
     figure, axes = new(1)
     for (name, rounds), colour in zip(contenders.items(), COLOURS[::2], strict=False):
-        for which, style in (("median", "-"), ("p99", "--")):
+        for which, style in (("median", "-"), ("longest", "--")):
             values = [rounds[0][f"{count} {which}"] * 1e3 for count in THREADS]
             axes[0].plot(THREADS, values, style, marker="o", label=f"{name}, {which}", color=colour)
     axes[0].set(xlabel="threads on 8 connections", ylabel="wait for a connection (ms)")

@@ -12,7 +12,7 @@ from typing import Any
 from tests.benchmarks import machine
 from tests.benchmarks.run import Plan, Rounds
 from tests.benchmarks.targets import Row, duration, judge
-from tests.benchmarks.works import WORKS
+from tests.benchmarks.works import THREADS, WORKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -45,6 +45,7 @@ def write(found: dict[str, Any], root: Path = ROOT) -> None:
     rows = [Row(**row) for row in found["targets"]]
     fill(root / "docs" / "benchmarks.md", "machine", machine_text(found))
     fill(root / "docs" / "benchmarks.md", "targets", target_table(rows))
+    fill(root / "docs" / "benchmarks.md", "waits", wait_table(found["figures"]))
     fill(root / "docs" / "benchmarks.md", "times", time_table(found["figures"]))
     fill(root / "README.md", "figures", short_table(rows))
 
@@ -95,6 +96,19 @@ def time_table(figures: Rounds) -> str:
                 median = statistics.median(times)
                 each = [duration(median), duration(min(times)), duration(max(times)), f"{1 / median:,.0f}"]
                 lines.append(f"| {work.title} | {contender} | {' | '.join(each)} |")
+    return "\n".join(lines)
+
+
+def wait_table(figures: Rounds) -> str:
+    """Who waits for how long, and how many threads had a turn at all."""
+    lines = [
+        "| threads | contender | median wait | longest wait | threads that had a turn |",
+        "|---|---|---|---|---|",
+    ]
+    for count in THREADS:
+        for contender, [found] in figures.get("waits", {}).items():
+            waits = [duration(found[f"{count} {key}"]) for key in ("median", "longest")]
+            lines.append(f"| {count} | {contender} | {' | '.join(waits)} | {found[f'{count} served']:.0f} |")
     return "\n".join(lines)
 
 

@@ -104,7 +104,9 @@ def test_what_a_run_writes(tmp_path: Path) -> None:
     marks = "<!-- {0}: written by make bench -->\nold\n<!-- end of {0} -->\n"
     (tmp_path / "docs").mkdir()
     page, readme = tmp_path / "docs" / "benchmarks.md", tmp_path / "README.md"
-    page.write_text("top\n" + "".join(marks.format(name) for name in ("machine", "targets", "times")))
+    page.write_text(
+        "top\n" + "".join(marks.format(name) for name in ("machine", "targets", "waits", "times"))
+    )
     readme.write_text(marks.format("figures") + "bottom\n")
 
     found = report.results(figures, Plan(rounds=1), 0.5, 12.3)

@@ -34,6 +34,7 @@ MIB = 1 << 20
 SIZES = (16, 100, 1000, 10_000, 100_000)  # B
 THREADS = (8, 16, 32, 64)
 CONNECTIONS = 8
+PATIENCE = 30.0  # s
 QUEUE_POOL, PSYCOPG_POOL = "SQLAlchemy QueuePool", "psycopg_pool"
 SEMAPHORE = "BoundedSemaphore + LifoQueue"
 QUEUED_CLIENT = "QueuePool of websocket-client"
@@ -227,73 +228,93 @@ BORROWERS = {
 
 
 def many_threads(name: str, place: Place, seconds: float) -> Figures:
-    figures = crowd(name, place, seconds, 64)
-    return {"time": figures["time"], "median": figures["median"], "longest": figures["longest"]}
+    return crowd(name, place, seconds, 64)
 
 
 def waits(name: str, place: Place, seconds: float) -> Figures:
-    """Wait for a connection by number of threads: median, p99."""
+    """Waiting for a connection, by number of threads."""
     figures = {}
     for count in THREADS:
-        found = crowd(name, place, seconds, count)
-        figures |= {f"{count} median": found["median"], f"{count} p99": found["p99"]}
+        figures |= {f"{count} {key}": value for key, value in crowd(name, place, seconds, count).items()}
     return figures
 
 
+class Caller:
+    """One of many threads: what it has waited for, and since when it waits now."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+        self.waits_since: float | None = None
+
+
 def crowd(name: str, place: Place, seconds: float, count: int) -> Figures:
-    """`count` threads share 8 connections: time of one call over all, and how long they wait."""
-    step = sharing(name, place)
-    waits: list[float] = []
+    """`count` threads share 8 connections: time of one call over all, how long they wait, who had a turn.
+
+    A wait that has not ended counts, too, for as long as it has lasted: a thread that never gets a turn
+    would not be seen otherwise.
+    """
+    take, use = sharing(name, place)
+    callers = [Caller() for _ in range(count)]
     start, done = threading.Barrier(count + 1), threading.Event()
     failures: list[BaseException] = []
 
-    def call() -> None:
+    def call(caller: Caller) -> None:
         try:
-            step()
-            start.wait(30)
+            use(take())
+            start.wait(PATIENCE)
             while not done.is_set():
-                waits.append(step())
+                caller.waits_since = began = perf_counter()
+                conn = take()
+                caller.waited.append(perf_counter() - began)
+                caller.waits_since = None
+                use(conn)
         except BaseException as error:
             failures.append(error)
             start.abort()
+            done.set()
 
-    threads = [threading.Thread(target=call, daemon=True) for _ in range(count)]
+    threads = [threading.Thread(target=call, args=(caller,), daemon=True) for caller in callers]
     for thread in threads:
         thread.start()
-    start.wait(30)
+    start.wait(PATIENCE)
     done.wait(seconds / 4)  # until everybody is in line
-    seen, began = len(waits), perf_counter()
+    seen, began = [len(caller.waited) for caller in callers], perf_counter()
     done.wait(seconds)
-    took = perf_counter() - began
-    found = sorted(waits[seen:])
+    while not any_turn(callers, seen) and perf_counter() - began < PATIENCE:
+        done.wait(seconds)
+    now = perf_counter()
+    ended = [caller.waited[before:] for caller, before in zip(callers, seen, strict=True)]
+    since = [caller.waits_since for caller in callers]
     done.set()
-    for thread in threads:
-        thread.join(30)
     if failures:
         raise failures[0]
+    found = [wait for waited in ended for wait in waited]
+    everything = sorted(found + [now - asked for asked in since if asked is not None])
     return {
-        "time": took / len(found),
-        "median": statistics.median(found),
-        "p99": found[int(len(found) * 0.99)],
-        "longest": found[-1],
+        "time": (now - began) / len(found),
+        "median": statistics.median(everything),
+        "longest": everything[-1],
+        "served": float(sum(map(bool, ended))),
     }
 
 
-def sharing(name: str, place: Place) -> Callable[[], float]:
-    """A function that borrows, echoes, returns, and tells how long it waited (s)."""
+def any_turn(callers: Sequence[Caller], seen: Sequence[int]) -> bool:
+    """Whether somebody has had a turn since."""
+    return any(len(caller.waited) > before for caller, before in zip(callers, seen, strict=True))
+
+
+def sharing(name: str, place: Place) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    """How to borrow a connection, and how to echo over it and give it back."""
     text = "x" * 64
     if name == OURS:
         pool = new_pool(place, most=CONNECTIONS)
 
-        def step() -> float:
-            began = perf_counter()
-            with pool.acquire("/echo", 60) as conn:
-                waited = perf_counter() - began
+        def use(conn: Any) -> None:
+            with conn:
                 conn.send_raw(text)
                 conn.recv_raw()
-            return waited
 
-        return step
+        return lambda: pool.acquire("/echo", 60), use
     import websocket
     from sqlalchemy.pool import QueuePool
 
@@ -302,17 +323,13 @@ def sharing(name: str, place: Place) -> Callable[[], float]:
 
     queue_pool = QueuePool(dial_one, pool_size=CONNECTIONS, max_overflow=0, timeout=60)
 
-    def step_of_queue_pool() -> float:
-        began = perf_counter()
-        borrowed = queue_pool.connect()
-        waited = perf_counter() - began
-        ws = borrowed.dbapi_connection.ws  # type: ignore[union-attr]
+    def use_of_queue_pool(borrowed: Any) -> None:
+        ws = borrowed.dbapi_connection.ws
         ws.send(text)
         ws.recv()
         borrowed.close()
-        return waited
 
-    return step_of_queue_pool
+    return queue_pool.connect, use_of_queue_pool
 
 
 class Rollbackable:
