@@ -11,7 +11,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
     && { echo $$p; break; }; done)
 
 # Debian packages that the integration tests need, unless their programs are there already.
-INTEGRATION_PACKAGES := $(shell command -v node >/dev/null && command -v npm >/dev/null || echo nodejs npm)
+missing = $(shell PATH="$$PATH:/usr/sbin:/sbin"; for p in $(1); do command -v $$p >/dev/null || { echo $(2); break; }; done)
+INTEGRATION_PACKAGES := $(call missing,node npm,nodejs npm) $(call missing,nginx,nginx) \
+    $(call missing,haproxy,haproxy) $(call missing,redis-server,redis-server) $(call missing,ip,iproute2)
 
 # Settings of the user's that would make pip install elsewhere than into .venv, or Python look elsewhere.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH
@@ -57,7 +59,7 @@ bench: $(VENV)/.has-bench ## Measure, beside other libraries
 integration: $(VENV)/.has-integration ## Run the tests that need more than Python packages
 	@if [ -n "$(strip $(INTEGRATION_PACKAGES))" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -q && apt-get install -y -q --no-install-recommends $(INTEGRATION_PACKAGES); fi
-	@$(BIN)/python -m pytest -m integration $(ARGS)
+	@$(BIN)/python -m pytest -m "integration and not soak" $(ARGS)
 
 clean: ## Remove everything that was made here, .venv too
 	@rm -rf $(VENV) docs/_build dist htmlcov .coverage .coverage.* .hypothesis \

@@ -457,7 +457,7 @@ class ConnectionPool(Generic[T]):
 
     def _why_unclean(self, lease: PooledConnection[Any], entry: Entry, failed: bool) -> str | None:
         wire = entry.wire
-        if not wire.look() or wire.lock.locked():
+        if not wire.look() or wire.is_sending():
             wire.cut("it was released while another thread used it")
             return "in use"
         reason = why_unclean(

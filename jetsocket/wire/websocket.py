@@ -76,7 +76,7 @@ _LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP 
 _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
 _LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing
 _PING_SIZE = 4  # B, random
-_TEND_PATIENCE = 1.0  # s
+_TEND_PATIENCE = _PUSH_PATIENCE = 1.0  # s
 _MASKS, _KEYS_AT_ONCE = struct.Struct("4s"), 32
 
 _log = logging.getLogger("jetsocket.wire")
@@ -160,6 +160,7 @@ class WebSocket(websocket.WebSocket):
         self._left_unread = False  # whether the last look had to stop before the end
         self._ahead = 0  # B read since a borrower last asked
         self._tended_by = 0  # the thread that is in `tend`
+        self._pushed_by = 0  # the thread that sends a ping or pong by the way
 
     # --- connecting ------------------------------------------------------------------------------------
 
@@ -634,15 +635,32 @@ class WebSocket(websocket.WebSocket):
     def answer_ping(self) -> None:
         """Send the pong that is due, unless somebody is sending: then they do it when done."""
         pings = self.reader.pings
-        while pings and self.failure is None and self.lock.acquire(blocking=False):
-            try:
-                payload = pings[0]
-                if not self._push(PONG, payload):
-                    return  # the server does not read: the latest ping stays for a later try
-                with contextlib.suppress(ValueError):  # a newer ping has taken its place, and comes next
-                    pings.remove(payload)
-            finally:
-                self.lock.release()
+        self._pushed_by = threading.get_ident()  # for longer than the lock is held: see `is_sending`
+        try:
+            while pings and self.failure is None and self.lock.acquire(blocking=False):
+                try:
+                    payload = pings[0]
+                    if not self._push(PONG, payload):
+                        return  # the server does not read: the latest ping stays for a later try
+                    with contextlib.suppress(ValueError):  # a newer ping has taken its place, and comes next
+                        pings.remove(payload)
+                finally:
+                    self.lock.release()
+        finally:
+            self._pushed_by = 0
+
+    def is_sending(self) -> bool:
+        """Whether a message goes out just now. A ping or pong, which never waits, is waited for."""
+        if not self.lock.locked():
+            return False
+        pushed_by = self._pushed_by
+        if pushed_by == threading.get_ident():  # this very thread, interrupted by a finalizer
+            return True
+        # Likewise when nobody is named: a ping may have been over before we asked whose the lock is.
+        if not self.lock.acquire(timeout=_PUSH_PATIENCE if pushed_by else 0.0):
+            return True
+        self.lock.release()
+        return False
 
     def _push(self, opcode: int, payload: bytes) -> bool:
         """Write a control frame without waiting, the caller holding `lock`; False: not taken, try later."""
@@ -672,17 +690,21 @@ class WebSocket(websocket.WebSocket):
 
     def send_ping(self) -> bool:
         """Send a ping without waiting; False when somebody is sending just now."""
-        if not self.lock.acquire(blocking=False):
-            return False
+        self._pushed_by = threading.get_ident()  # as in `answer_ping`
         try:
-            payload = os.urandom(_PING_SIZE)
-            self._pings[payload] = _Ping()
-            if not self._push(PING, payload):
-                self._pings.pop(payload, None)
+            if not self.lock.acquire(blocking=False):
                 return False
-            return True
+            try:
+                payload = os.urandom(_PING_SIZE)
+                self._pings[payload] = _Ping()
+                if not self._push(PING, payload):
+                    self._pings.pop(payload, None)
+                    return False
+                return True
+            finally:
+                self.lock.release()
         finally:
-            self.lock.release()
+            self._pushed_by = 0
 
     def measure_latency(self, deadline: float | None = None, holder: object = None) -> float:
         """Send a ping and wait for its pong; messages that come meanwhile are kept for `recv_message`.
@@ -879,7 +901,7 @@ class WebSocket(websocket.WebSocket):
         self._close_sent = True
         # A thread that was inside does not exist here, and would never let go.
         self.lock, self.readlock = threading.Lock(), threading.Lock()
-        self._tended_by = 0
+        self._tended_by = self._pushed_by = 0
         if self._stream is not None:
             self._stream.disown()
 

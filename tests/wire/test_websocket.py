@@ -778,6 +778,9 @@ class Stopping:
         self.stop("letting go")
         self.lock.release()
 
+    def locked(self) -> bool:
+        return self.lock.locked()
+
     def stop(self, when: str) -> None:
         if threading.current_thread() is self.who and self.when == when:
             self.stopped.set()
@@ -798,6 +801,34 @@ def test_a_look_outlasts_a_tend_wherever_that_is_stopped(
     assert ws.look()
     timer.join()
     lock.who.join(5)
+
+
+@pytest.mark.parametrize("when", ["taken", "letting go"])
+def test_a_ping_under_way_is_no_sending_wherever_it_is_stopped(
+    connect: Connect, echo: EchoServer, when: str
+) -> None:
+    ws = connect(echo.uri)
+    lock = ws.lock = Stopping(when)
+    lock.who = threading.Thread(target=ws.send_ping)
+    lock.who.start()
+    assert lock.stopped.wait(5)
+    timer = threading.Timer(0.1, lock.go_on.set)
+    timer.start()
+    assert not ws.is_sending()
+    timer.join()
+    lock.who.join(5)
+
+
+def test_a_message_under_way_is_sending(connect: Connect, echo: EchoServer) -> None:
+    ws = connect(echo.uri)
+    lock = ws.lock = Stopping("taken")
+    lock.who = threading.Thread(target=ws.send_message, args=("x",))
+    lock.who.start()
+    assert lock.stopped.wait(5)
+    assert ws.is_sending()
+    lock.go_on.set()
+    lock.who.join(5)
+    assert not ws.is_sending()
 
 
 def test_a_look_that_took_too_long_but_read_all_leaves_nothing_unread(
