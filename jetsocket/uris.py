@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+import socket
 import string
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_to_bytes, urljoin
@@ -258,7 +259,7 @@ def _port(text: str) -> int:
 
 
 def _netloc(scheme: str, host: str, port: int) -> str:
-    shown = f"[{host}]" if ":" in host else host
+    shown = bracketed(host)
     return shown if port == _DEFAULT_PORTS[scheme] else f"{shown}:{port}"
 
 
@@ -277,6 +278,22 @@ def _authorization(userinfo: str) -> str | None:
     if _CONTROL_BYTES.search(user + password):
         raise _Fault("user name or password has a control character (RFC 7617 §2)")
     return "Basic " + base64.b64encode(user + b":" + password).decode("ascii")
+
+
+def is_ip(host: str) -> bool:
+    """Whether a host, as a Target has it, is written as an address. It would not be a name with a colon."""
+    if ":" in host:
+        return True
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return False
+    return True
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 # --- redacting

@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import errno
 import functools
-import ipaddress
 import itertools
 import os
 import queue
@@ -14,15 +13,14 @@ import selectors
 import socket
 import ssl
 import threading
-import urllib.parse
-import urllib.request
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
 from jetsocket import exceptions, uris
-from jetsocket.wire.stream import Stream, take
+from jetsocket.wire.proxies import Hop, Proxy, import_python_socks, proxy_for, redact_proxy, tame
+from jetsocket.wire.stream import Socket, Stream, take
 
 # getaddrinfo wants it; a signal handler that interrupts its first import and connects would not find it.
 codecs.lookup("idna")
@@ -30,10 +28,7 @@ codecs.lookup("idna")
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
 _AGAIN = 0.02  # s before an address is tried again whose backlog is full (a Unix socket's says so)
 _LONGEST_WAIT = 3600.0  # s; system calls take their timeouts as a C int, which far deadlines overflow
-_MAX_PROXY_HEAD = 65536  # bytes of a proxy's answer to CONNECT
-_SHOWN_REPLY = 200  # characters of what a proxy says that go into a message
 _UNDER_WAY = {0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)}  # a connect that goes well
-_PROXY_PORTS = {"http": 80, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
 _Option = tuple[int, int, "int | bytes"]  # level, name, value, as for `socket.setsockopt`
 
@@ -49,12 +44,13 @@ class _Address(NamedTuple):
 
     def __str__(self) -> str:
         if self.family in (socket.AF_INET, socket.AF_INET6):
-            return f"{_bracketed(self.sockaddr[0])}:{self.sockaddr[1]}"
+            return f"{uris.bracketed(self.sockaddr[0])}:{self.sockaddr[1]}"
         return f"unix:{self.sockaddr}"
 
 
 _Failure = tuple[_Address, OSError]
-_Mailbox: TypeAlias = "queue.SimpleQueue[list[_Address] | Exception | None]"
+_Answer: TypeAlias = "list[_Address] | Exception | None"  # of the system's resolver; None: it was cancelled
+_Mailbox: TypeAlias = "queue.SimpleQueue[_Answer]"
 
 
 class Dialing:
@@ -164,22 +160,21 @@ class Dialing:
     def _look_up(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[_Address]:
         """The addresses of ``host``, in a thread of its own, for nothing can interrupt `getaddrinfo`."""
         self._stage = f"resolving host {host!r}"
-        mailbox = self._open_mailbox()
-        look_up = functools.partial(_look_up, mailbox, host, port, family)
-        if _ip(host) is not None:
-            look_up()
+        if uris.is_ip(host):
+            answer = _look_up(host, port, family)  # nobody is asked
         else:
-            self._start_thread(look_up)
-        try:
-            answer = take(mailbox, min(self._remaining(), threading.TIMEOUT_MAX))
-        except queue.Empty:
-            raise self._timed_out() from None
-        self._refuse_if_cancelled()
+            mailbox = self._open_mailbox()
+            self._start_thread(lambda: mailbox.put(_look_up(host, port, family)))
+            try:
+                answer = take(mailbox, min(self._remaining(), threading.TIMEOUT_MAX))
+            except queue.Empty:
+                raise self._timed_out() from None
+            self._refuse_if_cancelled()
         if not isinstance(answer, list):
             raise self._failed(answer, "check the name, and this machine's DNS") from answer
         return answer
 
-    def _start_thread(self, work: functools.partial[None]) -> None:
+    def _start_thread(self, work: Callable[[], None]) -> None:
         try:
             threading.Thread(target=work, name="jetsocket-dns", daemon=True).start()
         except RuntimeError as error:  # too many threads, or the interpreter is going down
@@ -187,20 +182,22 @@ class Dialing:
 
     def _race(self, addresses: Iterable[_Address], whom: str = "") -> Stream:
         """Connect to the first address that answers; ``whom`` is for messages, if not the target."""
-        woken, self._waker = map(Stream, socket.socketpair())
-        race = _Race(addresses, self._socket_options, woken)
+        race = _Race(addresses, self._socket_options)
         self._stage = f"connecting to {whom} at {race.places}" if whom else f"connecting to {race.places}"
         try:
             while race.winner is None:
                 self._refuse_if_cancelled()
                 if race.lost:
                     self._stage = f"connecting to {whom}" if whom else "connecting"
-                    raise self._failed(
-                        _listed(race.failures), "is the server running, and reachable from here?"
-                    ) from race.failures[-1][1]
+                    last = race.failures[-1][1]
+                    raise self._failed(_listed(race.failures), _advice(last)) from last
                 if self._remaining() <= 0:
                     raise self._timed_out(race.failures)
-                race.go_on(self._remaining())
+                if race.has_to_wait and not race.is_watched:  # on this machine, hardly ever
+                    woken, self._waker = map(Stream, socket.socketpair())
+                    race.watch(woken)
+                else:
+                    race.go_on(self._remaining())
             self._stream = stream = Stream(race.winner)
         finally:
             race.close()
@@ -212,24 +209,24 @@ class Dialing:
         shown = redact_proxy(url)
         self._stage = f"using the proxy {shown}"
         try:
-            proxy = _Proxy.parse(url)
+            proxy = Proxy.parse(url)
         except ValueError as error:
             raise self._failed(error, "correct the proxy's URL") from None
-        python_socks = _import_python_socks()  # before anything is opened, for it may be missing
+        python_socks = import_python_socks()  # before anything is opened, for it may be missing
         host = self._target.host
-        if proxy.wants_address and _ip(host) is None:
+        if proxy.wants_address and not uris.is_ip(host):
             family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
             host = self._look_up(host, self._target.port, family)[0].sockaddr[0]
         stream = self._race(self._look_up(proxy.host, proxy.port), f"the proxy {shown}")
-        self._stage = f"asking the proxy {shown} for {_bracketed(host)}:{self._target.port}"
-        hop = _Hop(stream, self._deadline, whole_head=proxy.scheme == "http")
+        self._stage = f"asking the proxy {shown} for {uris.bracketed(host)}:{self._target.port}"
+        hop = Hop(stream, self._deadline, whole_head=proxy.scheme == "http")
         try:
             proxy.client(python_socks, hop).connect(host, self._target.port)
         except TimeoutError:
             raise self._timed_out() from None
         except (python_socks.ProxyError, OSError, ValueError) as error:
             raise self._failed(
-                _tame(str(error)), "check its URL, its credentials, and what it lets through"
+                tame(str(error)), "check its URL, its credentials, and what it lets through"
             ) from error
         if hop.has_more:
             raise self._failed("it sent data behind its answer", "check that this is the proxy's address")
@@ -291,14 +288,13 @@ class _Race:
     RFC 8305 §5 in spirit: an address that swallows packets costs 250 ms, not the deadline.
     """
 
-    def __init__(self, addresses: Iterable[_Address], options: Sequence[_Option], woken: Stream) -> None:
+    def __init__(self, addresses: Iterable[_Address], options: Sequence[_Option]) -> None:
         self._waiting = deque(_interleaved(addresses))
         self._options = options
-        self._woken = woken  # becomes readable when somebody cancels
+        self._woken: Stream | None = None
         self._start_next = monotonic()
         self._flying: dict[socket.socket, _Address] = {}
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(woken, selectors.EVENT_READ)
+        self._selector: selectors.BaseSelector | None = None
         self.places = ", ".join(map(str, self._waiting))
         self.failures: list[_Failure] = []
         self.winner: socket.socket | None = None
@@ -306,6 +302,24 @@ class _Race:
     @property
     def lost(self) -> bool:
         return not self._waiting and not self._flying
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether no attempt can be started now."""
+        return not self._waiting or self._start_next > monotonic()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether `watch` was called."""
+        return self._selector is not None
+
+    def watch(self, woken: Stream) -> None:
+        """Make ready to wait, also for ``woken``, which becomes readable when somebody cancels."""
+        self._woken = woken
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(woken, selectors.EVENT_READ)
+        for sock in self._flying:
+            self._selector.register(sock, selectors.EVENT_WRITE)
 
     def go_on(self, longest: float) -> None:
         """Start the next attempt if its time has come; else wait for news, ``longest`` seconds at most."""
@@ -315,21 +329,25 @@ class _Race:
             if pause <= 0:
                 self._start(self._waiting.popleft())
                 return
+        assert self._selector is not None, "not watched"
         for key, _ in self._selector.select(pause):
             if isinstance(key.fileobj, socket.socket) and self.winner is None:
                 self._finish(key.fileobj)
 
     def close(self) -> None:
-        """Close everything but a winner that has been detached."""
+        """Close everything but the winner, and let go of that."""
+        self.winner = None
         for sock in self._flying:
             sock.close()
-        self._selector.close()
-        self._woken.close()
+        if self._selector is not None:
+            self._selector.close()
+        if self._woken is not None:
+            self._woken.close()
 
     def _start(self, address: _Address) -> None:
         self._start_next = monotonic() + _HEAD_START
         try:
-            sock = socket.socket(address.family, address.type, address.proto)
+            sock = Socket(address.family, address.type, address.proto)
         except OSError as error:  # no IPv6 on this machine, or no descriptors left
             self._fail(address, error)
             return
@@ -343,7 +361,8 @@ class _Race:
             sock.close()
             return
         if code in _UNDER_WAY:
-            self._selector.register(sock, selectors.EVENT_WRITE)
+            if not self._ended_at_once(sock) and self._selector is not None:
+                self._selector.register(sock, selectors.EVENT_WRITE)
             return
         del self._flying[sock]
         sock.close()
@@ -353,14 +372,27 @@ class _Race:
         else:
             self._fail(address, _os_error(code))
 
+    def _ended_at_once(self, sock: socket.socket) -> bool:
+        """Whether an attempt is over that has just begun, as those within one machine are."""
+        error = _outcome(sock)
+        if error is not None and error.errno == errno.ENOTCONN:
+            return False
+        self._end(sock, error)
+        return True
+
     def _finish(self, sock: socket.socket) -> None:
         error = _outcome(sock)
+        if error is not None and self._selector is not None:
+            self._selector.unregister(sock)
+        self._end(sock, error)
+
+    def _end(self, sock: socket.socket, error: OSError | None) -> None:
+        address = self._flying.pop(sock)
         if error is None:
             self.winner = sock
-            return
-        self._selector.unregister(sock)
-        self._fail(self._flying.pop(sock), error)
-        sock.close()
+        else:
+            self._fail(address, error)
+            sock.close()
 
     def _fail(self, address: _Address, error: OSError) -> None:
         self.failures.append((address, error))
@@ -370,13 +402,11 @@ class _Race:
 # ---- TCP
 
 
-def _look_up(answers: _Mailbox, host: str, port: int, family: int) -> None:
+def _look_up(host: str, port: int, family: int) -> _Answer:
     try:
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        return list(map(_Address._make, socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)))
     except (OSError, UnicodeError) as error:
-        answers.put(error)
-    else:
-        answers.put([_Address(*info) for info in found])
+        return error
 
 
 def _unix_address(path: str) -> _Address:
@@ -423,19 +453,14 @@ def _os_error(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "is this process short of descriptors?"
+    return "is the server running, and reachable from here?"
+
+
 def _listed(failures: Iterable[_Failure]) -> str:
     return ", ".join(f"{address}: {error.strerror or error}" for address, error in failures)
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 # ---- TLS
@@ -448,163 +473,3 @@ def default_ssl_context() -> ssl.SSLContext:
     Made at first use, as loading the authorities takes milliseconds; one per process.
     """
     return ssl.create_default_context()
-
-
-# ---- proxies
-
-
-class _Proxy(NamedTuple):
-    """A proxy's URL, taken apart."""
-
-    scheme: str
-    host: str
-    port: int
-    username: str
-    password: str
-
-    @classmethod
-    def parse(cls, url: str) -> _Proxy:
-        parts = _split_proxy(url)
-        if parts.scheme not in _PROXY_PORTS:
-            raise ValueError(f"{parts.scheme}:// proxies are not supported, only {', '.join(_PROXY_PORTS)}")
-        if not parts.hostname:
-            raise ValueError("its URL names no host")
-        try:
-            port = parts.port or _PROXY_PORTS[parts.scheme]
-        except ValueError:
-            raise ValueError("the port in its URL is not a number from 1 to 65535") from None
-        username, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
-        return cls(parts.scheme, parts.hostname, port, username, password)
-
-    @property
-    def wants_address(self) -> bool:
-        """Whether we resolve the target's host; socks4a and socks5h leave it to the proxy, as HTTP does."""
-        return self.scheme in ("socks4", "socks5")
-
-    def client(self, python_socks: Any, hop: _Hop) -> Any:
-        """python-socks' side of the conversation, over a connection of ours in place of its own."""
-        kind = getattr(python_socks.ProxyType, self.scheme[:6].upper())
-        return python_socks.sync.Proxy(
-            kind, self.host, self.port, self.username, self.password, rdns=True, forward=hop
-        )
-
-
-class _Hop:
-    """What python-socks asks of the proxy to go through and of its socket, over a stream and its deadline."""
-
-    def __init__(self, stream: Stream, deadline: float, *, whole_head: bool) -> None:
-        self._stream = stream
-        self._deadline = deadline
-        self._whole_head = whole_head  # python-socks takes the first piece of HTTP for all of it
-        self._unread = b""
-
-    @property
-    def has_more(self) -> bool:
-        return bool(self._unread)
-
-    def connect(self, dest_host: str, dest_port: int, timeout: float) -> _Hop:
-        return self
-
-    def sendall(self, data: bytes) -> None:
-        self._stream.write(data, self._deadline)
-
-    def recv(self, size: int) -> bytes:
-        while not self._unread or (self._whole_head and b"\r\n\r\n" not in self._unread):
-            if len(self._unread) > _MAX_PROXY_HEAD:
-                raise OSError(errno.EMSGSIZE, f"its answer is longer than {_MAX_PROXY_HEAD} bytes")
-            self._unread += self._read()
-        end = self._unread.index(b"\r\n\r\n") + 4 if self._whole_head else size
-        answer, self._unread = self._unread[:end], self._unread[end:]
-        return answer
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def _read(self) -> bytes:
-        while True:
-            if not self._stream.wait_readable(self._deadline):
-                raise TimeoutError("the deadline passed before the proxy had answered")
-            if (data := self._stream.read_now()) is not None:
-                break
-        if not data:
-            raise ConnectionResetError(errno.ECONNRESET, "it closed the connection before it had answered")
-        return data
-
-
-def proxy_for(target: uris.Target, setting: bool | str | None) -> str | None:
-    """Choose the proxy for ``target``, as requests does.
-
-    Args:
-        target: Where to connect to.
-        setting: None or False: no proxy. A URL: that proxy. True: as the environment says, which is
-            HTTP_PROXY for ws://, HTTPS_PROXY for wss://, ALL_PROXY for both, unless NO_PROXY names the host
-            (suffixes, ports, networks such as 10.0.0.0/8, or * for all), or the system's settings
-            where the environment has none (macOS, Windows).
-
-    Returns:
-        The proxy's URL; None: connect directly.
-    """
-    if not isinstance(setting, bool):
-        return setting or None
-    proxies = urllib.request.getproxies() if setting else {}
-    url = proxies.get("https" if target.secure else "http") or proxies.get("all")
-    if not url or _no_proxy(target) or urllib.request.proxy_bypass(target.host):
-        return None
-    return url
-
-
-def _no_proxy(target: uris.Target) -> bool:
-    setting = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    host = _bracketed(target.host)
-    names = [target.host, host, f"{host}:{target.port}"]
-    return any(_matches(entry, names) for entry in setting.lower().replace(" ", "").split(",") if entry)
-
-
-def _matches(entry: str, names: list[str]) -> bool:
-    if "/" in entry:
-        return _in_network(names[0], entry)
-    entry = entry.lstrip(".")
-    return any(name == entry or name.endswith("." + entry) for name in names)
-
-
-def _in_network(host: str, network: str) -> bool:
-    address = _ip(host)
-    try:
-        return address is not None and address in ipaddress.ip_network(network, strict=False)
-    except ValueError:  # not a network: it names nobody
-        return False
-
-
-def redact_proxy(url: str) -> str:
-    """A proxy's URL for messages: scheme, host and port, and *** for credentials. Never raises."""
-    try:
-        parts = _split_proxy(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "***"
-    if (
-        "@" in url and "@" not in parts.netloc
-    ):  # a password with a slash in it, say: nothing here is what it seems
-        return "***"
-    credentials = "***@" if "@" in parts.netloc else ""
-    return f"{parts.scheme}://{credentials}{_bracketed(parts.hostname or '')}{port}"
-
-
-def _split_proxy(url: str) -> urllib.parse.SplitResult:
-    return urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-
-
-def _tame(text: str) -> str:
-    """What a stranger says, fit for a message: not long, and no control characters."""
-    return "".join(char if char.isprintable() else "?" for char in text[:_SHOWN_REPLY])
-
-
-def _import_python_socks() -> Any:
-    try:
-        import python_socks.sync
-    except ImportError as error:
-        raise ImportError(
-            'to connect through a proxy install the extra "proxy": pip install "jetsocket[proxy]"; '
-            "to connect directly pass manager_kwargs['proxy'] = None"
-        ) from error
-    return python_socks

@@ -33,7 +33,7 @@ _SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)  # also for programs that set S
 _NOTHING = memoryview(b"")
 
 
-class _Socket(socket.socket):
+class Socket(socket.socket):
     """A socket that closes without a word when the last reference to it goes."""
 
     # Not a function of Python's: a Ctrl-C that comes inside one would be swallowed, and the descriptor lost.
@@ -147,7 +147,7 @@ class Stream:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        """Take over ``sock``; the object handed in is detached.
+        """Take over ``sock``; the object handed in is detached, unless it is a `Socket`.
 
         Args:
             sock: A connected stream socket, blocking or not.
@@ -157,8 +157,10 @@ class Stream:
         """
         if sock.fileno() < 0:
             raise ValueError("cannot make a stream of a closed socket")
-        family, kind, proto = sock.family, sock.type, sock.proto
-        self._sock: _Socket | _Closed = _Socket(family, kind, proto, fileno=sock.detach())
+        if not isinstance(sock, Socket):
+            family, kind, proto = sock.family, sock.type, sock.proto
+            sock = Socket(family, kind, proto, fileno=sock.detach())
+        self._sock: Socket | _Closed = sock
         self._sock.setblocking(False)
         self._tls: _Tls | None = None
         self._unsent = _NOTHING  # bytes for the kernel (ciphertext, if encrypted); the writer's

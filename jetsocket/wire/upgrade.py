@@ -43,23 +43,25 @@ class Headers(Mapping[str, str]):
 
     def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
         """Hold (name, value) pairs in the order they came."""
-        self._fields = tuple(fields)
+        self._values: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._values.setdefault(name.lower(), []).append(value)
 
     def get_all(self, name: str) -> list[str]:
         """Every value of that name, in order; `Set-Cookie` must be read this way."""
-        return [value for key, value in self._fields if key.lower() == name.lower()]
+        return list(self._values.get(name.lower(), ()))
 
     def __getitem__(self, name: str) -> str:
-        values = self.get_all(name)
-        if not values:
-            raise KeyError(name)
-        return ", ".join(values)
+        return ", ".join(self._values[name.lower()])
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(key.lower() for key, _ in self._fields))
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len({key.lower() for key, _ in self._fields})
+        return len(self._values)
 
     def __repr__(self) -> str:
         # Names only: a Set-Cookie or a token must not get into a log line.
@@ -228,9 +230,13 @@ class Upgrade:
         if not self._has_answer:
             self._has_answer = True
             try:
-                self._read_answer()
+                self._shown = self._read_answer()
             except OSError as error:
                 self._fail(error, "waiting for the answer to the upgrade request")
+        if size == 1:
+            # websocket-client asks for one byte after the other until it gets a line feed, and joins them. It
+            # may as well get all before that in one piece: a hundred calls cost as much as all system calls.
+            size = max(1, self._shown.find(b"\n"))
         part, self._shown = self._shown[:size], self._shown[size:]
         return part
 
@@ -240,7 +246,8 @@ class Upgrade:
 
     # --- reading the answer ----------------------------------------------------------------------------
 
-    def _read_answer(self) -> None:
+    def _read_answer(self) -> bytes:
+        """What of the answer concerns websocket-client, once it is whole and says 101."""
         head, rest = self._read_head()
         try:
             status, reason, headers = parse_head(head)
@@ -255,8 +262,9 @@ class Upgrade:
         except ValueError as error:
             raise self._refused(f"the server's upgrade is not valid: {error}", 101, headers) from error
         self.headers, self.leftover = headers, rest
-        shown = [f"{name}: {headers[name]}" for name in _SHOWN if name in headers]
-        self._shown = "\r\n".join(["HTTP/1.1 101 Switching Protocols", *shown, "", ""]).encode("latin-1")
+        # As short as can be, for websocket-client takes it byte by byte.
+        shown = [f"{name}:{headers[name]}" for name in _SHOWN if name in headers]
+        return "\n".join(["HTTP/1.1 101", *shown, "", ""]).encode("latin-1")
 
     def _read_head(self) -> tuple[bytes, bytes]:
         data = bytearray()
@@ -298,10 +306,11 @@ class Upgrade:
         return body[:wanted]
 
     def _read(self, deadline: float) -> bytes:
-        while (data := self.stream.read_now()) is None:
+        while True:
             if not self.stream.wait_readable(deadline):
                 raise self._late("waiting for the answer to the upgrade request")
-        return data
+            if (data := self.stream.read_now()) is not None:
+                return data
 
     # --- errors ----------------------------------------------------------------------------------------
 

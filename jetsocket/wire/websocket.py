@@ -221,7 +221,8 @@ class WebSocket(websocket.WebSocket):
         limit = DEFAULT_CONNECT_TIMEOUT if limit is None else limit
         until = monotonic() + limit if deadline is None else deadline
         fields, offered = header_fields(header or ()), tuple(subprotocols or ())
-        header_fields([("Cookie", cookie or ""), ("Origin", origin or ""), *_offer(offered)])
+        if cookie or origin or offered:
+            header_fields([("Cookie", cookie or ""), ("Origin", origin or ""), *_offer(offered)])
         self.target = parse(url) if isinstance(url, str) else url
         for hop in itertools.count():
             dialing = Dialing(

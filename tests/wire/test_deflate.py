@@ -10,7 +10,7 @@ import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, thread_time
 from typing import Any
 
 import pytest
@@ -778,9 +778,9 @@ def test_inflating_takes_time_in_proportion_to_the_size() -> None:
         times = []
         for _ in range(3):
             inflater = Inflater(server_agreement(12, False), 64 * MIB)
-            begun = perf_counter()
+            begun = thread_time()  # other programs' time is not ours
             assert len(inflater.inflate(payload)) == size
-            times.append(perf_counter() - begun)
+            times.append(thread_time() - begun)
         return min(times)
 
     assert took(16 * MIB) < 64 * took(MIB)  # 16 is linear, 256 quadratic

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from jetsocket import exceptions, uris
-from jetsocket.wire.dial import Dialing, default_ssl_context, proxy_for, redact_proxy
+from jetsocket.wire.dial import Dialing, default_ssl_context
 from jetsocket.wire.stream import Stream
 from tests.conftest import Tls
 from tests.servers import RawServer, drip, hold, open_sockets, read_exactly, refusing_port, reset, wait_until
@@ -198,13 +198,14 @@ class TestTcp:
         assert places == sorted(places)
 
     def test_after_a_refusal_the_next_address_is_tried_at_once(
-        self, server: RawServer, names: dict[str, list[tuple[str, int]]]
+        self, server: RawServer, names: dict[str, list[tuple[str, int]]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("jetsocket.wire.dial._HEAD_START", 4.0)
         with refusing_port() as port:
             names["two.test"] = [("127.0.0.1", port), ("127.0.0.1", server.port)]
             start = perf_counter()
             with contextlib.closing(dialing("ws://two.test/").open()) as stream:
-                assert perf_counter() - start < 0.2
+                assert perf_counter() - start < 2.0
                 assert says_hello(stream)
 
     def test_an_address_that_this_machine_cannot_dial_is_passed_over(
@@ -371,7 +372,7 @@ class TestCancel:
             start = perf_counter()
             with pytest.raises(exceptions.ConnectionError, match="was cancelled while resolving"):
                 dial.open()
-            assert perf_counter() - start < 0.5
+            assert perf_counter() - start < 2.0
         finally:
             signal.signal(signal.SIGALRM, before)
 
@@ -386,12 +387,12 @@ class TestPause:
     def test_it_lasts_as_long_as_told(self) -> None:
         start = perf_counter()
         dialing("ws://127.0.0.1:1/").pause(0.1)
-        assert 0.09 < perf_counter() - start < 0.5
+        assert 0.09 < perf_counter() - start < 2.0
 
     def test_but_not_beyond_the_deadline(self) -> None:
         start = perf_counter()
         dialing("ws://127.0.0.1:1/", 0.1).pause(20)
-        assert perf_counter() - start < 0.5
+        assert perf_counter() - start < 2.0
 
     def test_then_another_attempt(self, server: RawServer) -> None:
         dial = dialing(server.uri)
@@ -656,78 +657,3 @@ class TestProxy:
     ) -> None:
         monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
         dialing("ws://localhost/", unix="s").open().close()
-
-
-HTTP = {"http_proxy": "http://p:1"}
-
-
-class TestProxyFor:
-    @pytest.mark.parametrize(
-        ("uri", "environment", "expected"),
-        [
-            ("ws://h/", {}, None),
-            ("ws://h/", {"HTTP_PROXY": "http://p:1"}, "http://p:1"),
-            ("ws://h/", {"http_proxy": "http://p:1", "https_proxy": "http://q:1"}, "http://p:1"),
-            ("wss://h/", {"http_proxy": "http://p:1", "https_proxy": "http://q:1"}, "http://q:1"),
-            ("wss://h/", {"http_proxy": "http://p:1"}, None),
-            ("wss://h/", {"ALL_PROXY": "socks5://p:1"}, "socks5://p:1"),
-            ("ws://h/", {"ALL_PROXY": "socks5://p:1", "http_proxy": "http://q:1"}, "http://q:1"),
-            ("ws://h/", {"HTTP_PROXY": "http://p:1", "REQUEST_METHOD": "GET"}, None),
-            ("ws://localhost/", HTTP, "http://p:1"),
-            ("ws://h/", HTTP | {"no_proxy": "*"}, None),
-            ("ws://h/", HTTP | {"NO_PROXY": "h"}, None),
-            ("ws://h/", HTTP | {"NO_PROXY": "x, h ,y"}, None),
-            ("ws://h/", HTTP | {"no_proxy": "other", "NO_PROXY": "h"}, "http://p:1"),
-            ("ws://a.example.com/", HTTP | {"no_proxy": "example.com"}, None),
-            ("ws://a.example.com/", HTTP | {"no_proxy": ".example.com"}, None),
-            ("ws://A.Example.COM/", HTTP | {"no_proxy": "EXAMPLE.com"}, None),
-            ("ws://example.com/", HTTP | {"no_proxy": ".example.com"}, None),
-            ("ws://badexample.com/", HTTP | {"no_proxy": "example.com"}, "http://p:1"),
-            ("ws://h:8080/", HTTP | {"no_proxy": "h:8080"}, None),
-            ("ws://h:8081/", HTTP | {"no_proxy": "h:8080"}, "http://p:1"),
-            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/8"}, None),
-            ("ws://11.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/8"}, "http://p:1"),
-            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.1.2.3"}, None),
-            ("ws://10.1.2.3:81/", HTTP | {"no_proxy": "10.1.2.3:81"}, None),
-            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/99"}, "http://p:1"),
-            ("ws://h/", HTTP | {"no_proxy": "10.0.0.0/8"}, "http://p:1"),
-            ("ws://[fd00::1]/", HTTP | {"no_proxy": "fd00::/8"}, None),
-            ("ws://[::1]/", HTTP | {"no_proxy": "::1"}, None),
-            ("ws://[::1]:81/", HTTP | {"no_proxy": "[::1]:81"}, None),
-        ],
-    )
-    def test_the_environment_as_requests_reads_it(
-        self, monkeypatch: pytest.MonkeyPatch, uri: str, environment: dict[str, str], expected: str | None
-    ) -> None:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        assert proxy_for(uris.parse(uri), True) == expected
-
-    @pytest.mark.parametrize(
-        ("setting", "expected"), [(None, None), (False, None), ("", None), ("socks5://p", "socks5://p")]
-    )
-    def test_a_setting_is_not_overruled(
-        self, monkeypatch: pytest.MonkeyPatch, setting: bool | str | None, expected: str | None
-    ) -> None:
-        monkeypatch.setenv("http_proxy", "http://other:1")
-        monkeypatch.setenv("no_proxy", "*")
-        assert proxy_for(uris.parse("ws://h/"), setting) == expected
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("http://host:3128", "http://host:3128"),
-        ("host:3128", "http://host:3128"),
-        ("http://user:s3cret@host:3128/path?s3cret", "http://***@host:3128"),
-        ("socks5://s3cret@host", "socks5://***@host"),
-        ("http://[::1]:3128", "http://[::1]:3128"),
-        ("http://user:s3/cret@host:3128", "***"),
-        ("http://user:12/s3cret@host:3128", "***"),
-        ("http://user:s3cret@[::1", "***"),
-        ("http://user:s3cret@host:none", "***"),
-        ("", "http://"),
-    ],
-)
-def test_a_proxy_s_url_shows_no_credentials(url: str, shown: str) -> None:
-    assert redact_proxy(url) == shown
