@@ -138,8 +138,11 @@ class PooledConnection(Generic[T]):
 
     def __del__(self) -> None:
         # No lock, no I/O, nothing that could wait: the housekeeper does the rest.
-        permit = getattr(self, "_permit", None)  # None: an interrupt struck before it was set
-        if permit is not None and not permit.claimed:
+        try:
+            permit = self._permit
+        except AttributeError:  # an interrupt struck before it was set
+            return
+        if not permit.claimed:
             self._terms.doorbell.put(permit)
 
     # --- sending ---------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ class PooledConnection(Generic[T]):
             ConnectionClosedError: As `send`.
             InvalidStateError: The lease was released.
         """
-        payload = _raw(data)
+        payload = data if type(data) is str or type(data) is bytes else _raw(data)
         if binary is False and isinstance(payload, bytes):
             payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
         text = None if binary is None else not binary
@@ -190,6 +193,19 @@ class PooledConnection(Generic[T]):
     def _send(
         self, payload: str | bytes, text: bool | None, deadline: float | None, limit: float | None
     ) -> None:
+        if not self._touched:
+            self._send_first(payload, text, deadline, limit)
+            return
+        entry = self._entry or self._current()
+        try:
+            entry.wire.send_message(payload, deadline, self._permit, text)
+        except TimeoutError as error:
+            raise self._late(error, limit) from None
+
+    def _send_first(
+        self, payload: str | bytes, text: bool | None, deadline: float | None, limit: float | None
+    ) -> None:
+        """`_send` as long as the lease may still move to another connection unnoticed."""
         while True:
             entry = self._entry or self._current()
             fresh = not self._touched and self._permit.reused and self._deadline is None
@@ -200,7 +216,7 @@ class PooledConnection(Generic[T]):
             out = wire.bytes_out if fresh else 0
             self._touched = True
             try:
-                wire.send_message(payload, deadline, self._permit, text=text)
+                wire.send_message(payload, deadline, self._permit, text)
                 return
             except TimeoutError as error:
                 raise self._late(error, limit) from None

@@ -79,7 +79,13 @@ class Entry:
 
     def count_from_here(self) -> None:
         """Begin a lease: what came and went before counts for nobody in it."""
-        self.sent, self.received = self.wire.messages_sent, self.wire.messages_received
+        self.sent, self.received = self.wire.messages_sent, self.wire.reader.received
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether as many messages have come as went in this lease."""
+        wire = self.wire
+        return wire.messages_sent - self.sent == wire.reader.received - self.received
 
     def forgive(self) -> None:
         """Leave what callbacks sent and received since `count_from_here` out of the statistics."""

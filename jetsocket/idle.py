@@ -31,9 +31,23 @@ class IdleQueue(queue.Queue[Entry]):
     def _get(self) -> Entry:
         return self.queue.popitem()[0]
 
+    # The following do without the queue's own mutex: the ledger's lock is held anyway, and an interrupt
+    # could leave that mutex locked for ever.
+
+    def put_nowait(self, item: Entry) -> None:
+        """Put it in; there is always room."""
+        self.queue[item] = None
+
+    def get_nowait(self) -> Entry:
+        """The most recently used one.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self.queue.popitem()[0]
+
     def remove(self, entry: Entry) -> bool:
         """Take out that very entry; False when it is not there."""
-        # Without the queue's own mutex, which gevent's queues lack: the ledger's lock is held anyway.
         if entry not in self.queue:
             return False
         del self.queue[entry]
@@ -79,7 +93,7 @@ class IdleConnections:
     def count(self, key: str) -> int:
         """How many are idle under this key."""
         found = self._queues.get(key)
-        return 0 if found is None else found.qsize()
+        return 0 if found is None else len(found.queue)
 
     def enroll(self, entry: Entry) -> None:
         """An open connection to that URI exists: keep a queue for it."""

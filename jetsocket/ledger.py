@@ -136,7 +136,7 @@ class Ledger:
     # --- getting a permit ------------------------------------------------------------------------------
 
     @_step
-    def enter(self, permit: Permit, key: str, *, may_wait: bool) -> Entry | None:
+    def enter(self, permit: Permit, key: str, may_wait: bool) -> Entry | None:
         """The first step of an acquire: a permit and an idle connection, a permit alone, or a place in line.
 
         Returns:
@@ -150,7 +150,8 @@ class Ledger:
         if self.closed or self.draining:
             raise self._is_closed()
         if self.permits.take(permit):
-            return self._take_idle(permit, key)
+            permit.entry = entry = self.idle.take(key)
+            return entry
         limit = self.config.max_waiting
         if may_wait and (limit is None or len(self.permits.line) < limit):
             self.permits.join(permit)
@@ -179,11 +180,7 @@ class Ledger:
             InvalidStateError: Another thread has given the permit back.
         """
         self._check_out(permit)
-        return self._take_idle(permit, key)
-
-    def _take_idle(self, permit: Permit, key: str) -> Entry | None:
-        entry = self.idle.take(key)
-        permit.entry = entry
+        permit.entry = entry = self.idle.take(key)
         return entry
 
     @_step
@@ -341,8 +338,9 @@ class Ledger:
 
     def _book_entry(self, permit: Permit, entry: Entry) -> None:
         if permit.lent_for > 0:
-            self._record(self._totals, permit)
-            self._totals.lend_time.add(permit.lent_for)
+            totals = self._totals
+            self._record(totals, permit)
+            totals.lend_time.add(permit.lent_for)
         if permit.reason is not None:
             self._retire(entry, permit.reason, permit.gone)
         elif self.closed or self.draining:

@@ -41,47 +41,27 @@ class Permit:
         wake: Held while it waits; released to wake it.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "asked_at",
-        "claimed",
-        "entry",
-        "gone",
-        "held",
-        "lease",
-        "lent",
-        "lent_for",
-        "limit",
-        "reason",
-        "reused",
-        "room",
-        "site",
-        "stack",
-        "taken_at",
-        "thread",
-        "wake",
-        "warned",
-    )
+    # What all begin with stands here and not in __init__: half of what lending costs would be assignments.
+    limit: float = 0.0
+    lease: weakref.ref[object] | None = None
+    held: bool = False
+    entry: Entry | None = None
+    room: Entry | None = None
+    reused: bool = False
+    claimed: bool = False
+    reason: str | None = None
+    gone: bool = False
+    lent: bool = False
+    lent_for: float = 0.0
+    warned: bool = False
+    wake: threading.Lock | None = None
 
     def __init__(self, site: tuple[CodeType, int] | None = None, stack: StackSummary | None = None) -> None:
         """Record that the calling thread asks for a permit."""
         self.thread = threading.get_ident()
         self.asked_at = self.taken_at = monotonic()
-        self.limit = 0.0
         self.site = site
         self.stack = stack
-        self.lease: weakref.ref[object] | None = None
-        self.held = False
-        self.entry: Entry | None = None
-        self.room: Entry | None = None
-        self.reused = False
-        self.claimed = False
-        self.reason: str | None = None
-        self.gone = False
-        self.lent = False
-        self.lent_for = 0.0
-        self.warned = False
-        self.wake: threading.Lock | None = None
 
     def where(self) -> tuple[str, int, str]:
         """File, line and function that asked."""
@@ -120,9 +100,10 @@ class Permits:
 
     def take(self, permit: Permit) -> bool:
         """Take a permit if one is free and nobody waits for it."""
-        if self.line or not self._semaphore.acquire(blocking=False):
+        if self.line or not self._semaphore.acquire(False):
             return False
-        self._grant(permit)
+        self.held.add(permit)
+        permit.held = True
         return True
 
     def join(self, permit: Permit) -> None:

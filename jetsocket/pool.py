@@ -150,7 +150,7 @@ class ConnectionPool(Generic[T]):
             TypeError: An argument has the wrong type.
         """
         target, key = self._target(uri_or_path)
-        limit = seconds(timeout, self._config.acquire_timeout)
+        limit = self._config.acquire_timeout if timeout is None else seconds(timeout, None)
         lease = self._new_lease(sys._getframe(1))
         permit = lease._permit
         permit.limit = math.inf if limit is None else limit
@@ -181,7 +181,7 @@ class ConnectionPool(Generic[T]):
     def _admit(self, permit: Permit, target: Target, key: str, deadline: float) -> Entry | None:
         """Get a permit, and an idle connection that is fit to be lent; None: a new one is to be opened."""
         ledger, now = self._ledger, permit.asked_at
-        entry = ledger.enter(permit, key, may_wait=deadline > now)
+        entry = ledger.enter(permit, key, deadline > now)
         if not permit.held:
             self._wait_in_line(permit, target, deadline)
             entry = ledger.take_idle(permit, key)
@@ -199,6 +199,8 @@ class ConnectionPool(Generic[T]):
 
     def _look_at(self, entry: Entry, now: float) -> str | None:
         """Why an idle connection that is ours must not be lent; None if it may."""
+        if now < entry.expires and entry.wire.at_rest():
+            return None  # `stale` would say the same, and nearly always does
         return stale(entry, self._config.reuse, now) if entry.wire.look() else "in use"
 
     def _part_with(self, permit: Permit, entry: Entry, why: str) -> None:
@@ -435,9 +437,10 @@ class ConnectionPool(Generic[T]):
         permit.reason = "interrupted"  # unless we get further
         try:
             entry = lease._detach()
-            permit.lent_for = max(1e-9, monotonic() - permit.taken_at)
+            now = monotonic()
+            permit.lent_for = max(1e-9, now - permit.taken_at)
             if entry is not None:
-                permit.reason = self._why_unclean(lease, entry, failed)
+                permit.reason = self._why_unclean(lease, entry, failed, now)
                 if permit.reason is not None:
                     permit.gone = self._hang_up(entry.wire)
             moving = permit.entry
@@ -455,8 +458,13 @@ class ConnectionPool(Generic[T]):
         if permit.warned:
             _log.warning("[%s] the leaked connection came back after %.3g s", self._name, permit.lent_for)
 
-    def _why_unclean(self, lease: PooledConnection[Any], entry: Entry, failed: bool) -> str | None:
+    def _why_unclean(
+        self, lease: PooledConnection[Any], entry: Entry, failed: bool, now: float
+    ) -> str | None:
         wire = entry.wire
+        spotless = not (failed or lease.discarded or lease.timed_out) and entry.is_balanced and wire.at_rest()
+        if spotless and self._reset is None and now < entry.expires:
+            return None  # `why_unclean` would say the same, and nearly always does
         if not wire.look() or wire.is_sending():
             wire.cut("it was released while another thread used it")
             return "in use"
@@ -474,7 +482,7 @@ class ConnectionPool(Generic[T]):
         )
         if self._reset is not None and reason not in ("discarded", "closed", "half sent"):
             reason = self._why_not_reset(entry, self._reset)
-        if reason is None and monotonic() >= entry.expires:
+        if reason is None and now >= entry.expires:
             return "lifetime"
         return reason
 

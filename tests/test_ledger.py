@@ -54,7 +54,7 @@ def hand_out(ledger: Ledger, permit: Permit) -> None:
 def borrow(ledger: Ledger, uri: str = URIS[0]) -> Permit:
     """A permit that is lent a new connection, or an idle one."""
     permit = Permit()
-    if ledger.enter(permit, new_entry(uri).key, may_wait=False) is None:
+    if ledger.enter(permit, new_entry(uri).key, False) is None:
         ledger.open_slot(permit, new_entry(uri))
         ledger.room_made(permit)
         assert permit.entry is not None
@@ -65,7 +65,7 @@ def borrow(ledger: Ledger, uri: str = URIS[0]) -> Permit:
 
 def wait_in_line(ledger: Ledger) -> Permit:
     permit = Permit()
-    ledger.enter(permit, new_entry().key, may_wait=True)
+    ledger.enter(permit, new_entry().key, True)
     assert permit.wake is not None and not permit.held
     return permit
 
@@ -108,10 +108,10 @@ class LedgerMachine(RuleBasedStateMachine):
         permit, key = Permit(), new_entry(uri).key
         if self.closed:
             with pytest.raises(PoolClosedError):
-                self.ledger.enter(permit, key, may_wait=may_wait)
+                self.ledger.enter(permit, key, may_wait)
             return
         room = len(self.holders) < CAP
-        entry = self.ledger.enter(permit, key, may_wait=may_wait)
+        entry = self.ledger.enter(permit, key, may_wait)
         assert permit.held == room
         if not permit.held:
             assert (permit.wake is not None) == (may_wait and len(self.line) < 4)
@@ -417,7 +417,7 @@ def test_a_step_that_raises_books_what_came_back_meanwhile() -> None:
 def test_what_would_wait_for_its_own_thread_is_refused(what: str) -> None:
     ledger = new_ledger()
     calls: dict[str, Callable[[], object]] = {
-        "enter": lambda: ledger.enter(Permit(), "", may_wait=True),
+        "enter": lambda: ledger.enter(Permit(), "", True),
         "close": ledger.close,
         "stats": ledger.stats,
     }
@@ -519,7 +519,7 @@ def test_the_oldest_idle_connection_makes_room_whatever_its_uri() -> None:
     for number in (1, 2, 0):
         give_back(ledger, permits[number])
     permit = Permit()
-    ledger.enter(permit, "ws://d.example/", may_wait=False)
+    ledger.enter(permit, "ws://d.example/", False)
     ledger.open_slot(permit, new_entry("ws://d.example/"))
     assert permit.room is oldest
 

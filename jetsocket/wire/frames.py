@@ -50,8 +50,8 @@ def encode_frame(opcode: int, payload: bytes, key: bytes, *, fin: bool = True, r
     first = opcode | (_FIN if fin else 0) | (_RSV1 if rsv1 else 0)
     length = len(payload)
     if length < 126:
-        head = _SHORT.pack(first, 0x80 | length, key)
-    elif length < 0x10000:
+        return _SHORT.pack(first, 0x80 | length, key) + mask(payload, key)
+    if length < 0x10000:
         head = _MEDIUM.pack(first, 0x80 | 126, length, key)
     else:
         head = _LONG.pack(first, 0x80 | 127, length, key)

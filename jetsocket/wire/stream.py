@@ -20,9 +20,10 @@ import ssl
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 _T = TypeVar("_T")
+_Poll: TypeAlias = Callable[["float | None"], object]  # ms to wait; true: there is something
 
 _READ_SIZE = 65536  # bytes asked of the kernel at once
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
@@ -46,7 +47,7 @@ class _Closed:
     def recv(self, size: int) -> bytes:
         raise OSError(errno.EBADF, "the stream is closed")
 
-    def send(self, data: memoryview, flags: int) -> int:
+    def send(self, data: bytes | memoryview, flags: int) -> int:
         raise OSError(errno.EBADF, "the stream is closed")
 
     def shutdown(self, how: int) -> None:
@@ -164,8 +165,8 @@ class Stream:
         self._sock.setblocking(False)
         self._tls: _Tls | None = None
         self._unsent = _NOTHING  # bytes for the kernel (ciphertext, if encrypted); the writer's
-        self._poll_readable: Callable[[float | None], bool] | None = None  # the reader's
-        self._poll_writable: Callable[[float | None], bool] | None = None  # the writer's
+        self._poll_readable: _Poll | None = None  # the reader's
+        self._poll_writable: _Poll | None = None  # the writer's
         self.bytes_in = 0
         self.bytes_out = 0
         self.broken = False
@@ -246,7 +247,15 @@ class Stream:
         poll = self._poll_readable
         if poll is None or self._tls is not None or self._sock is _CLOSED:
             return self._poll_reader(None)
-        return poll(0.0)  # without the reference that a wait needs: at worst it tells of a socket just closed
+        return bool(poll(0))  # without the reference that a wait needs: at worst it tells of a closed socket
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it is open and whole, with nothing to read and nothing unsent. Never waits."""
+        poll = self._poll_readable
+        if poll is None or self._tls is not None or self._sock is _CLOSED:
+            return not (self._poll_reader(None) or self.broken or self.unsent)
+        return not (poll(0) or self.broken or self._unsent)
 
     def wait_readable(self, deadline: float | None) -> bool:
         """Wait until `read_now` has something to tell: data, the end, an error.
@@ -259,7 +268,7 @@ class Stream:
         """
         return self._poll_reader(lambda poll: _wait(poll, deadline))
 
-    def _poll_reader(self, wait: Callable[[Callable[[float | None], bool]], bool] | None) -> bool:
+    def _poll_reader(self, wait: Callable[[_Poll], bool] | None) -> bool:
         if self._tls is not None and self._tls.has_input:
             return True
         sock = self._sock  # keeps the descriptor ours while it is polled
@@ -268,7 +277,7 @@ class Stream:
                 return True
             if self._poll_readable is None:
                 self._poll_readable = _poller(sock.fileno(), writing=False)
-            return self._poll_readable(0.0) if wait is None else wait(self._poll_readable)
+            return bool(self._poll_readable(0)) if wait is None else wait(self._poll_readable)
         finally:
             del sock
 
@@ -337,20 +346,43 @@ class Stream:
             OSError: The connection is lost, the stream broken or closed.
         """
         if self._unsent or self.broken or self._tls is not None:
-            self._flush(deadline)
-        view = memoryview(data)
+            self._write_behind(data, deadline)
+            return
         try:
-            if self._tls is None:
-                self._queue(view)
-                if not self._push():  # nearly always the kernel takes all at once: no more calls than that
-                    self._flush(deadline)
+            # Nearly always the kernel takes all at once: no more calls than that.
+            sent = self._sock.send(data, _SEND_FLAGS)
+            self.bytes_out += sent
+            if sent == len(data):
                 return
-            while view:
-                self._queue(view[:_ENCRYPT_SIZE])
-                self._flush(deadline)
-                view = view[_ENCRYPT_SIZE:]
+            self._unsent = memoryview(data)[sent:]
+        except BlockingIOError:
+            self._unsent = memoryview(data)
+        except BaseException as error:
+            self.broken = True
+            if isinstance(error, TimeoutError):
+                raise _stopped_answering(error) from error
+            raise
+        self._flush_or_take_back(len(data), deadline)
+
+    def _write_behind(self, data: bytes, deadline: float | None) -> None:
+        """`write` where something is unsent or encrypted."""
+        self._flush(deadline)
+        view = memoryview(data)
+        while view:
+            part = view if self._tls is None else view[:_ENCRYPT_SIZE]
+            try:
+                self._queue(part)
+            except BaseException:
+                self._take_back(len(data))
+                raise
+            self._flush_or_take_back(len(data), deadline)
+            view = view[len(part) :]
+
+    def _flush_or_take_back(self, size: int, deadline: float | None) -> None:
+        try:
+            self._flush(deadline)
         except BaseException:
-            self._take_back(len(data))
+            self._take_back(size)
             raise
 
     def _send_alert(self) -> None:
@@ -495,25 +527,26 @@ def _select_readable(fds: list[int], timeout: float = 0.0) -> list[int]:
     return list({*readable, *failed})
 
 
-def _poller(fd: int, *, writing: bool) -> Callable[[float | None], bool]:
-    """A function that waits for ``fd``, at most so many seconds; True when it is ready or has failed.
+def _poller(fd: int, *, writing: bool) -> _Poll:
+    """A function that waits for ``fd``, at most so many ms; true when it is ready or has failed.
 
     Not re-entrant, as poll objects are not: one for the reader, one for the writer.
     """
     make_poll = getattr(select, "poll", None)  # not on Windows; replaced under gevent
     if make_poll is None:
-        reading = [] if writing else [fd]
-        return lambda seconds: any(select.select(reading, [fd] if writing else [], [fd], seconds))
+        lists = ([], [fd], [fd]) if writing else ([fd], [], [fd])
+        return lambda ms: any(select.select(*lists, None if ms is None else ms / 1000))
     poll = make_poll()
     poll.register(fd, select.POLLOUT if writing else select.POLLIN)
-    return lambda seconds: bool(poll.poll(None if seconds is None else seconds * 1000))
+    wait: _Poll = poll.poll
+    return wait
 
 
-def _wait(poll: Callable[[float | None], bool], deadline: float | None) -> bool:
+def _wait(poll: _Poll, deadline: float | None) -> bool:
     if deadline is None:
-        return poll(None)
+        return bool(poll(None))
     while (remaining := deadline - monotonic()) > 0:
-        if poll(min(remaining, _LONGEST_POLL)):
+        if poll(min(remaining, _LONGEST_POLL) * 1000):
             return True
     return False
 

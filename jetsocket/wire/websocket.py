@@ -77,7 +77,7 @@ _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
 _LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing
 _PING_SIZE = 4  # B, random
 _TEND_PATIENCE = _PUSH_PATIENCE = 1.0  # s
-_MASKS, _KEYS_AT_ONCE = struct.Struct("4s"), 32
+_KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
 
 _log = logging.getLogger("jetsocket.wire")
 
@@ -147,7 +147,7 @@ class WebSocket(websocket.WebSocket):
         self._max_message_size = max_message_size
         self._compression_threshold = compression_threshold
         self._deflater: deflate.Deflater | None = None  # guarded by `lock`
-        self._keys: Iterator[tuple[bytes]] = iter(())  # likewise
+        self._keys: Iterator[bytes] = iter(())  # likewise
         self._stream: Stream | None = None
         self._dialing: Dialing | None = None
         self._aborted = False
@@ -355,6 +355,25 @@ class WebSocket(websocket.WebSocket):
         """B sent, of the whole stream (TLS and the upgrade included)."""
         return 0 if self._stream is None else self._stream.bytes_out
 
+    def at_rest(self) -> bool:
+        """Whether it is certainly as a connection should be that nobody uses. Never waits, reads nothing.
+
+        That is: open, with nothing to read, nothing unread, nothing half-way in either direction, and nobody
+        inside. False may only mean that it can't be told this way: `look`, and ask one by one.
+        """
+        stream, reader = self._stream, self.reader
+        if stream is None or self.lock.locked() or not self.readlock.acquire(False):
+            return False
+        try:
+            return (
+                stream.at_rest
+                and not (reader.messages or reader.mid_message)
+                and not (self._reading or self._sending or self._left_unread)
+                and self.failure is None
+            )
+        finally:
+            self.readlock.release()
+
     @property
     def _inflated(self) -> int:
         """B that decompression made: 1 KiB of what came may be 1 MiB of memory."""
@@ -543,7 +562,6 @@ class WebSocket(websocket.WebSocket):
         payload: str | bytes,
         deadline: float | None = None,
         holder: object = None,
-        *,
         text: bool | None = None,
     ) -> None:
         """Send one message.
@@ -559,9 +577,10 @@ class WebSocket(websocket.WebSocket):
             ConnectionClosedError: The connection has ended.
             InvalidStateError: `holder` is not who may use it.
         """
-        as_text = isinstance(payload, str) if text is None else text
-        data = payload.encode("utf-8") if isinstance(payload, str) else payload
-        self._send_frame(TEXT if as_text else BINARY, data, deadline, holder)
+        if isinstance(payload, str):
+            self._send_frame(BINARY if text is False else TEXT, payload.encode("utf-8"), deadline, holder)
+        else:
+            self._send_frame(TEXT if text else BINARY, payload, deadline, holder)
 
     def _send_frame(
         self, opcode: int, data: bytes, deadline: float | None, holder: object, ping: _Ping | None = None
@@ -574,7 +593,11 @@ class WebSocket(websocket.WebSocket):
             if ping is not None:  # only now: its pong is not due while it waits for another's long message
                 ping.sent_at = monotonic()
                 self._pings[data] = ping
-            self._write(self._frame(opcode, data), deadline)
+            if self._deflater is None:
+                frame = encode_frame(opcode, data, self._key())
+            else:
+                frame = self._deflated(self._deflater, opcode, data)
+            self._write(frame, deadline)
             if opcode < CLOSE:
                 self.messages_sent += 1
         except BaseException:
@@ -586,10 +609,9 @@ class WebSocket(websocket.WebSocket):
             if self.reader.pings:
                 self.answer_ping()
 
-    def _frame(self, opcode: int, data: bytes) -> bytes:
-        """The frame that carries this payload; made under `lock`, for the order of compression counts."""
-        deflater = self._deflater
-        if deflater is None or opcode >= CLOSE or not deflater.worth(data):
+    def _deflated(self, deflater: deflate.Deflater, opcode: int, data: bytes) -> bytes:
+        """The frame, compressed if that pays; made under `lock`, for the order of compression counts."""
+        if opcode >= CLOSE or not deflater.worth(data):
             return encode_frame(opcode, data, self._key())
         return encode_frame(opcode, deflater.deflate(data), self._key(), rsv1=True)
 
@@ -598,9 +620,9 @@ class WebSocket(websocket.WebSocket):
 
         The caller holds `lock`. Each connection has its own block, so a forked child repeats none of them.
         """
-        for (key,) in self._keys:
+        for key in self._keys:
             return key
-        self._keys = _MASKS.iter_unpack(os.urandom(_KEYS_AT_ONCE * _MASKS.size))
+        self._keys = iter(_KEYS.unpack(os.urandom(_KEYS.size)))
         return self._key()
 
     def _write(self, frame: bytes, deadline: float | None) -> None:
