@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jetsocket.exceptions import DecodeError
-from jetsocket.messages import Codec, _json_reader
+from jetsocket.messages import Codec, _json_reader, _loads
 
 
 class Side(enum.Enum):
@@ -202,17 +202,21 @@ def _outcome(read: Callable[[Any], object], payload: str | bytes) -> str:
 @given(_PAYLOADS)
 @example('{"a": 1, "a": 2}')
 @example("NaN")
+@example(" 1 ")
+@example("1 2")
+@example("\ufeff1")
 @example('[-Infinity, 1e400, -0, -0.0, 123456789012345678901234567890, "\\ud800"]')
 @example(b'"\xed\xa0\x80"')
 @example(b"\xef\xbb\xbf1")
 def test_with_and_without_the_extra_json_reads_the_same(payload: str | bytes) -> None:
     assert _outcome(_json_reader(), payload) == _outcome(json.loads, payload)
+    assert _outcome(_loads, payload) == _outcome(json.loads, payload)
 
 
 def test_json_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _json_reader() is not json.loads
+    assert _json_reader() is not _loads
     monkeypatch.setitem(sys.modules, "msgspec", None)
-    assert _json_reader() is json.loads
+    assert _json_reader() is _loads
 
 
 @given(st.one_of(st.text(), st.binary()))

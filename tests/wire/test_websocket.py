@@ -831,6 +831,77 @@ def test_a_message_under_way_is_sending(connect: Connect, echo: EchoServer) -> N
     assert not ws.is_sending()
 
 
+class TestAtRest:
+    """What is at rest may be lent without further questions, so nothing else may seem to be."""
+
+    @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+    def test_an_open_connection_is(
+        self, connect: Connect, echo_server: Callable[..., EchoServer], tls: Tls, secure: bool
+    ) -> None:
+        echo = echo_server(ssl_context=tls.server_context if secure else None)
+        ws = connect(echo.uri, ssl_context=tls.client_context)
+        ws.send("hello")
+        assert ws.recv() == "hello"
+        wait_until(ws.at_rest)  # TLS may still send session tickets
+        ws.cut("over")
+        assert not ws.at_rest()
+
+    @pytest.mark.parametrize("looked", [False, True], ids=["in the socket", "looked at"])
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            frame(1, b"unread"),
+            frame(1, b"half")[:3],
+            frame(1, b"a piece", fin=False),
+            frame(8, b"\x03\xe8"),
+            b"",
+        ],
+        ids=["a message", "half a frame", "half a message", "a close", "the end"],
+    )
+    def test_one_is_not_on_which_something_came(
+        self, raw_server: RawFactory, connect: Connect, sent: bytes, looked: bool
+    ) -> None:
+        def then(sock: socket.socket) -> None:
+            sock.recv(100)
+            sock.sendall(sent)
+            if sent:
+                servers.hold(sock)
+
+        ws = connect(raw_server(after_upgrade(then=then)).uri)
+        assert ws.at_rest()
+        ws.send("now")
+        assert select.select([ws], [], [], 5)[0]
+        assert not looked or ws.look()
+        assert not ws.at_rest()
+
+    def test_one_is_not_that_somebody_uses(self, connect: Connect, echo: EchoServer) -> None:
+        ws = connect(echo.uri)
+        for name in ("lock", "readlock"):
+            with getattr(ws, name):
+                assert not ws.at_rest()
+        assert ws.at_rest()
+        reader = in_background(ws.recv)
+        wait_until(ws.readlock.locked)
+        assert not ws.at_rest()
+        ws.send("so that it ends")
+        assert reader.result(5) == "so that it ends"
+
+    def test_one_is_not_whose_last_message_is_half_sent(
+        self, raw_server: RawFactory, connect: Connect
+    ) -> None:
+        over = threading.Event()
+        ws = connect(raw_server(after_upgrade(then=lambda _: over.wait(10))).uri)  # reads nothing
+        try:
+            with pytest.raises(TimeoutError):
+                ws.send_message(bytes(1 << 26), soon(0.2))
+            assert not ws.at_rest()
+        finally:
+            over.set()
+
+    def test_none_is_before_it_is_connected(self) -> None:
+        assert not WebSocket().at_rest()
+
+
 def test_a_look_that_took_too_long_but_read_all_leaves_nothing_unread(
     raw_server: RawFactory, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
