@@ -30,6 +30,7 @@ _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5
+_BREAKS = re.compile(r"[\r\n\0]")  # dangerous in a value; to be refused, or replaced (RFC 9110 §5.5)
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
 _LENGTH = re.compile("[0-9]{1,10}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -103,6 +104,9 @@ def parse_head(head: bytes) -> tuple[int, str, Headers]:
         name, colon, value = line.decode("latin-1").partition(":")
         if not colon or not _TOKEN.fullmatch(name):
             raise ValueError(f"a header line has no valid name: {name[:32]!r}")
+        if _BREAKS.search(value):
+            # websocket-client, and whoever writes the value into a head of his own, would see two lines.
+            raise ValueError(f"the header line {name[:32]} has a CR, LF or NUL in its value")
         fields.append((name, value.strip(" \t")))
     return int(status[1]), (status[2] or b"").decode("latin-1"), Headers(fields)
 

@@ -48,6 +48,9 @@ class TestHead:
             b"HTTP/1.1 101 OK\r\n: no name",
             b"HTTP/1.1 101 OK\r\nname : blank before the colon",
             b"HTTP/1.1 101 OK\r\nA: 1\r\n folded: line",
+            b"HTTP/1.1 101 OK\r\nA: 1\nB: 2",
+            b"HTTP/1.1 101 OK\r\nA: 1\rB: 2",
+            b"HTTP/1.1 101 OK\r\nA: 1\x00",
         ],
     )
     def test_what_is_no_http_is_a_value_error(self, head: bytes) -> None:
@@ -185,6 +188,25 @@ class TestOverASocket:
         assert [ws.recv(), ws.recv()] == ["early", "late"]
         ws.shutdown()
 
+    def test_no_cookie_is_smuggled_into_websocket_client_s_jar(self, raw_server: RawFactory) -> None:
+        """A bare LF is no line end to us, and was one to it: from its jar the cookie went to every server."""
+        asked: list[servers.Upgrade] = []
+
+        def script(sock: servers.socket.socket) -> None:
+            asked.append(servers.read_request(sock))
+            head = servers.upgrade_response(asked[-1])
+            forged = b"websocket\nSet-Cookie: sid=evil; Domain=handshake.invalid\r\n"
+            sock.sendall(head if len(asked) > 1 else head.replace(b"websocket\r\n", forged))
+            servers.hold(sock)
+
+        server = raw_server(script)
+        with pytest.raises(HandshakeError, match="LF"):
+            WebSocket().connect(server.uri, timeout=5)
+        ws = WebSocket()
+        ws.connect(server.uri, timeout=5)
+        ws.shutdown()
+        assert "cookie" not in asked[-1].headers
+
     @pytest.mark.parametrize(
         "fields",
         [
@@ -206,7 +228,7 @@ class TestOverASocket:
         assert caught.value.body.startswith(b"later")
 
     @pytest.mark.parametrize(
-        "location", ["http://[", "http://h:port/", "//", "http://user:pw@[::1", "\x00", "ws://\xe4.example/"]
+        "location", ["http://[", "http://h:port/", "//", "http://user:pw@[::1", "\x01", "ws://\xe4.example/"]
     )
     def test_a_redirect_to_nowhere_is_a_handshake_error(self, raw_server: RawFactory, location: str) -> None:
         server = raw_server(servers.answer("302 Found", [("Location", location)]))
