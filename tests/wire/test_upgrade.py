@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -80,6 +81,11 @@ class TestHeaders:
     def test_cookies_are_read_one_by_one(self) -> None:
         headers = Headers([("Set-Cookie", "a=1; Expires=Thu, 01 Jan"), ("set-cookie", "b=2")])
         assert headers.get_all("Set-Cookie") == ["a=1; Expires=Thu, 01 Jan", "b=2"]
+
+    def test_thousands_of_them_are_read_in_linear_time(self) -> None:
+        begun = thread_time()
+        assert len(dict(Headers([(f"X-{n}", "") for n in range(8000)]))) == 8000
+        assert thread_time() - begun < 2  # 5 s and more, if each look-up reads them all
 
     def test_the_repr_shows_no_values(self) -> None:
         assert "hidden" not in repr(Headers([("Set-Cookie", "hidden")]))
