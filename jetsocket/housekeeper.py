@@ -135,6 +135,8 @@ class Housekeeper:
             if entry is not None and entry.wire.tend() and stale(entry, reuse, -math.inf) is not None:
                 self._retire_if_stale(entry)
         for entry in list(self._watched.values()):
+            if entry.wire.reader.paused:  # the socket does not tell of what was taken from it, and left
+                entry.wire.tend()
             if entry.wire.reader.pings:  # left over by a sender, or by a peer that did not read
                 entry.wire.answer_ping()
 

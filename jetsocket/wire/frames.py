@@ -30,6 +30,8 @@ MAX_CONTROL_PAYLOAD = 125
 # CPython 3.10 to 3.13, and within 15 % of each other all along; at 1 MiB they take half the time.
 _XOR_UP_TO = 3072
 
+_MADE_AT_ONCE = 1024 * 1024  # B that are inflated before the rest of a read is left for later
+
 _FIN, _RSV1, _RSV = 0x80, 0x40, 0x70
 _FINAL_TEXT, _FINAL_BINARY = _FIN | TEXT, _FIN | BINARY
 _SHORT, _MEDIUM = struct.Struct("!BB4s"), struct.Struct("!BBH4s")
@@ -189,6 +191,8 @@ class MessageReader:
         data_frames: Frames of messages that came in all, so that slow progress can be told from silence.
         broken: Whether `feed` has raised.
         inflater: Decompresses messages, if permessage-deflate was agreed on; set before the first frame.
+        paused: Whether something that came has not been looked at, because what came before it inflated to so
+            much; `feed(b"")` goes on, and is what to do next. Nothing is when nothing was inflated.
     """
 
     def __init__(self, max_message_size: int) -> None:
@@ -201,6 +205,8 @@ class MessageReader:
         self.data_frames = 0
         self.broken = False
         self.inflater: Inflater | None = None
+        self.paused = False
+        self._made = 0  # B inflated since the last pause
         self._compressed = False  # whether the message under way is
         self._limit = max_message_size
         self._short = min(MAX_CONTROL_PAYLOAD, max_message_size)
@@ -213,7 +219,7 @@ class MessageReader:
     @property
     def mid_message(self) -> bool:
         """Whether part of a frame or of a message has come and the rest has not."""
-        return bool(self._rest) or self._kind is not None
+        return (bool(self._rest) and not self.paused) or self._kind is not None
 
     @property
     def holds_data(self) -> bool:
@@ -221,7 +227,7 @@ class MessageReader:
         return bool(self.messages) or self._kind is not None
 
     def feed(self, data: bytes) -> None:
-        """Take in what came; see the attributes for what became of it.
+        """Take in what came; see the attributes for what became of it, `paused` above all.
 
         Raises:
             ProtocolError: The server broke RFC 6455; `code` is what to close with.
@@ -230,9 +236,12 @@ class MessageReader:
         try:
             if self._missing:
                 data = self._continue_payload(data)
-            if data and self.close is None:
+                if self._made and self._pause(data, 0):
+                    return
+            if (data or self.paused) and self.close is None:
                 if self._rest:
                     data = self._rest + data
+                    self.paused = False
                 self._rest = data[self._parse(data) :]
         except (ProtocolError, MessageTooBigError):
             self.broken = True
@@ -267,11 +276,22 @@ class MessageReader:
                     position = stop
                 else:
                     position = self._data(header, data, position + header.size)
+                    if self._made and self._pause(data, position):
+                        break
         finally:
             arrived = len(self.messages) - before
             self.received += arrived
             self.data_frames += arrived
         return position
+
+    def _pause(self, data: bytes, position: int) -> bool:
+        """Leave what begins at `position` for later, if so much was made: 64 KiB could make 64 MiB."""
+        if self._made < _MADE_AT_ONCE:
+            return False
+        self._made = 0
+        self._rest = data[position:]
+        self.paused = bool(self._rest)
+        return self.paused
 
     def _data(self, header: Header, data: bytes, start: int) -> int:
         """Take a data frame, or as much of it as is there; return where it ends in `data`."""
@@ -320,6 +340,7 @@ class MessageReader:
     def _finish(self, payload: bytes | bytearray) -> None:
         if self._compressed and self.inflater is not None:
             payload = self.inflater.inflate(payload)
+            self._made += len(payload)
         message = _decode(payload) if self._kind == TEXT else bytes(payload)
         self._kind, self._pieces = None, bytearray()
         self.messages.append(message)

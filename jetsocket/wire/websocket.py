@@ -440,7 +440,7 @@ class WebSocket(websocket.WebSocket):
 
     def _fill(self, deadline: float | None) -> bool:
         """Wait for bytes and take them in; after the deadline take in what is there, and return False."""
-        if self._live_stream().wait_readable(deadline):
+        if self.reader.paused or self._live_stream().wait_readable(deadline):
             self._read_once()
             return True
         # Not for long: a megabyte of empty frames takes a second to parse, and the deadline has passed.
@@ -456,9 +456,10 @@ class WebSocket(websocket.WebSocket):
         self._reading = True
         data: bytes | None = None
         try:
-            data = self._live_stream().read_now()
-            if data:
-                self._feed(data)
+            paused = self.reader.paused  # then the rest of the last read comes first
+            data = b"" if paused else self._live_stream().read_now()
+            if data or paused:
+                self._feed(data or b"")
             elif data is not None:
                 self._fail(self._closed("the server closed the connection without a close frame"))
         except OSError as error:
@@ -474,8 +475,8 @@ class WebSocket(websocket.WebSocket):
         """
         if self._reading:  # before others get it: with reuse="always" nobody else would notice
             self._fail(self._closed("reading was interrupted half-way"))
-        stream = self._stream
-        if stream is not None and self.failure is None and not stream.readable_now():
+        stream, paused = self._stream, self.reader.paused
+        if stream is not None and self.failure is None and not paused and not stream.readable_now():
             self._left_unread = False  # nearly always: at each acquire and release
             return
         self._left_unread = True
@@ -483,13 +484,16 @@ class WebSocket(websocket.WebSocket):
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         while self._ahead < _READ_AHEAD and self.failure is None and monotonic() < until:
             before = self.bytes_in + self._inflated
-            if not self._live_stream().readable_now() or not self._read_once():
+            if not self._has_more(self._live_stream()) or not self._read_once():
                 self._left_unread = False
                 return
             self._ahead += self.bytes_in + self._inflated - before
         # A thread that the system has let wait for so long may have read all there was.
-        if self.failure is None and not self._live_stream().readable_now():
+        if self.failure is None and not self._has_more(self._live_stream()):
             self._left_unread = False
+
+    def _has_more(self, stream: Stream) -> bool:
+        return self.reader.paused or stream.readable_now()
 
     def tend(self) -> bool:
         """Do what a reader does by the way (answer pings, notice a close), unless somebody is reading.
@@ -538,7 +542,7 @@ class WebSocket(websocket.WebSocket):
             reader.feed(data)
         except (ProtocolError, MessageTooBigError) as error:
             self._refuse(error)
-        if reader.data_frames != frames:
+        if data and reader.data_frames != frames:
             self.last_heard = monotonic()
         if reader.pongs:
             self._match_pongs()
@@ -829,6 +833,8 @@ class WebSocket(websocket.WebSocket):
     def _drain(self, stream: Stream) -> bool:
         """Throw away what still comes, up to the end of the stream; False: more may come."""
         until = monotonic() + _LAST_LOOK  # a server that never stops sending must not keep us here
+        if self.reader.paused:  # what was left there may end with its close frame
+            self._note_reply(b"")
         try:
             while monotonic() < until:
                 data = stream.read_now() if stream.readable_now() else None
@@ -845,6 +851,9 @@ class WebSocket(websocket.WebSocket):
         if self._reply_at is None and not self.reader.broken:
             try:
                 self.reader.feed(data)
+                while self.reader.paused:
+                    self.reader.messages.clear()
+                    self.reader.feed(b"")
             except (ProtocolError, MessageTooBigError):
                 return  # it was being closed anyway; only the end of the stream matters now
             self.reader.messages.clear()

@@ -504,6 +504,81 @@ def test_a_thousand_to_one_is_a_message_like_any_other(serve: Serve) -> None:
         conn.discard()
 
 
+PING_BACK = (10, b"?")
+
+
+class Generous:
+    """Sends what it is told at once when a message comes; `seen` is what the client has sent."""
+
+    def __init__(self, *frames: bytes) -> None:
+        self.seen: list[tuple[int, bytes]] = []
+        self._stream = b"".join(frames)
+
+    def __call__(self, sock: socket.socket, request: Upgrade) -> None:
+        squeezed()(sock, request)
+        while (got := servers.read_client_frame(sock)).opcode != 8:
+            self.seen.append((got.opcode, got.payload))
+            if got.opcode == 2:
+                sock.sendall(self._stream)
+        sock.sendall(frame(8, got.payload))
+
+
+def mebibyte(byte: bytes) -> bytes:
+    return frame(2, deflated(byte * MIB), rsv=4)
+
+
+def test_a_ping_behind_a_bomb_is_answered_while_the_borrower_computes(serve: Serve) -> None:
+    generous = Generous(mebibyte(b"a"), frame(9, b"?"))
+    with unharmed(serve(generous), compress=True) as pool, lease(pool) as conn:
+        conn.send(b"go")
+        assert conn.recv_raw(4) == b"a" * MIB
+        wait_until(lambda: PING_BACK in generous.seen)
+        assert conn.is_connected
+        conn.discard()
+
+
+@pytest.mark.parametrize(
+    ("behind", "reused"),
+    [
+        (b"", True),
+        (frame(9, b"?"), True),
+        (mebibyte(b"b"), False),
+        (frame(1, b"b", fin=0), False),
+        (b"\x82", False),
+    ],
+    ids=["nothing", "a ping", "a message", "half a message", "half a head"],
+)
+def test_what_stands_behind_a_bomb_counts_at_release(
+    serve: Serve, make_pool: Callable[..., Pool], behind: bytes, reused: bool
+) -> None:
+    generous = Generous(mebibyte(b"a"), behind)
+    kwargs = {"compress": True, "close_timeout": 0.1}
+    pool = make_pool(serve(generous), max_connections=1, manager_kwargs=kwargs)
+    with lease(pool) as conn:
+        first = conn.id
+        conn.send(b"go")
+        assert conn.recv_raw(4) == b"a" * MIB
+    with lease(pool) as conn:
+        assert (conn.id == first) == reused
+        conn.discard()
+
+
+def test_a_stream_behind_a_bomb_goes_to_the_next_borrower_in_order(
+    serve: Serve, make_pool: Callable[..., Pool]
+) -> None:
+    generous = Generous(*(mebibyte(bytes([n])) for n in range(6)))
+    pool = make_pool(serve(generous), max_connections=1, reuse="always", manager_kwargs={"compress": True})
+    ids, got = set(), []
+    for number in range(3):
+        with lease(pool) as conn:
+            ids.add(conn.id)
+            if not number:
+                conn.send(b"go")
+            got += [conn.recv_raw(4)[:1] for _ in range(2)]
+    assert got == [bytes([n]) for n in range(6)]
+    assert len(ids) == 1
+
+
 # --- TLS
 
 
