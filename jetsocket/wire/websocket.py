@@ -756,7 +756,7 @@ class WebSocket(websocket.WebSocket):
         return ping.round_trip
 
     def _await_pong(self, ping: _Ping, deadline: float | None, holder: object) -> None:
-        enough = self.bytes_in + _READ_AHEAD + self._max_message_size
+        enough = self.bytes_in + self._inflated + _READ_AHEAD + self._max_message_size
         while not ping.is_answered():
             if self.readlock.acquire(blocking=False):
                 try:
@@ -767,7 +767,7 @@ class WebSocket(websocket.WebSocket):
                     if holder is not self.holder:  # released by another thread: what comes is for the next
                         raise _not_held(self.target)
                     # All that comes meanwhile has to be kept, so a stream can't be read for ever.
-                    in_time = self._fill(deadline) and self.bytes_in < enough
+                    in_time = self._fill(deadline) and self.bytes_in + self._inflated < enough
                     if not in_time and not ping.is_answered() and not self.is_over:
                         raise self._late("ping", deadline)
                 finally:

@@ -855,6 +855,14 @@ def test_a_goodbye_behind_bombs_that_nobody_takes_is_heard(connect: Connect, raw
     assert monotonic() - begun < 10
 
 
+def test_a_ping_among_bombs_does_not_take_them_all_in(connect: Connect, raw_server: RawFactory) -> None:
+    """What comes before the pong is kept, so no more of it than of anything else."""
+    ws = connect(raw_server(serve(*bombs(200))).uri, max_message_size=MIB)
+    with pytest.raises(TimeoutError):
+        ws.measure_latency(soon(20))
+    assert ws.messages_received <= 5
+
+
 def test_inflating_takes_time_in_proportion_to_the_size() -> None:
     def took(size: int) -> float:
         payload = compressor(level=1)(noise(size))  # does not compress: as much comes in as goes out
