@@ -330,10 +330,10 @@ class Housekeeper:
 
     def _close_abandoned(self) -> None:
         """The pool object is gone: say goodbye to all of its connections, side by side."""
-        taken = self.ledger.close()
-        if taken is not None:
-            close_all(taken[0] + taken[1], self.ledger.close_timeout)
-            self.ledger.forget_closed(taken[0])
+        self.ledger.close()  # perhaps for the second time: the pool's own close() was interrupted
+        entries = self.ledger.open_entries()
+        close_all(entries, self.ledger.close_timeout)
+        self.ledger.forget_closed(entries)
 
 
 def is_housekeeping() -> bool:

@@ -722,7 +722,8 @@ class ConnectionPool(Generic[T]):
     def __del__(self) -> None:
         # No lock and no I/O: the housekeeper closes what is left. Without one, nothing is open.
         ledger = getattr(self, "_ledger", None)
-        if ledger is not None and not ledger.closed:
+        # It is there yet when close() was interrupted, too: then it has not been told to stop.
+        if ledger is not None and not (ledger.closed and self._housekeeper is None):
             ledger.doorbell.put(ABANDONED)
 
     # --- what it is ------------------------------------------------------------------------------------

@@ -1,0 +1,86 @@
+"""Exceptions between any two bytecodes: nothing is lost that does not come back (DESIGN §4.5).
+
+`PyThreadState_SetAsyncExc` strikes threads at random, in whatever the pool is doing for them; Ctrl-C strikes
+the main thread in every place where it can wait. The functions from `storm` on run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import itertools
+import json
+import logging
+import os
+import random
+import socket
+import ssl
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic, sleep
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolClosedError
+from jetsocket.ledger import Ledger
+from jetsocket.wire.dial import Dialing
+from jetsocket.wire.stream import Stream
+from jetsocket.wire.websocket import WebSocket
+from tests import scripts
+from tests.conftest import Tls
+from tests.faults.conftest import Report
+from tests.servers import EchoServer, open_fds, open_sockets, wait_until
+
+ROW = "async exceptions"
+CAP = 4
+VICTIMS = 6  # more than there are connections: some stand in line
+HEALED = 3.0  # s: two ticks of the housekeeper, and a busy machine
+LONG_FORM = 20_000
+
+
+# --- at each moment of one operation
+
+
+@contextlib.contextmanager
+def struck_in(name: str) -> Iterator[None]:
+    """Raise KeyboardInterrupt in this thread when that function of the library is called, and swallow it."""
+    pending = [True]
+
+    def look(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_name == name:
+            sys.setprofile(None)
+            pending.clear()
+            raise KeyboardInterrupt
+
+    sys.setprofile(look)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    assert not pending, f"{name}() was not called"
+
+
+@pytest.mark.parametrize("step", ["dismiss", "claim", "close_all", "forget_closed"])
+def test_a_pool_whose_close_was_interrupted_is_gone_once_it_is_dropped(echo: EchoServer, step: str) -> None:
+    pool = ConnectionPool[Any](base_uri=echo.uri, name="half-closed")
+    idle, lent = pool.acquire("/"), pool.acquire("/")
+    idle.release()
+    with struck_in(step):
+        pool.close()
+    lent.release()
+    del pool, idle, lent
+    gc.collect()  # tracebacks may make cycles
+    wait_until(lambda: not [t for t in threading.enumerate() if "half-closed" in t.name], HEALED)
+    gc.collect()  # its books and its thread know each other
+    wait_until(lambda: echo.open_now == 0, HEALED)
+
+
