@@ -322,6 +322,10 @@ class Ledger:
             self.closing[entry] = None
         self.idle = IdleConnections.of(self.entries, idle)
         self.permits.renew()
+        if self.closed or self.draining:
+            self.permits.wake_all()
+        if self.closed or not self.permits.held:
+            self._wake_drainers()
         self.watch_version += 1
 
     def _book(self, permit: Permit) -> None:

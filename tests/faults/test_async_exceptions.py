@@ -84,3 +84,29 @@ def test_a_pool_whose_close_was_interrupted_is_gone_once_it_is_dropped(echo: Ech
     wait_until(lambda: echo.open_now == 0, HEALED)
 
 
+@pytest.mark.parametrize("ending", ["close", "drain"])
+def test_who_waits_is_woken_though_an_interrupt_kept_close_or_drain_from_it(
+    echo: EchoServer, ending: str
+) -> None:
+    pool = ConnectionPool[Any](ConnectionPoolConfig(max_connections=1), base_uri=echo.uri)
+    with ThreadPoolExecutor(1) as other, pool.acquire("/") as conn:
+        waiting = other.submit(pool.acquire, "/", 20)
+        wait_until(lambda: pool.stats().waiting == 1)
+        with struck_in("wake_all"):
+            getattr(pool, ending)()
+        with pytest.raises(PoolClosedError):
+            waiting.result(HEALED)
+        conn.discard()
+    pool.close()
+
+
+def test_drain_ends_though_an_interrupt_struck_the_last_release(echo: EchoServer) -> None:
+    with ConnectionPool[Any](base_uri=echo.uri) as pool, ThreadPoolExecutor(1) as other:
+        conn = pool.acquire("/")
+        draining = other.submit(pool.drain, 20)
+        wait_until(lambda: pool._ledger.draining)
+        with struck_in("_wake_drainers"):
+            conn.release()
+        assert draining.result(HEALED)
+
+
