@@ -158,7 +158,7 @@ class Stream:
         """
         if sock.fileno() < 0:
             raise ValueError("cannot make a stream of a closed socket")
-        if not isinstance(sock, Socket):
+        if not isinstance(sock, Socket):  # an interrupt just here would lose the descriptor
             family, kind, proto = sock.family, sock.type, sock.proto
             sock = Socket(family, kind, proto, fileno=sock.detach())
         self._sock: Socket | _Closed = sock

@@ -48,6 +48,59 @@ LONG_FORM = 20_000
 # --- at each moment of one operation
 
 
+class Strike:
+    """A profile function that raises KeyboardInterrupt at the so-manieth call or return of `Dialing.open`."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.where = ""
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> None:
+        if not may_be_struck(frame):
+            return
+        self.left -= 1
+        if self.left < 0:
+            sys.setprofile(None)
+            self.where = f"{event} {getattr(arg, '__name__', '')} in {frame.f_code} line {frame.f_lineno}"
+            raise KeyboardInterrupt
+
+
+def may_be_struck(frame: FrameType | None) -> bool:
+    """In `Dialing.open`, but not while a pair of sockets is made: `socket.socketpair` itself can lose some."""
+    while frame is not None and frame.f_code is not Dialing.open.__code__:
+        ours = frame.f_code is Stream.__init__.__code__ and "sock" in frame.f_locals
+        if frame.f_code.co_name == "socketpair" or (ours and frame.f_locals["sock"].family == socket.AF_UNIX):
+            return False
+        frame = frame.f_back
+    return frame is not None
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+def test_a_connect_that_is_struck_at_any_moment_leaves_no_socket(
+    echo: EchoServer, echo_tls: EchoServer, tls: Tls, secure: bool
+) -> None:
+    server = echo_tls if secure else echo
+    before = open_sockets()
+
+    def whole_again() -> bool:
+        return open_sockets() == before or bool(gc.collect() and False)  # selectors are cycles
+
+    step = 7 if secure else 2  # dialling is the same, and then come the many moments of a TLS handshake
+    for moment in itertools.count(random.randrange(step), step):
+        wire, strike = WebSocket(), Strike(moment)
+        sys.setprofile(strike)
+        try:
+            wire.connect(server.uri, timeout=5, ssl_context=tls.client_context, proxy=None)
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+            del wire
+        wait_until(whole_again, HEALED, f"no socket is left after {strike.where}")
+    assert moment > 50
+
+
 @contextlib.contextmanager
 def struck_in(name: str) -> Iterator[None]:
     """Raise KeyboardInterrupt in this thread when that function of the library is called, and swallow it."""
