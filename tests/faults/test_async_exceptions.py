@@ -45,6 +45,58 @@ HEALED = 3.0  # s: two ticks of the housekeeper, and a busy machine
 LONG_FORM = 20_000
 
 
+# --- at random moments
+
+
+@pytest.fixture
+def three(tls: Tls, tmp_path: Path) -> Iterator[tuple[EchoServer, EchoServer, EchoServer, str]]:
+    """A server over ws://, one over wss://, one for pools made in passing; what the second is trusted by."""
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(tls.ca.cert_pem.bytes())
+    with EchoServer() as plain, EchoServer(ssl_context=tls.server_context) as secure, EchoServer() as other:
+        yield plain, secure, other, str(trusted)
+
+
+Three = tuple[EchoServer, EchoServer, EchoServer, str]
+
+
+def strike_at_random(three: Three, strikes: int, batch: int, watchdog: float) -> dict[str, Any]:
+    """Run `storm`, and see between two batches that the servers count what the pool believes to have."""
+    plain, secure, other, trusted = three
+    seed = os.environ.get("JETSOCKET_SEED") or str(random.randrange(1 << 32))
+    script = "from tests.faults.test_async_exceptions import storm; storm(*sys.argv[1:])"
+    args = (plain.uri, secure.uri, other.uri, trusted, str(strikes), str(batch), seed)
+    with scripts.Script("import sys; " + script, *args, watchdog=watchdog, measured=False) as running:
+        while line := running.line():
+            told: dict[str, Any] = json.loads(line)
+            assert "trouble" not in told, f"seed {seed}: {told['trouble']}"
+            if "raised" in told:
+                break
+            wait_until(lambda: plain.open_now == told["plain"], HEALED, f"{told}, {plain.open_now} open")  # noqa: B023
+            wait_until(lambda: secure.open_now == told["secure"], HEALED, f"{told}, {secure.open_now} open")  # noqa: B023
+            wait_until(lambda: other.open_now == 0, HEALED, f"{told}, {other.open_now} of closed pools open")
+            running.say("go on")
+        ended = running.ended()
+    assert ended.status == 0 and line, f"seed {seed}: {ended}"
+    assert max(plain.most_open, secure.most_open) <= CAP
+    return told
+
+
+@pytest.mark.slow
+def test_a_few_hundred_strikes_at_random_moments(three: Three) -> None:
+    figures = strike_at_random(three, 500, 50, watchdog=50)
+    assert figures["landed"] > 300
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_twenty_thousand_strikes_at_random_moments(three: Three, depth: float, report: Report) -> None:
+    strikes = max(200, int(LONG_FORM * depth))
+    figures = strike_at_random(three, strikes, 100, watchdog=60 + strikes / 25)
+    report(ROW, **figures)
+    assert figures["landed"] > strikes * 0.6
+
+
 # --- at each moment of one operation
 
 
@@ -163,3 +215,280 @@ def test_drain_ends_though_an_interrupt_struck_the_last_release(echo: EchoServer
         assert draining.result(HEALED)
 
 
+# --- the storm, in a process of its own
+
+
+class Struck(BaseException):
+    """What strikes."""
+
+
+class Count(logging.Handler):
+    """How often something had to be healed, by what the library itself says or does."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.permits_lost = self.mended = self.forsaken = 0
+        self.other: list[str] = []
+        logging.getLogger("jetsocket").addHandler(self)
+        mend, forsaken = Ledger._mend, Ledger.forsaken
+
+        def counting_mend(ledger: Ledger) -> None:
+            self.mended += 1
+            mend(ledger)
+
+        def counting_forsaken(ledger: Ledger) -> Any:
+            found = forsaken(ledger)
+            self.forsaken += len(found)
+            return found
+
+        Ledger._mend, Ledger.forsaken = counting_mend, counting_forsaken  # type: ignore[method-assign]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "permits were lost to an interrupt" in record.msg:
+            self.permits_lost += abs(record.args[1])  # type: ignore[index, arg-type, operator]
+        elif "was dropped without release" not in record.getMessage():
+            self.other.append(record.getMessage())
+
+
+class Scene:
+    """The pool that is struck, what is done with it, and the gate that lets nobody begin anything new."""
+
+    def __init__(self, plain: str, secure: str, other: str, trusted: str) -> None:
+        self.context = ssl.create_default_context(cafile=trusted)
+        self.pool: ConnectionPool[Any] = ConnectionPool(
+            ConnectionPoolConfig(max_connections=CAP, acquire_timeout=20),
+            base_uri=plain,
+            manager_kwargs={"ssl_context": self.context, "close_timeout": 1.0},
+        )
+        self.plain, self.secure, self.other = plain, secure, other
+        self.numbers = itertools.count()
+        # A bare lock taken by `with`: an Event's own lock could be lost to a strike.
+        self.gate = threading.Lock()
+        self.trouble: list[str] = []
+        self.alien: set[str] = set()
+        self.lost_in_pairs = 0
+        self.works: list[Callable[[], None]] = [
+            self.reuse,
+            self.talk,
+            self.talk_over_tls,
+            self.connect,
+            self.connect_over_tls,
+            self.request,
+            self.ping,
+            self.prewarm,
+            self.iterate,
+            self.drop,
+            self.release_twice,
+            self.pool_of_its_own,
+        ]
+
+    def reuse(self) -> None:
+        with self.pool.acquire("/"):
+            pass
+
+    def talk(self) -> None:
+        self._talk("/")
+
+    def talk_over_tls(self) -> None:
+        self._talk(self.secure)
+
+    def _talk(self, uri: str) -> None:
+        with self.pool.acquire(uri) as conn:
+            for _ in range(5):
+                number = next(self.numbers)
+                conn.send(number)
+                answer = conn.recv(timeout=10)
+                assert answer == number, f"{answer} came for {number}"
+
+    def connect(self) -> None:
+        with self.pool.acquire(f"/{next(self.numbers)}"):
+            pass
+
+    def connect_over_tls(self) -> None:
+        with self.pool.acquire(f"{self.secure}/{next(self.numbers)}"):
+            pass
+
+    def request(self) -> None:
+        number = next(self.numbers)
+        answer = self.pool.request("/", number, timeout=10)
+        assert answer == number, f"{answer} came for {number}"
+
+    def ping(self) -> None:
+        with self.pool.acquire("/") as conn:
+            conn.ping(10)
+
+    def prewarm(self) -> None:
+        self.pool.prewarm(f"/{next(self.numbers) % 3}", 2)
+
+    def iterate(self) -> None:
+        with self.pool.acquire("/push?count=3&every=0") as conn:
+            for _ in zip(range(3), conn, strict=False):
+                pass
+
+    def drop(self) -> None:
+        self.pool.acquire("/")
+
+    def release_twice(self) -> None:
+        conn = self.pool.acquire("/")
+        conn.release()
+        conn.release()
+        self.pool.stats()
+
+    def pool_of_its_own(self) -> None:
+        with ConnectionPool[Any](ConnectionPoolConfig(max_connections=1), base_uri=self.other) as mine:
+            conn = mine.acquire("/")
+            assert conn.request(1, timeout=10) == 1
+            conn.release()
+            mine.drain(10)
+
+
+class Victim(threading.Thread):
+    """Does this and that with the pool, over and over, and does not mind being struck."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(daemon=True)
+        self.scene = scene
+        self.landed = 0
+        self.at_work = False
+        self.doing = ""
+        self.chance = random.Random(random.random())
+
+    def run(self) -> None:
+        while True:
+            try:
+                self.toil()
+            except Struck:  # a strike just here ends the thread, and another takes its place
+                self.landed += 1
+
+    def toil(self) -> None:
+        while True:
+            self.at_work = False
+            with self.scene.gate:
+                self.at_work = True
+            work = self.chance.choice(self.scene.works)
+            self.doing = work.__name__
+            try:
+                work()
+            except Exception as error:  # one strike must not show in another thread's work
+                self.scene.trouble.append(f"{self.doing}: {error!r}")
+
+
+def strike(victim: Victim, error: type[BaseException] | None) -> None:
+    what = ctypes.py_object(error) if error is not None else None
+    assert victim.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(victim.ident), what)
+
+
+def storm(*given: str) -> None:
+    """Strike so many times; after each batch all that was struck has to be whole again."""
+    *scenery, strikes, batch, seed = given
+    random.seed(int(seed))
+    sys.setswitchinterval(1e-5)  # or strikes would only fall where a thread waits
+    warnings.simplefilter("ignore", ResourceWarning)
+    threading.excepthook = sys.unraisablehook = lambda told: (
+        None
+    )  # a strike outside `toil`, or in a finalizer
+    scene, count = Scene(*scenery), Count()
+    for work in scene.works:  # imports and caches are not what is to be struck
+        work()
+    settle(scene)
+    scene.alien.update(strangers(scene).values())
+    victims = [Victim(scene) for _ in range(VICTIMS)]
+    scene.gate.acquire()
+    for victim in victims:
+        victim.start()
+    landed, slowest, left = 0, 0.0, int(strikes)
+    while left > 0:
+        scene.gate.release()
+        for _ in range(min(left, int(batch))):
+            sleep(random.random() ** 2 * 0.004)
+            at = random.randrange(VICTIMS)
+            if not victims[at].is_alive():
+                landed += victims[at].landed + 1
+                victims[at] = Victim(scene)
+                victims[at].start()
+            strike(victims[at], Struck)
+        left -= int(batch)
+        scene.gate.acquire()
+        try:
+            slowest = max(slowest, check(scene, victims))
+        except BaseException as error:
+            tell(trouble=f"{error!r}; {scene.trouble}; {scene.pool._ledger.faults()}; {count.other}")
+            os._exit(1)
+    landed += sum(victim.landed for victim in victims)
+    scene.pool.close()
+    tell(
+        raised=int(strikes),
+        landed=landed,
+        steps_mended=count.mended,
+        leases_found=count.forsaken,
+        permits_recounted=count.permits_lost,
+        permits_lost=0,
+        sockets_lost_by_cpython=scene.lost_in_pairs,
+        slowest_s=round(slowest, 2),
+    )
+    os._exit(0)  # the victims never end
+
+
+def tell(**figures: Any) -> None:
+    print(json.dumps(figures), flush=True)
+
+
+def check(scene: Scene, victims: list[Victim]) -> float:
+    """Everything is back, in how many seconds; raises if not."""
+    wait_until(
+        lambda: not any(victim.at_work and victim.is_alive() for victim in victims), 30, "all come to rest"
+    )
+    for victim in victims:
+        if victim.is_alive():
+            strike(victim, None)  # what has not struck yet never will
+    assert not scene.trouble, scene.trouble
+    start = monotonic()
+    settle(scene)
+    took = monotonic() - start
+    pool = scene.pool
+    wait_until(lambda: no_strangers(scene), HEALED, "no socket is open that the pool does not know")
+    wait_until(lambda: len(keepers()) <= 1, HEALED, "closed and forgotten pools have no thread")
+    assert not pool._ledger.faults()
+    wires = [entry.wire for entry in pool._ledger.open_entries()]
+    wait_until(
+        lambda: not any(w.lock.locked() or w.readlock.locked() for w in wires), HEALED, "no lock is stuck"
+    )
+    hosts = [entry.target.secure for entry in pool._ledger.open_entries() if not entry.wire.is_over]
+    tell(plain=hosts.count(False), secure=hosts.count(True))
+    assert sys.stdin.readline() == "go on\n"
+    return took
+
+
+def settle(scene: Scene) -> None:
+    """Every permit is back: all connections can be had at once, and each serves."""
+    gc.collect()
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(scene.pool.acquire("/", timeout=HEALED)) for _ in range(CAP)]
+        for number, conn in enumerate(held):
+            assert conn.request(number, timeout=HEALED) == number
+
+
+def strangers(scene: Scene) -> dict[int, str]:
+    """The sockets of this process that are neither the pool's nor known to be lost."""
+    gc.collect()
+    known = {entry.wire.fileno() for entry in scene.pool._ledger.open_entries()}
+    return {
+        fd: what
+        for fd, what in open_fds().items()
+        if what.startswith("socket:") and fd not in known and what not in scene.alien
+    }
+
+
+def no_strangers(scene: Scene) -> bool:
+    """Whether the pool knows every socket but those that `socket.socketpair` has lost, which are counted."""
+    for fd, what in strangers(scene).items():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as copy:
+            if copy.family == socket.AF_UNIX:
+                scene.alien.add(what)
+                scene.lost_in_pairs += 1
+    return not strangers(scene)
+
+
+def keepers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.is_alive() and t.name.startswith("jetsocket-housekeeper")]
