@@ -14,10 +14,13 @@ import json
 import logging
 import os
 import random
+import select
+import signal
 import socket
 import ssl
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +31,7 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolClosedError
+from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, PoolClosedError
 from jetsocket.ledger import Ledger
 from jetsocket.wire.dial import Dialing
 from jetsocket.wire.stream import Stream
@@ -36,7 +39,18 @@ from jetsocket.wire.websocket import WebSocket
 from tests import scripts
 from tests.conftest import Tls
 from tests.faults.conftest import Report
-from tests.servers import EchoServer, open_fds, open_sockets, wait_until
+from tests.servers import (
+    LOCALHOST,
+    EchoServer,
+    RawServer,
+    after_upgrade,
+    hold,
+    open_fds,
+    open_sockets,
+    refusing_port,
+    upgrade,
+    wait_until,
+)
 
 ROW = "async exceptions"
 CAP = 4
@@ -118,7 +132,7 @@ class Strike:
 
 
 def may_be_struck(frame: FrameType | None) -> bool:
-    """In `Dialing.open`, but not while a pair of sockets is made: `socket.socketpair` itself can lose some."""
+    """In `Dialing.open`, but not while a pair of sockets is made: `socketpair` itself can lose one."""
     while frame is not None and frame.f_code is not Dialing.open.__code__:
         ours = frame.f_code is Stream.__init__.__code__ and "sock" in frame.f_locals
         if frame.f_code.co_name == "socketpair" or (ours and frame.f_locals["sock"].family == socket.AF_UNIX):
@@ -137,7 +151,7 @@ def test_a_connect_that_is_struck_at_any_moment_leaves_no_socket(
     def whole_again() -> bool:
         return open_sockets() == before or bool(gc.collect() and False)  # selectors are cycles
 
-    step = 7 if secure else 2  # dialling is the same, and then come the many moments of a TLS handshake
+    step = 17 if secure else 3  # dialling is the same, and then come the many moments of a TLS handshake
     for moment in itertools.count(random.randrange(step), step):
         wire, strike = WebSocket(), Strike(moment)
         sys.setprofile(strike)
@@ -213,6 +227,248 @@ def test_drain_ends_though_an_interrupt_struck_the_last_release(echo: EchoServer
         with struck_in("_wake_drainers"):
             conn.release()
         assert draining.result(HEALED)
+
+
+# --- Ctrl-C, wherever the main thread can wait
+
+
+def sit(sock: socket.socket) -> None:
+    """Do the upgrade, then read nothing, until the client is gone."""
+    upgrade(sock)
+    poller = select.poll()
+    poller.register(sock, select.POLLRDHUP)
+    poller.poll()
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """An address that answers no attempt to connect: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((LOCALHOST, 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0.1)
+            with contextlib.suppress(TimeoutError):
+                filler.connect(listener.getsockname())
+        yield f"ws://{LOCALHOST}:{listener.getsockname()[1]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "secure", [pytest.param(False, id="ws"), pytest.param(True, id="wss", marks=pytest.mark.soak)]
+)
+def test_ctrl_c_surfaces_in_a_second_wherever_the_main_thread_waits(
+    tls: Tls, tmp_path: Path, black_hole: str, secure: bool, report: Report
+) -> None:
+    context = tls.server_context if secure else None
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(tls.ca.cert_pem.bytes())
+    with (
+        EchoServer(ssl_context=context) as echo,
+        RawServer(hold) as mute,
+        RawServer(after_upgrade(), ssl_context=context) as silent,
+        RawServer(sit, ssl_context=context) as deaf,
+        refusing_port() as port,
+    ):
+        uris = {
+            "echo": echo.uri,
+            "mute": mute.uri if not secure else mute.uri.replace("ws:", "wss:"),
+            "silent": silent.uri,
+            "deaf": deaf.uri,
+            "hole": black_hole,
+            "nobody": f"ws://{LOCALHOST}:{port}",
+            "unknown": "ws://a-name.invalid",
+        }
+        script = "import sys; from tests.faults.test_async_exceptions import ctrl_c; ctrl_c(*sys.argv[1:])"
+        ended = scripts.run(script, json.dumps(uris), str(trusted), measured=False).check()
+        wait_until(lambda: echo.open_now == 0)
+    took = json.loads(ended.out)
+    assert len(took) == len(PLACES)
+    late = {place: seconds for place, seconds in took.items() if seconds > 1.0}
+    assert not late, "a busy machine is late in one place perhaps, not in many"
+    report("Ctrl-C", places=len(took), slowest_ms=round(max(took.values()) * 1000, 1))
+
+
+class Blocked:
+    """What the main thread waits in: a pool of two connections, and where to connect to."""
+
+    def __init__(self, uris: dict[str, str], context: ssl.SSLContext) -> None:
+        self.uris = uris
+        self.context = context
+        self.pools: list[ConnectionPool[Any]] = []
+
+    def pool(self, base: str = "echo", callbacks: dict[str, Any] | None = None, **options: Any) -> Any:
+        options = {"ssl_context": self.context, "close_timeout": 0.1, **options}
+        config = ConnectionPoolConfig(max_connections=2, acquire_timeout=30)
+        self.pools.append(
+            ConnectionPool(config, base_uri=self.uris[base], manager_kwargs=options, **(callbacks or {}))
+        )
+        return self.pools[-1]
+
+    def connect(self, base: str) -> None:
+        self.pool(base, connect_timeout=30).acquire("/")
+
+    def connect_to_an_unknown_name(self) -> None:
+        over, real = threading.Event(), socket.getaddrinfo
+
+        def hang(*args: Any, **kwargs: Any) -> Any:
+            over.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+        socket.getaddrinfo = hang
+        try:
+            self.connect("unknown")
+        finally:
+            over.set()
+            socket.getaddrinfo = real
+
+    def backoff(self) -> None:
+        self.pool("nobody", connect_attempts=1000).acquire("/")
+
+    def prewarm(self) -> None:
+        self.pool("mute", connect_timeout=30).prewarm("/", 2)
+
+    def line(self) -> None:
+        pool = self.pool()
+        with pool.acquire("/"), pool.acquire("/"):
+            pool.acquire("/")
+
+    def room(self) -> None:
+        pool = self.pool("silent", close_timeout=30)
+        for conn in [pool.acquire("/") for _ in range(2)]:
+            conn.release()
+        pool.acquire("/other")
+
+    def recv(self) -> None:
+        with self.pool().acquire("/") as conn:
+            conn.recv()
+
+    def iterate(self) -> None:
+        with self.pool().acquire("/") as conn:
+            for _ in conn:
+                pass
+
+    def request(self) -> None:
+        with self.pool("silent").acquire("/") as conn:
+            conn.request(1)
+
+    def request_of_the_pool(self) -> None:
+        self.pool("silent").request("/", 1)
+
+    def send(self) -> None:
+        with self.pool("deaf").acquire("/") as conn:
+            conn.send(b"x" * (32 << 20))
+
+    def send_behind_another(self) -> None:
+        with self.pool("deaf").acquire("/") as conn:
+            other = threading.Thread(target=self.send_in_vain, args=(conn,))
+            other.start()
+            wait_until(lambda: conn._entry.wire.lock.locked())
+            try:
+                conn.send(b"x")
+            finally:
+                conn._entry.wire.cut("the test goes on")
+                other.join()
+
+    def send_in_vain(self, conn: Any) -> None:
+        with contextlib.suppress(ConnectionClosedError):
+            conn.send(b"x" * (32 << 20))
+
+    def ping(self) -> None:
+        with self.pool("silent").acquire("/") as conn:
+            conn.ping()
+
+    def configure(self) -> None:
+        self.pool("silent", {"configure": self.wait_for_the_silent}).acquire("/")
+
+    def reset(self) -> None:
+        self.pool("silent", {"reset": self.wait_for_the_silent}).acquire("/").release()
+
+    def wait_for_the_silent(self, conn: Any) -> None:
+        if conn.uri.startswith(self.uris["silent"]):
+            conn.recv()
+
+    def drain(self) -> None:
+        pool = self.pool()
+        with pool.acquire("/"):
+            pool.drain()
+
+    def close(self) -> None:
+        pool = self.pool("silent", close_timeout=30)
+        pool.acquire("/").release()
+        pool.close()
+
+
+# Where the main thread waits, and a function that it is in while it does.
+PLACES: dict[str, tuple[Callable[[Blocked], None], str]] = {
+    "DNS": (Blocked.connect_to_an_unknown_name, "_look_up"),
+    "TCP": (lambda blocked: blocked.connect("hole"), "_race"),
+    "TLS handshake, or upgrade": (lambda blocked: blocked.connect("mute"), "_connect_once"),
+    "between two attempts": (Blocked.backoff, "_pause"),
+    "prewarm": (Blocked.prewarm, "_warm_one"),
+    "in line": (Blocked.line, "_wait_in_line"),
+    "making room": (Blocked.room, "_clear"),
+    "recv": (Blocked.recv, "recv_message"),
+    "iteration": (Blocked.iterate, "__iter__"),
+    "request": (Blocked.request, "recv_message"),
+    "request of the pool": (Blocked.request_of_the_pool, "recv_message"),
+    "send": (Blocked.send, "_flush"),
+    "send, behind another": (Blocked.send_behind_another, "_wait_for"),
+    "ping": (Blocked.ping, "_await_pong"),
+    "configure": (Blocked.configure, "_prepare"),
+    "reset": (Blocked.reset, "_why_not_reset"),
+    "drain": (Blocked.drain, "drain"),
+    "close": (Blocked.close, "close_all"),
+}
+
+
+def ctrl_c(given: str, trusted: str) -> None:
+    """In a process of its own: be interrupted in each of the places, and see that nothing is lost."""
+    uris, context = json.loads(given), ssl.create_default_context(cafile=trusted)
+    before = open_sockets()
+    took = {}
+    for place, (wait, within) in PLACES.items():
+        blocked, sent = Blocked(uris, context), []
+        interrupter = threading.Thread(target=interrupt_who_waits, args=(within, sent))
+        interrupter.start()
+        try:
+            wait(blocked)
+            raise AssertionError(f"{place}: it did not wait")
+        except KeyboardInterrupt:
+            took[place] = monotonic() - sent[0]
+        interrupter.join()
+        for pool in blocked.pools:
+            all_is_back(place, pool, uris["echo"])
+        blocked.pools.clear()
+        wait_until(lambda: gc.collect() >= 0 and open_sockets() == before, HEALED, f"{place}: sockets")
+    tell(**took)
+
+
+def all_is_back(place: str, pool: ConnectionPool[Any], uri: str) -> None:
+    """The pool can lend as many connections as ever, or is closed; and it ends without delay."""
+    if not (pool.is_closed or pool._ledger.draining):
+        with contextlib.ExitStack() as stack:
+            for conn in [stack.enter_context(pool.acquire(uri, timeout=HEALED)) for _ in range(2)]:
+                conn.release()
+    wait_until(lambda: not pool._ledger.permits.held, HEALED, f"{place}: permits")
+    assert not pool._ledger.faults(), f"{place}: {pool._ledger.faults()}"
+    pool.close(timeout=0.2)
+
+
+def interrupt_who_waits(within: str, sent: list[float]) -> None:
+    """Send SIGINT as soon as the main thread stands still in a function of that name."""
+    main = threading.main_thread().ident
+    last, still = None, 0
+    while still < 4:
+        sleep(0.005)
+        frame = sys._current_frames()[main]  # type: ignore[index]
+        now = (id(frame), frame.f_lasti, frame.f_code)
+        names = {each.f_code.co_name for each, _ in traceback.walk_stack(frame)}
+        still = still + 1 if now == last and within in names else 0
+        last = now
+        del frame
+    sent.append(monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 # --- the storm, in a process of its own
