@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionClosedError, InvalidStateError, TimeoutError
@@ -144,6 +144,9 @@ class PooledConnection(Generic[T]):
             return
         if not permit.claimed:
             self._terms.doorbell.put(permit)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a lease can't be pickled or copied: its connection has one borrower at a time")
 
     # --- sending ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from jetsocket.config import ConnectionPoolConfig, Options
 from jetsocket.connection import PooledConnection, Terms, seconds
@@ -725,6 +725,13 @@ class ConnectionPool(Generic[T]):
         # It is there yet when close() was interrupted, too: then it has not been told to stop.
         if ledger is not None and not (ledger.closed and self._housekeeper is None):
             ledger.doorbell.put(ABANDONED)
+
+    def __reduce__(self) -> NoReturn:
+        # A copy would share the connections, and close them with its own end.
+        raise TypeError(
+            f"pool {self._name!r} can't be pickled or copied: its connections are this process's. Make a pool"
+            " in each process, in a module imported there; one made before a fork works after it, too"
+        )
 
     # --- what it is ------------------------------------------------------------------------------------
 
