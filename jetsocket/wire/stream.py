@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import queue
 import select
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import TypeAlias, TypeVar
@@ -29,6 +31,7 @@ _READ_SIZE = 65536  # bytes asked of the kernel at once
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
 _ENCRYPT_SIZE = 262144  # bytes encrypted at once: a reader waits for the TLS lock no longer than that takes
 _LONGEST_POLL = 3600.0  # s; poll() takes its milliseconds as a C int, which far deadlines overflow
+_FORK_PATIENCE = 1.0  # s that a fork waits for threads that are inside OpenSSL: for milliseconds, as a rule
 _SELECT_AT_ONCE = 500  # descriptors; Windows' select() takes 512
 _SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)  # also for programs that set SIGPIPE back to deadly
 _NOTHING = memoryview(b"")
@@ -63,6 +66,44 @@ class _Closed:
 _CLOSED = _Closed()
 
 
+class _ForkGate:
+    """Keeps a fork waiting while another thread is inside OpenSSL.
+
+    OpenSSL has locks of its own. One that is held at the fork stays locked in the child for ever, whose next
+    handshake would hang. So the lock of every session is held while the process forks; no new one begins.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # held while it forks
+        self._locks: weakref.WeakKeyDictionary[_Tls, threading.Lock] = weakref.WeakKeyDictionary()
+        self._held: dict[int, list[threading.Lock]] = {}  # by the thread that forks
+
+    def enroll(self, session: _Tls, lock: threading.Lock) -> None:
+        with self._lock:
+            self._locks[session] = lock
+
+    def close(self) -> None:
+        """Before a fork. In vain for a signal handler that came inside a session, hence the patience."""
+        deadline = monotonic() + _FORK_PATIENCE
+        held = self._held[threading.get_ident()] = []
+        if self._lock.acquire(timeout=_FORK_PATIENCE):
+            held.append(self._lock)
+        locks = list(self._locks.values())
+        held.extend(lock for lock in locks if lock.acquire(timeout=max(0.0, deadline - monotonic())))
+
+    def open(self) -> None:
+        """After a fork, in parent and child."""
+        for lock in self._held.pop(threading.get_ident(), ()):
+            lock.release()
+
+
+_fork_gate = _ForkGate()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_fork_gate.close, after_in_parent=_fork_gate.open, after_in_child=_fork_gate.open
+    )
+
+
 class _Tls:
     """A TLS session in memory: ciphertext in, plaintext out, and back.
 
@@ -78,6 +119,7 @@ class _Tls:
         self._error: ssl.SSLError | None = None  # met behind plaintext that had to be returned first
         self._ended = False  # the peer said close_notify
         self.version: str | None = None
+        _fork_gate.enroll(self, self._lock)
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is done, False when the peer has to speak first."""
