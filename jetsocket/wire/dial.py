@@ -90,6 +90,7 @@ class Dialing:
         self._mailbox: _Mailbox | None = None
         self._waker: Stream | None = None
         self._stream: Stream | None = None
+        self._running: _Race | None = None
 
     def open(self) -> Stream:
         """Connect.
@@ -129,6 +130,12 @@ class Dialing:
             waker.abort()
         if (stream := self._stream) is not None:
             stream.abort()
+
+    def disown(self) -> None:
+        """In a forked child: close this process's descriptors of what the parent is opening."""
+        for mine in (self._stream, self._waker, self._running):
+            if mine is not None:
+                mine.disown()
 
     def pause(self, seconds: float) -> None:
         """Wait between two attempts, not beyond the deadline.
@@ -182,7 +189,7 @@ class Dialing:
 
     def _race(self, addresses: Iterable[_Address], whom: str = "") -> Stream:
         """Connect to the first address that answers; ``whom`` is for messages, if not the target."""
-        race = _Race(addresses, self._socket_options)
+        self._running = race = _Race(addresses, self._socket_options)
         self._stage = f"connecting to {whom} at {race.places}" if whom else f"connecting to {race.places}"
         try:
             while race.winner is None:
@@ -200,6 +207,7 @@ class Dialing:
                     race.go_on(self._remaining())
             self._stream = stream = Stream(race.winner)
         finally:
+            self._running = None
             race.close()
         self._refuse_if_cancelled()
         return stream
@@ -343,6 +351,16 @@ class _Race:
             self._selector.close()
         if self._woken is not None:
             self._woken.close()
+
+    def disown(self) -> None:
+        """In a forked child, where the other thread does not exist that would close all this."""
+        for sock in (*self._flying, self.winner):
+            if sock is not None:
+                sock.close()
+        if self._selector is not None:
+            self._selector.close()
+        if self._woken is not None:
+            self._woken.disown()
 
     def _start(self, address: _Address) -> None:
         self._start_next = monotonic() + _HEAD_START

@@ -934,8 +934,9 @@ class WebSocket(websocket.WebSocket):
         # A thread that was inside does not exist here, and would never let go.
         self.lock, self.readlock = threading.Lock(), threading.Lock()
         self._tended_by = self._pushed_by = 0
-        if self._stream is not None:
-            self._stream.disown()
+        for opened in (self._dialing, self._stream):
+            if opened is not None:
+                opened.disown()
 
     # --- errors ----------------------------------------------------------------------------------------
 
