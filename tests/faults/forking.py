@@ -240,7 +240,7 @@ def fork_while_connecting(uri: str, other: str) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError, PoolClosedError):
             pool.acquire(uri)
 
-    thread = threading.Thread(target=connect)
+    thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     print("connecting", flush=True)
     sys.stdin.readline()  # the server has seen it

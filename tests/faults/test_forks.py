@@ -1,8 +1,4 @@
-"""Storms of forks, and the ways of the standard library to start a process (DESIGN §4.8).
-
-The server is in this process and keeps the books by process: who opened a connection, who sent what on it,
-and how it ended.
-"""
+"""Storms of forks, and the ways of the standard library to start a process (DESIGN §4.8)."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ import pickle
 import socket
 import sys
 import threading
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,44 +19,14 @@ import pytest
 
 from tests import scripts
 from tests.conftest import Tls
+from tests.faults.census import Census
 from tests.faults.conftest import Report
 from tests.faults.forking import CAP
-from tests.servers import LOCALHOST, Connection, EchoServer, RawServer, hold, wait_until
+from tests.servers import LOCALHOST, EchoServer, RawServer, hold, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 RUN = "import sys\nfrom tests.faults import forking\nforking.{}(*sys.argv[1:])\n"
-
-
-class Census:
-    """A handler that answers ids, and counts by process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: defaultdict[str, list[Connection]] = defaultdict(list)
-        self.opened = Counter[str]()
-        self.most_open = Counter[str]()
-        self.foreign: list[tuple[str, str]] = []
-        self.ends: defaultdict[str, Counter[int | None]] = defaultdict(Counter)
-
-    def __call__(self, conn: Connection) -> None:
-        assert conn.request is not None
-        owner = conn.request.headers["X-Pid"]
-        with self._lock:
-            self._open[owner] = [other for other in self._open[owner] if other.is_open] + [conn]
-            self.opened[owner] += 1
-            self.most_open[owner] = max(self.most_open[owner], len(self._open[owner]))
-        try:
-            for message in conn:
-                self.answer(conn, owner, json.loads(message))
-        finally:
-            with self._lock:
-                self.ends[owner][conn.protocol.close_code] += 1
-
-    def answer(self, conn: Connection, owner: str, request: dict[str, Any]) -> None:
-        if request["pid"] != owner:
-            self.foreign.append((owner, request["pid"]))
-        conn.send(json.dumps({"id": request["id"], "pid": owner}))
 
 
 def check_storm(
@@ -74,7 +39,7 @@ def check_storm(
     parent = json.loads(ended.out)
     own = str(parent["pid"])
     wait_until(lambda: server.open_now == 0, 10, "every connection of every process is closed")
-    wait_until(lambda: sum(map(sum, map(Counter.values, census.ends.values()))) == server.opened, 10)
+    wait_until(lambda: census.ended == server.opened, 10)
     assert census.foreign == []
     assert max(census.most_open.values()) <= CAP
     assert set(census.ends[own]) <= {1000, 1001}, census.ends[own]  # each closed by its owner, none cut
