@@ -461,11 +461,17 @@ class WebSocket(websocket.WebSocket):
             if data or paused:
                 self._feed(data or b"")
             elif data is not None:
-                self._fail(self._closed("the server closed the connection without a close frame"))
+                self._lose("the server closed the connection without a close frame")
         except OSError as error:
-            self._fail(self._closed(f"the connection was lost: {error}", cause=error))
+            self._lose(f"the connection was lost: {error}", error)
         self._reading = False
         return data is not None and not self.is_over
+
+    def _lose(self, why: str, cause: BaseException | None = None) -> None:
+        """Nothing will ever come again."""
+        self._fail(self._closed(why, cause=cause))
+        if self.lock.locked():  # a server that still takes bytes, or only seems to, must not hold the sender
+            self._live_stream().abort()
 
     def read_available(self, until: float) -> None:
         """Take in what is there, without waiting; the caller holds `readlock`.
