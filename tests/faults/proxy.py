@@ -122,6 +122,16 @@ class FaultProxy:
         """As `cut`, but with a TCP RST to both sides."""
         self._end("reset", after, direction)
 
+    def half_close(self, direction: Direction = "down") -> None:
+        """End one direction of every present connection, as if its sender had shut down its writing side.
+
+        What that sender says later is lost; the other direction goes on.
+        """
+        with self._changed:
+            links = list(self._links)
+        for link in links:
+            link.half_close(direction)
+
     def _set(self, direction: Direction, fault: Fault) -> None:
         with self._changed:
             for each in ("up", "down") if direction == "both" else (direction,):
@@ -162,7 +172,7 @@ class FaultProxy:
                 self.connections += 1
                 link = _Link(self, client)
                 self._links.add(link)
-            link.start()
+                link.start()  # under the lock: whoever finds it there may join it
 
     # --- asked by the links
 
@@ -222,6 +232,7 @@ class _Link:
         self.client = client
         self.upstream: socket.socket | None = None
         self.ending: Ending | None = None
+        self._ended_ways: set[str] = set()  # directions that were half-closed
         self._awake, self._waker = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name=f"fault-proxy-{proxy.port}-link")
 
@@ -237,6 +248,14 @@ class _Link:
         with contextlib.suppress(OSError):  # it has ended by itself
             self._waker.send(b"x")
         self.proxy._wake()
+
+    def half_close(self, direction: Direction) -> None:
+        """End one direction, or both one by one, from any thread."""
+        for way, sink in (("up", self.upstream), ("down", self.client)):
+            if sink is not None and direction in (way, "both"):
+                self._ended_ways.add(way)
+                with contextlib.suppress(OSError):  # it has ended altogether
+                    sink.shutdown(socket.SHUT_WR)
 
     def _run(self) -> None:
         try:
@@ -290,18 +309,22 @@ class _Link:
     def _forward(self, direction: str, data: bytes, sink: socket.socket) -> None:
         while data:
             fault = self.proxy._await_turn(self, direction)
-            if fault is None or fault.swallowed:
+            if fault is None or fault.swallowed or direction in self._ended_ways:
                 return
             allowed, ending = self.proxy._burn(direction, min(fault.size, len(data)))
-            self._send(sink, data[:allowed])
+            self._send(direction, sink, data[:allowed])
             self.proxy._count(direction, allowed)
             if ending is not None:
                 return self.end(ending)
             data = data[allowed:]
 
-    def _send(self, sink: socket.socket, data: bytes) -> None:
-        while data and self._wait(sink, select.POLLOUT):
-            data = data[sink.send(data) :]
+    def _send(self, direction: str, sink: socket.socket, data: bytes) -> None:
+        try:
+            while data and self._wait(sink, select.POLLOUT):
+                data = data[sink.send(data) :]
+        except BrokenPipeError:
+            if direction not in self._ended_ways:  # else it was half-closed under our hands
+                raise
 
     def _wait(self, sock: socket.socket, event: int) -> bool:
         """Wait until `sock` is ready; False when the link has ended."""

@@ -1,19 +1,314 @@
-"""What networks do to a pool: whatever happens, the named error in time, and the pool as good as before."""
+"""What networks do to a pool: whatever happens, the named error in time, and the pool as good as before.
+
+The wire's own tests have many of these faults one by one. Here it is what the borrower gets, and what the
+pool has afterwards: every permit, no socket too many, books in order.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import random
 import socket
 import threading
-from collections.abc import Callable
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import Any, NamedTuple
 
-from jetsocket import ConnectionPool
-from jetsocket.exceptions import ConnectionClosedError
+import pytest
+
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+from jetsocket.exceptions import (
+    ConnectionClosedError,
+    ConnectionError,
+    HandshakeError,
+    JetSocketError,
+    PoolExhaustedError,
+    TimeoutError,
+)
 from tests import servers
-from tests.servers import RawServer
+from tests.conftest import Tls
+from tests.faults.proxy import FaultProxy
+from tests.servers import EchoServer, RawServer, close_frame, frame, wait_until
 
+Pool = ConnectionPool[Any]
+Strike = Callable[[FaultProxy], None]
+
+SIZE = 2  # connections of the pools here
+SOON = 0.2  # s: deadlines of what is to run out
+ENOUGH = 10.0  # s: deadlines of what is to succeed, on a busy machine too
 LATE = 5.0  # s, far beyond any deadline that is to run out
+TEXT, CLOSE = 1, 8
 MIB = 1 << 20
+
+FAULTS: dict[str, Strike] = {
+    "stall": lambda proxy: proxy.stall(),
+    "drip": lambda proxy: proxy.drip(1, 0.05),
+    "black hole": lambda proxy: proxy.black_hole(),
+    "cut": lambda proxy: proxy.cut(),
+    "reset": lambda proxy: proxy.reset(),
+    "half-close": lambda proxy: proxy.half_close("down"),
+}
+SILENT = {"stall", "drip", "black hole"}  # nobody is told: only a deadline helps
+MOST_OF = [("ws", fault) for fault in FAULTS]
+ALL_OF = [(scheme, fault) for scheme in ("ws", "wss") for fault in FAULTS]
+# The proxy's black hole takes all there is, unlike a real one; tests/integration/test_namespaces.py has that.
+SENDING = [(scheme, fault) for scheme, fault in ALL_OF if fault != "black hole"]
+
+
+class Struck(RawServer):
+    """Echoes; at the first connection that gets to `stage`, the network is struck by `strike`.
+
+    It goes on after that as if nothing had happened.
+    """
+
+    def __init__(self, stage: str, strike: Strike, **options: Any) -> None:
+        super().__init__(self._serve, **options)
+        self.stage = stage
+        self.strike = strike
+        self.proxy: FaultProxy | None = None
+        self.struck = threading.Event()
+        self.over = threading.Event()  # whoever does not read may go home
+
+    def _reach(self, stage: str) -> None:
+        if stage == self.stage and not self.struck.is_set():
+            assert self.proxy is not None
+            self.strike(self.proxy)
+            self.struck.set()
+
+    def _say(self, sock: socket.socket, data: bytes, stage: str) -> None:
+        """Send this, the `stage` being reached when half of it has got through."""
+        half = len(data) // 2
+        assert self.proxy is not None
+        before = self.proxy.bytes_down
+        sock.sendall(data[:half])
+        if stage == self.stage and not self.struck.is_set():
+            wait_until(lambda: self.proxy.bytes_down >= before + half)  # type: ignore[union-attr]
+            self._reach(stage)
+        sock.sendall(data[half:])
+
+    def _serve(self, sock: socket.socket) -> None:
+        if self.stage == "TLS handshake" and not self.struck.is_set():
+            sock.recv(65536)  # its hello
+            self._reach("TLS handshake")
+            return servers.hold(sock)
+        request = servers.read_request(sock)
+        self._reach("upgrade")
+        self._say(sock, servers.upgrade_response(request), "half a head")
+        if self.stage == "sending" and not self.struck.is_set():
+            servers.read_exactly(sock, 200_000)
+            self._reach("sending")
+            self.over.wait(2 * LATE)
+            return None
+        return self._echo(sock)
+
+    def _echo(self, sock: socket.socket) -> None:
+        while (got := servers.read_client_frame(sock)).opcode != CLOSE:
+            if got.opcode in (1, 2, 9):
+                self._say(sock, frame(10 if got.opcode == 9 else got.opcode, got.payload), "half a frame")
+        self._reach("closing")
+        sock.sendall(frame(CLOSE, got.payload))
+
+
+class Scene(NamedTuple):
+    """A server, the network before it, and a pool."""
+
+    server: Struck
+    proxy: FaultProxy
+    pool: Pool
+
+
+def check_whole(pool: Pool, uri: str) -> None:
+    """As many leases as there may be at once, each answered; nothing is out after it."""
+    size = pool.config.max_connections
+    with contextlib.ExitStack() as stack:
+        leases = [stack.enter_context(pool.acquire(uri, timeout=ENOUGH)) for _ in range(size)]
+        for number, lease in enumerate(leases):
+            assert lease.request({"id": number}, ENOUGH)["id"] == number
+        assert len({lease.id for lease in leases}) == size
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire(uri, timeout=0)
+    stats = pool.stats()
+    assert (stats.active_connections, stats.idle_connections, stats.waiting) == (0, size, 0)
+    assert pool._ledger.faults() == []
+
+
+@contextlib.contextmanager
+def scene(
+    stage: str, fault: str, scheme: str, tls: Tls, *, options: dict[str, Any] | None = None, **config: Any
+) -> Iterator[Scene]:
+    """A pool on a network that is struck by `fault` when a connection gets to `stage`."""
+    secure = scheme == "wss"
+    context = tls.server_context if secure and stage != "TLS handshake" else None
+    kwargs = {"close_timeout": SOON, "ssl_context": tls.client_context, **(options or {})}
+    with (
+        Struck(stage, FAULTS[fault], ssl_context=context) as server,
+        FaultProxy(server.host, server.port, scheme=scheme) as proxy,
+    ):
+        server.proxy = proxy
+        before = servers.open_sockets()
+        with ConnectionPool(
+            ConnectionPoolConfig(max_connections=SIZE, **config),
+            base_uri=proxy.uri("/"),
+            manager_kwargs=kwargs,
+        ) as pool:
+            yield Scene(server, proxy, pool)
+            server.over.set()
+            calm(proxy)
+            if stage != "TLS handshake":  # else the server does not speak TLS at all
+                check_whole(pool, "/")
+            assert pool._ledger.faults() == []
+        calm(proxy)
+        wait_until(lambda: server.open_now == 0, message="the server's connections end")
+        wait_until(lambda: servers.open_sockets() <= before, message="no socket is left")
+
+
+def calm(proxy: FaultProxy) -> None:
+    """The storm is over; what lost bytes in it never comes back."""
+    proxy.cut()
+    proxy.resume()
+
+
+@contextlib.contextmanager
+def raises_soon(kind: type[BaseException] | tuple[type[BaseException], ...], where: str) -> Iterator[Any]:
+    """The block fails with this named error, in time, and the message says where."""
+    start = monotonic()
+    with pytest.raises(kind) as caught:
+        yield caught
+    assert monotonic() - start < LATE
+    assert where in str(caught.value)
+
+
+# --- at each stage of a connection's life
+
+
+@pytest.mark.parametrize("stage", ["upgrade", "half a head"])
+@pytest.mark.parametrize(("scheme", "fault"), MOST_OF)
+def test_while_a_connection_is_being_opened(stage: str, scheme: str, fault: str, tls: Tls) -> None:
+    with scene(stage, fault, scheme, tls) as struck:
+        expected = (TimeoutError,) if fault in SILENT else (ConnectionError, HandshakeError)
+        with raises_soon(expected, struck.proxy.uri("/")) as caught:
+            struck.pool.acquire("/", timeout=SOON if fault in SILENT else ENOUGH)
+        if fault in SILENT:
+            assert caught.value.operation == "connect"
+        assert struck.pool.stats().connect_errors == 1
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_in_the_tls_handshake(fault: str, tls: Tls) -> None:
+    with scene("TLS handshake", fault, "wss", tls) as struck:
+        expected = TimeoutError if fault in SILENT else ConnectionError
+        for _ in range(2):
+            with raises_soon(expected, struck.proxy.uri("/")) as caught:
+                struck.pool.acquire("/", timeout=SOON if fault in SILENT else ENOUGH)
+            assert "TLS handshake" in str(caught.value)
+            assert struck.server.struck.wait(LATE)
+            struck.server.struck.clear()
+            calm(struck.proxy)
+        assert struck.pool.stats().active_connections == 0
+
+
+@pytest.mark.parametrize(("scheme", "fault"), ALL_OF)
+def test_in_the_middle_of_a_frame_that_is_waited_for(scheme: str, fault: str, tls: Tls) -> None:
+    with (
+        scene("half a frame", fault, scheme, tls) as struck,
+        struck.pool.acquire("/", timeout=ENOUGH) as conn,
+    ):
+        with raises_soon((TimeoutError, ConnectionClosedError), struck.proxy.uri("/")) as caught:
+            conn.request({"pad": "x" * 500}, SOON if fault in SILENT else ENOUGH)
+        if fault in SILENT:
+            assert (caught.type, caught.value.operation) == (TimeoutError, "recv")
+        else:
+            assert (caught.type, caught.value.code) == (ConnectionClosedError, 1006)
+            assert not conn.is_connected
+
+
+@pytest.mark.parametrize(("scheme", "fault"), SENDING)
+def test_in_the_middle_of_a_message_that_is_being_sent(scheme: str, fault: str, tls: Tls) -> None:
+    limit = SOON if fault in SILENT else ENOUGH
+    with (
+        scene("sending", fault, scheme, tls, options={"send_timeout": limit}) as struck,
+        struck.pool.acquire("/", timeout=ENOUGH) as conn,
+    ):
+        with raises_soon((TimeoutError, ConnectionClosedError), struck.proxy.uri("/")) as caught:
+            conn.send(bytes(32 * MIB))
+        if fault in SILENT:
+            assert (caught.type, caught.value.operation) == (TimeoutError, "send")
+        # Half of it is out: the connection is over for good.
+        for again in (lambda: conn.send("more"), lambda: conn.recv_raw(LATE)):
+            with raises_soon(ConnectionClosedError, struck.proxy.uri("/")):
+                again()
+
+
+@pytest.mark.parametrize(("scheme", "fault"), MOST_OF)
+def test_while_saying_goodbye(scheme: str, fault: str, tls: Tls) -> None:
+    with scene("closing", fault, scheme, tls) as struck:
+        start = monotonic()
+        with struck.pool.acquire("/", timeout=ENOUGH) as conn:
+            assert conn.request([1], ENOUGH) == [1]
+            conn.discard()
+        assert monotonic() - start < LATE
+        assert struck.server.struck.wait(LATE)
+        assert struck.pool.stats().discards == {"discarded": 1}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_closing_the_pool_while_the_network_fails(fault: str, tls: Tls) -> None:
+    with Struck("closing", FAULTS[fault]) as server, FaultProxy(server.host, server.port) as proxy:
+        server.proxy = proxy
+        before = servers.open_sockets()
+        pool: Pool = ConnectionPool(base_uri=proxy.uri("/"), manager_kwargs={"close_timeout": SOON})
+        check_whole(pool, "/")
+        start = monotonic()
+        pool.close()
+        assert monotonic() - start < LATE
+        calm(proxy)
+        wait_until(lambda: servers.open_sockets() <= before, message="no socket is left")
+
+
+# --- idle connections
+
+
+@pytest.fixture
+def quick_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is done, not of how soon."""
+    monkeypatch.setattr("jetsocket.housekeeper.TICK", 0.05)
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset", "half-close"])
+def test_the_end_of_an_idle_connection_costs_the_next_borrower_nothing(fault: str, tls: Tls) -> None:
+    with scene("never", fault, "wss", tls) as struck:
+        assert struck.pool.prewarm("/", SIZE) == SIZE
+        FAULTS[fault](struck.proxy)
+        for number in range(3):
+            assert struck.pool.request("/", [number], timeout=ENOUGH) == [number]
+        assert struck.pool.stats().discards["closed"] == SIZE
+
+
+@pytest.mark.usefixtures("quick_rounds")
+@pytest.mark.parametrize("fault", ["stall", "black hole"])
+def test_an_idle_connection_that_went_silent_is_found_by_its_missing_pong(fault: str, tls: Tls) -> None:
+    with scene("never", fault, "ws", tls, health_check_interval=0.2, health_check_timeout=0.2) as struck:
+        assert struck.pool.prewarm("/", SIZE) == SIZE
+        FAULTS[fault](struck.proxy)
+        wait_until(lambda: struck.pool.stats().discards == {"pong overdue": SIZE}, LATE)
+        assert struck.pool.stats().idle_connections == 0
+
+
+@pytest.mark.usefixtures("quick_rounds")
+@pytest.mark.parametrize(("scheme", "fault"), SENDING)
+def test_blocked_readers_and_writers_without_a_deadline(scheme: str, fault: str, tls: Tls) -> None:
+    """Nobody gave them a time: health checks and what the kernel says have to end them all the same."""
+    times = {"health_check_interval": 0.2, "health_check_timeout": 0.3}
+    with (
+        scene("sending", fault, scheme, tls, **times) as struck,
+        struck.pool.acquire("/", timeout=ENOUGH) as conn,
+    ):
+        errors = at_once(conn.recv_raw, lambda: conn.send(bytes(32 * MIB)))
+        assert [type(error) for error in errors] == [ConnectionClosedError] * 2
+        assert struck.server.struck.wait(LATE)
 
 
 def test_a_half_close_ends_a_writer_who_has_all_the_time(raw_server: Callable[..., RawServer]) -> None:
@@ -36,7 +331,7 @@ def test_a_half_close_ends_a_writer_who_has_all_the_time(raw_server: Callable[..
         assert "without a close frame" in str(error)
 
 
-def at_once(*works: Callable[[], object]) -> list[BaseException | None]:
+def at_once(*works: Callable[[], object], within: float = LATE) -> list[BaseException | None]:
     """Do these side by side; what each raised, in order. Fails if one is not over in time."""
     errors: list[BaseException | None] = [None] * len(works)
 
@@ -49,8 +344,481 @@ def at_once(*works: Callable[[], object]) -> list[BaseException | None]:
     threads = [threading.Thread(target=do, args=(index,), daemon=True) for index in range(len(works))]
     for thread in threads:
         thread.start()
-    deadline = monotonic() + LATE
+    deadline = monotonic() + within
     for thread in threads:
         thread.join(max(0.0, deadline - monotonic()))
     assert [thread.is_alive() for thread in threads] == [False] * len(works), "somebody still waits"
     return errors
+
+
+# --- ends that come in another order than usual
+
+
+ORDERS: dict[str, tuple[bytes, bool]] = {  # what the server says at once, and whether a reset follows
+    "a close and the end": (close_frame(1011, b"because"), False),
+    "a close and a reset": (close_frame(1011, b"because"), True),
+    "data behind the close": (close_frame(1011, b"because") + frame(TEXT, b"foreign") * 3, False),
+    "a second close": (close_frame(1011, b"because") + close_frame(1000, b"no"), False),
+    "garbage behind the close": (close_frame(1011, b"because") + b"\xff" * 100, False),
+    "a ping, then the close": (frame(9, b"late") + close_frame(1011, b"because"), False),
+}
+
+
+def ends_with(last: bytes, with_reset: bool, before: bytes = b"") -> Callable[[socket.socket], None]:
+    """A server that echoes on /good; elsewhere it ends like this at the first message, in one segment."""
+
+    def script(sock: socket.socket) -> None:
+        request = servers.read_request(sock)
+        sock.sendall(servers.upgrade_response(request))
+        while (got := servers.read_client_frame(sock)).opcode != CLOSE:
+            if request.target == "/good":
+                sock.sendall(frame(got.opcode, got.payload))
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            sock.sendall(before + last)
+            if with_reset:
+                return servers.reset(sock)
+            return None  # and the end of the stream with it
+        sock.sendall(frame(CLOSE, got.payload))
+        return None
+
+    return script
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_close_says_its_code_however_it_comes(
+    order: str, scheme: str, tls: Tls, raw_server: Callable[..., RawServer], make_pool: Callable[..., Pool]
+) -> None:
+    script = ends_with(*ORDERS[order], before=frame(TEXT, b"[1]"))
+    server = raw_server(script, ssl_context=tls.server_context if scheme == "wss" else None)
+    pool = make_pool(server, max_connections=SIZE, manager_kwargs={"ssl_context": tls.client_context})
+    for _ in range(SIZE + 1):
+        with pool.acquire("/bad", timeout=ENOUGH) as conn:
+            assert conn.request("go", ENOUGH) == [1]  # what came before the close is read
+            for _ in range(2):
+                with pytest.raises(ConnectionClosedError) as caught:
+                    conn.recv_raw(ENOUGH)
+                assert (caught.value.code, caught.value.reason) == (1011, "because")
+            with pytest.raises(ConnectionClosedError) as caught:
+                conn.send("more")
+            assert caught.value.code == 1011
+    check_whole(pool, "/good")
+    wait_until(lambda: server.open_now == SIZE)
+
+
+def test_both_sides_close_at_once(echo: EchoServer, make_pool: Callable[..., Pool]) -> None:
+    """Goodbyes that cross: each side sees the other's close frame where it expects an answer."""
+    pool = make_pool(echo, max_connections=SIZE, max_idle_time=0.2, manager_kwargs={"close_timeout": 2})
+    closers = []
+    for _ in range(5):
+        leases = [pool.acquire("/", timeout=ENOUGH) for _ in range(SIZE)]
+        closers.append(threading.Thread(target=echo.close_all))
+        closers[-1].start()
+        for lease in leases:
+            lease.discard()
+            lease.release()
+    for closer in closers:
+        closer.join()
+    check_whole(pool, "/")
+    assert echo.most_open <= SIZE
+
+
+# --- names and addresses
+
+
+@pytest.fixture
+def dns(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A DNS for tests: a name's addresses, an error to raise, or an event to wait for; others as ever."""
+    known: dict[str, Any] = {}
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, family: int = 0, *args: Any, **kwargs: Any) -> list[Any]:
+        answer = known.get(host)
+        if answer is None:
+            return real(host, port, family, *args, **kwargs)
+        if isinstance(answer, threading.Event):
+            answer.wait(30)
+            answer = socket.gaierror(socket.EAI_AGAIN, "too late")
+        if isinstance(answer, Exception):
+            raise answer
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in answer]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
+
+
+@pytest.fixture
+def black_hole() -> Iterator[tuple[str, int]]:
+    """An address that answers no attempt to connect: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((servers.LOCALHOST, 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+def test_a_name_that_is_not_known_now_and_known_later(dns: dict[str, Any], echo: EchoServer) -> None:
+    uri = f"ws://name.test:{echo.port}/"
+    dns["name.test"] = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    with ConnectionPool(ConnectionPoolConfig(max_connections=SIZE)) as pool:
+        for _ in range(SIZE + 1):
+            with raises_soon(ConnectionError, "name.test") as caught:
+                pool.acquire(uri, timeout=ENOUGH)
+            assert isinstance(caught.value.__cause__, socket.gaierror)
+        dns["name.test"] = [(echo.host, echo.port)]
+        check_whole(pool, uri)
+
+
+def test_a_dns_that_hangs(dns: dict[str, Any], echo: EchoServer) -> None:
+    """Each who asks is told in time, nobody else is held up, and close() does not wait for it."""
+    dns["slow.test"] = threading.Event()
+    try:
+        with ConnectionPool(ConnectionPoolConfig(max_connections=SIZE), base_uri=echo.uri) as pool:
+            errors = at_once(*[lambda: pool.acquire("ws://slow.test/", timeout=SOON)] * SIZE)
+            assert [type(error) for error in errors] == [TimeoutError] * SIZE
+            assert all("resolving host 'slow.test'" in str(error) for error in errors)
+            check_whole(pool, "/")
+            waiting = threading.Thread(target=at_once, args=(lambda: pool.acquire("ws://slow.test/"),))
+            waiting.start()
+            assert pool.request("/", [1], timeout=ENOUGH) == [1]
+            start = monotonic()
+        assert monotonic() - start < LATE
+        waiting.join(LATE)
+        assert not waiting.is_alive()
+    finally:
+        dns["slow.test"].set()
+
+
+@pytest.mark.parametrize("first", ["dead", "black hole"])
+def test_the_first_address_does_not_answer(
+    first: str, dns: dict[str, Any], black_hole: tuple[str, int], echo_tls: EchoServer, tls: Tls
+) -> None:
+    """Here as a whole, TLS and all: the name is what is verified, not the address."""
+    with servers.refusing_port() as port, EchoServer(ssl_context=tls.issue("two.test")) as good:
+        dns["two.test"] = [(good.host, port) if first == "dead" else black_hole, (good.host, good.port)]
+        config = ConnectionPoolConfig(max_connections=SIZE)
+        with ConnectionPool(config, manager_kwargs={"ssl_context": tls.client_context}) as pool:
+            check_whole(pool, "wss://two.test/")
+            assert pool.stats().connect_errors == 0
+        assert good.opened == SIZE
+
+
+def test_no_address_answers(dns: dict[str, Any], black_hole: tuple[str, int]) -> None:
+    before = servers.open_sockets()
+    with (
+        servers.refusing_port() as port,
+        ConnectionPool(ConnectionPoolConfig(max_connections=1)) as pool,
+    ):
+        dns["two.test"] = [(servers.LOCALHOST, port), black_hole]
+        with raises_soon(TimeoutError, f"127.0.0.1:{black_hole[1]}") as caught:
+            pool.acquire("ws://two.test/", timeout=0.5)
+        assert f"127.0.0.1:{port}: " in str(caught.value)  # and what is known of the other
+        assert caught.value.operation == "connect"
+        assert pool.stats().active_connections == 0
+        assert servers.open_sockets() == before + 1  # the port that refuses
+
+
+# --- refused, thousands of times
+
+
+def refuse(times: int) -> int:
+    """Make so many connects that are refused, by 8 threads; objects that the last nine tenths left behind."""
+    before = servers.open_sockets()
+    with servers.refusing_port() as port, ConnectionPool(ConnectionPoolConfig(max_connections=4)) as pool:
+        uri = f"ws://127.0.0.1:{port}/nobody"
+
+        def knock(count: int) -> None:
+            for _ in range(count):
+                with pytest.raises(
+                    ConnectionError, match=f"cannot connect to {uri}.* 127.0.0.1:{port}"
+                ) as caught:
+                    pool.acquire(uri, timeout=ENOUGH)
+                assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+        def knock_at_once(count: int) -> int:
+            assert at_once(*[lambda: knock(count // 8)] * 8, within=100) == [None] * 8
+            gc.collect()
+            return len(gc.get_objects())
+
+        settled = knock_at_once(times // 10)
+        grown = knock_at_once(times) - settled
+        stats = pool.stats()
+        assert stats.connect_errors >= times
+        assert (stats.active_connections, stats.idle_connections, stats.waiting) == (0, 0, 0)
+        assert servers.open_sockets() == before + 1
+        with EchoServer() as echo:
+            check_whole(pool, echo.uri)
+    return grown
+
+
+def test_hundreds_of_connects_refused() -> None:
+    assert refuse(320) < 200
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(120)
+def test_ten_thousand_connects_refused(depth: float, report: Callable[..., None]) -> None:
+    times = max(800, int(10_000 * depth))
+    start = monotonic()
+    tracemalloc.start()
+    try:
+        refuse(times // 10)
+        memory = tracemalloc.get_traced_memory()[0]
+        objects = refuse(times)
+        memory = tracemalloc.get_traced_memory()[0] - memory
+    finally:
+        tracemalloc.stop()
+    assert objects < 200
+    assert memory < 256 << 10
+    seconds = round(monotonic() - start, 1)
+    report("network: refused", refused=times, seconds=seconds, grown_objects=objects, grown_bytes=memory)
+
+
+# --- a server that restarts under load
+
+
+class Ledger:
+    """Calls of many threads: what was answered, what failed and how, and what must not be."""
+
+    def __init__(self) -> None:
+        self.failed: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.answered = self.slowest = 0.0
+        self._lock = threading.Lock()
+
+    def call(self, work: Callable[[], None], limit: float) -> None:
+        """Note how a call ended; `limit` (s) is how long it may take, with all the patience in the world."""
+        start, name, wrong = monotonic(), "", ""
+        try:
+            work()
+        except JetSocketError as error:
+            name = type(error).__name__
+        except Exception as error:
+            wrong = repr(error)
+        took = monotonic() - start
+        if took > limit:
+            wrong = f"a call took {took:.2f} s, {name or 'answered'}"
+        with self._lock:
+            self.slowest = max(self.slowest, took)
+            if wrong:
+                self.wrong.append(wrong)
+            elif name:
+                self.failed[name] += 1
+            else:
+                self.answered += 1
+
+
+def restart_under_load(rounds: int) -> tuple[Ledger, int]:
+    """32 threads call through 8 connections while the server ends and comes back, by turns softly and not."""
+    ledger, over = Ledger(), threading.Event()
+    numbers = iter(range(1 << 60))
+
+    def borrower() -> None:
+        while not over.is_set():
+            number = next(numbers)
+
+            def ask(number: int = number) -> None:
+                answer = pool.request("/ids", {"id": number}, timeout=2.0)
+                if answer != {"id": number, "result": {"id": number}}:
+                    raise AssertionError(f"asked {number}, got {answer}")
+
+            ledger.call(ask, 2.0 + LATE)
+
+    with EchoServer() as echo:
+        config = ConnectionPoolConfig(max_connections=8, acquire_timeout=2.0)
+        with ConnectionPool(config, base_uri=echo.uri, manager_kwargs={"close_timeout": 0.5}) as pool:
+            threads = [threading.Thread(target=borrower) for _ in range(32)]
+            for thread in threads:
+                thread.start()
+            try:
+                for number in range(rounds):
+                    answered = ledger.answered
+                    wait_until(lambda before=answered: ledger.answered > before + 50, ENOUGH)
+                    echo.stop(abrupt=number % 2 == 1)
+                    failed = ledger.failed.total()
+                    wait_until(lambda before=failed: ledger.failed.total() > before, ENOUGH)
+                    echo.restart()
+                answered = ledger.answered
+                wait_until(lambda: ledger.answered > answered + 50, ENOUGH)
+            finally:
+                over.set()
+                for thread in threads:
+                    thread.join(ENOUGH)
+            check_whole(pool, "/ids")
+            before = ledger.failed.total()
+            for number in range(100):
+                ledger.call(lambda n=number: pool.request("/ids", {"id": n}, timeout=ENOUGH), ENOUGH)
+            assert ledger.failed.total() == before  # once it is back, nothing fails any more
+            opened = pool.stats().total_connections
+        assert echo.most_open <= 8
+    assert ledger.wrong == []
+    assert ledger.failed.keys() <= {
+        "ConnectionError",
+        "ConnectionClosedError",
+        "HandshakeError",
+        "TimeoutError",
+    }
+    return ledger, opened
+
+
+def test_a_server_that_restarts_under_load(report: Callable[..., None]) -> None:
+    ledger, opened = restart_under_load(2)
+    report("network: restart, quick", answered=int(ledger.answered), opened=opened, **ledger.failed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_a_server_that_restarts_again_and_again(depth: float, report: Callable[..., None]) -> None:
+    restarts = max(4, int(100 * depth))
+    ledger, opened = restart_under_load(restarts)
+    report(
+        "network: restart",
+        restarts=restarts,
+        answered=int(ledger.answered),
+        opened=opened,
+        foreign=0,
+        **ledger.failed,
+    )
+
+
+# --- weather: all of it at random
+
+
+class Weather:
+    """Changes what the network does to two proxies, seeded, for so many seconds."""
+
+    def __init__(self, proxies: list[FaultProxy], seed: int) -> None:
+        self.proxies = proxies
+        self.dice = random.Random(seed)
+        self.struck: Counter[str] = Counter()
+
+    def rage(self, seconds: float) -> None:
+        until = monotonic() + seconds
+        nothing = threading.Event()
+        while monotonic() < until:
+            proxy = self.dice.choice(self.proxies)
+            name, strike = self.dice.choice([*FAULTS.items(), *self._later().items()])
+            strike(proxy)
+            self.struck[name] += 1
+            nothing.wait(self.dice.uniform(0.02, 0.8))
+            if name in ("stall", "drip") and self.dice.random() < 0.7:
+                proxy.resume()  # nothing is lost: it goes on
+            else:
+                calm(proxy)
+            nothing.wait(self.dice.uniform(0.0, 0.15))
+
+    def _later(self) -> dict[str, Strike]:
+        after = self.dice.randrange(1, 5000)
+        way = self.dice.choice(["up", "down"])
+        return {
+            "cut mid-way": lambda proxy: proxy.cut(after, way),
+            "reset mid-way": lambda proxy: proxy.reset(after, way),
+            "latency": lambda proxy: proxy.delay(0.05, way),
+            "half-close up": lambda proxy: proxy.half_close("up"),
+        }
+
+
+class Borrower:
+    """Uses a pool as borrowers do: single calls, conversations, large messages; every answer is checked."""
+
+    def __init__(self, pool: Pool, uris: list[str], seed: int) -> None:
+        self.pool = pool
+        self.uris = uris
+        self.dice = random.Random(seed)
+        self.seed = seed
+        self.count = 0
+
+    def act(self) -> None:
+        uri = self.dice.choice(self.uris)
+        choice = self.dice.random()
+        if choice < 0.6:
+            self._check(lambda message: self.pool.request(uri, message, timeout=0.5))
+        elif choice < 0.7:
+            self._check(lambda message: self.pool.request(uri, message, timeout=0.5, idempotent=True))
+        else:
+            with self.pool.acquire(uri, timeout=0.5) as conn:
+                for _ in range(self.dice.randrange(1, 5)):
+                    self._check(lambda message: conn.request(message, timeout=0.5))
+
+    def _check(self, ask: Callable[[Any], Any]) -> None:
+        self.count += 1
+        size = self.dice.choice([0, 10, 1000, 300_000])
+        message = {"id": f"{self.seed}.{self.count}", "pad": "x" * size}
+        answer = ask(message)
+        if answer != {"id": message["id"], "result": message}:
+            raise AssertionError(f"asked for {message['id']}, got {str(answer)[:100]}")
+
+
+def storm(seconds: float, seed: int, tls: Tls) -> tuple[Ledger, Weather, dict[str, int]]:
+    """16 threads borrow from one pool over ws and wss while the weather rages; then all must be as before."""
+    ledger, over = Ledger(), threading.Event()
+    with contextlib.ExitStack() as stack:
+        echoes = [stack.enter_context(EchoServer(ssl_context=c)) for c in (None, tls.server_context)]
+        proxies = [
+            stack.enter_context(FaultProxy(e.host, e.port, scheme=e.uri.split(":")[0])) for e in echoes
+        ]
+        before = servers.open_sockets()
+        config = ConnectionPoolConfig(
+            max_connections=8, acquire_timeout=0.5, health_check_interval=0.3, health_check_timeout=0.5
+        )
+        kwargs = {"ssl_context": tls.client_context, "close_timeout": 0.3, "send_timeout": 0.5}
+        with ConnectionPool(config, manager_kwargs=kwargs) as pool:
+            weather = Weather(proxies, seed)
+
+            def borrow(number: int) -> None:
+                borrower = Borrower(pool, [proxy.uri("/ids") for proxy in proxies], seed * 100 + number)
+                while not over.is_set():
+                    ledger.call(borrower.act, 3.0 + LATE)
+
+            threads = [threading.Thread(target=borrow, args=(number,)) for number in range(16)]
+            for thread in threads:
+                thread.start()
+            try:
+                weather.rage(seconds)
+            finally:
+                over.set()
+                for thread in threads:
+                    thread.join(ENOUGH)
+            assert [thread for thread in threads if thread.is_alive()] == []
+            for proxy in proxies:
+                calm(proxy)
+                check_whole(pool, proxy.uri("/ids"))
+            stats = pool.stats()
+        assert ledger.wrong == []
+        for proxy in proxies:
+            proxy.cut()
+        wait_until(lambda: sum(echo.open_now for echo in echoes) == 0, ENOUGH)
+        wait_until(lambda: servers.open_sockets() <= before, ENOUGH, "no socket is left")
+    return ledger, weather, {"opened": stats.total_connections, "reuses": stats.reuses}
+
+
+def test_weather(tls: Tls, report: Callable[..., None]) -> None:
+    ledger, weather, figures = storm(2.0, 4, tls)
+    report(
+        "network: weather, quick",
+        faults=weather.struck.total(),
+        answered=int(ledger.answered),
+        **figures,
+        **ledger.failed,
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_long_storm(tls: Tls, depth: float, report: Callable[..., None]) -> None:
+    seed = random.randrange(1 << 16)
+    print(f"seed {seed}")
+    ledger, weather, figures = storm(max(5.0, 90 * depth), seed, tls)
+    report(
+        "network: weather",
+        seed=seed,
+        faults=weather.struck.total(),
+        answered=int(ledger.answered),
+        foreign=0,
+        slowest_s=round(ledger.slowest, 2),
+        **figures,
+        **ledger.failed,
+    )

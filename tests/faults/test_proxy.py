@@ -228,6 +228,15 @@ def test_reset_after_some_bytes(faulty: FaultProxy, client: socket.socket) -> No
     faulty.wait_connections(0)
 
 
+def test_half_close_ends_one_direction(faulty: FaultProxy, client: socket.socket) -> None:
+    faulty.half_close("down")
+    assert client.recv(1) == b""
+    client.sendall(b"still here")  # the other goes on, and what the server says to it is lost
+    wait_until(lambda: faulty.bytes_up == len(b"readystill here"))
+    client.shutdown(socket.SHUT_WR)
+    faulty.wait_connections(0)
+
+
 def test_black_hole_swallows_and_stays_open(faulty: FaultProxy, client: socket.socket) -> None:
     faulty.black_hole()
     client.sendall(b"lost")
