@@ -450,7 +450,7 @@ class WebSocket(websocket.WebSocket):
     def _read_once(self) -> bool:
         """Take in what there is now, without waiting; False when there was nothing."""
         if self._reading:  # an interrupt struck here before: bytes are lost, and nobody knows how many
-            self._fail(self._closed("reading was interrupted half-way"))
+            self._lose("reading was interrupted half-way")
         if self.failure is not None:
             return False
         self._reading = True
@@ -468,9 +468,9 @@ class WebSocket(websocket.WebSocket):
         return data is not None and not self.is_over
 
     def _lose(self, why: str, cause: BaseException | None = None) -> None:
-        """Nothing will ever come again."""
+        """Nothing will ever come or go again."""
         self._fail(self._closed(why, cause=cause))
-        if self.lock.locked():  # a server that still takes bytes, or only seems to, must not hold the sender
+        if self.lock.locked():  # in a send: the sender must not wait for the server to take it, nor a reader
             self._live_stream().abort()
 
     def read_available(self, until: float) -> None:
@@ -480,7 +480,7 @@ class WebSocket(websocket.WebSocket):
         Begins no read after `until` (monotonic). What is left then counts as unread.
         """
         if self._reading:  # before others get it: with reuse="always" nobody else would notice
-            self._fail(self._closed("reading was interrupted half-way"))
+            self._lose("reading was interrupted half-way")
         stream, paused = self._stream, self.reader.paused
         if stream is not None and self.failure is None and not paused and not stream.readable_now():
             self._left_unread = False  # nearly always: at each acquire and release
@@ -638,7 +638,7 @@ class WebSocket(websocket.WebSocket):
     def _write(self, frame: bytes, deadline: float | None) -> None:
         """Write one frame; the caller holds `lock`."""
         if self._sending:
-            self._fail(self._closed("sending was interrupted half-way"))
+            self._lose("sending was interrupted half-way")
         if self.failure is not None:
             self._raise_failure()
         stream = self._stream or self._live_stream()
@@ -647,12 +647,12 @@ class WebSocket(websocket.WebSocket):
             stream.write(frame, deadline)
         except builtins.TimeoutError:
             if stream.broken:
-                self._fail(self._closed("a send ran out of time half-way"))
+                self._lose("a send ran out of time half-way")
             self._sending = stream.broken
             raise self._late("send", deadline) from None
         except OSError as error:
             self._look_for_reason()
-            self._fail(self._closed(f"the connection was lost: {error}", cause=error))
+            self._lose(f"the connection was lost: {error}", error)
             self._sending = False
             self._raise_failure()
         self._sending = False
@@ -706,7 +706,7 @@ class WebSocket(websocket.WebSocket):
             if taken:
                 stream.write_now(encode_frame(opcode, payload, self._key()))
         except OSError as error:
-            self._fail(self._closed(f"the connection was lost: {error}", cause=error))
+            self._lose(f"the connection was lost: {error}", error)
             taken = True
         self._sending = False
         return taken

@@ -344,6 +344,28 @@ def test_a_half_close_ends_a_writer_who_has_all_the_time(raw_server: Callable[..
         assert "without a close frame" in str(error)
 
 
+def test_a_send_that_broke_off_wakes_whoever_reads(raw_server: Callable[..., RawServer]) -> None:
+    """Half a frame is out: the connection is over, though the server is alive and silent."""
+    over = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        servers.upgrade(sock)
+        over.wait(LATE + 5)
+
+    server = raw_server(script)
+    options = {"socket_options": [(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)], "send_timeout": SOON}
+    pool: Pool = ConnectionPool(base_uri=server.uri, manager_kwargs=options)
+    with pool, pool.acquire("/") as conn:
+        try:
+            reader, writer = at_once(conn.recv_raw, lambda: conn.send(BIG))
+        finally:
+            over.set()
+        assert isinstance(writer, TimeoutError)
+        assert isinstance(reader, ConnectionClosedError)
+        assert "half-way" in str(reader)
+
+
 def at_once(*works: Callable[[], object], within: float = LATE) -> list[BaseException | None]:
     """Do these side by side; what each raised, in order. Fails if one is not over in time."""
     errors: list[BaseException | None] = [None] * len(works)
