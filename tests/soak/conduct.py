@@ -17,7 +17,7 @@ from typing import Any
 from tests.faults.proxy import FaultProxy
 from tests.servers import LOCALHOST
 from tests.soak import report
-from tests.soak.faults import Crowd, ServerProcess, Weather, watched_proxy
+from tests.soak.faults import Crowd, ServerProcess, WatchedProxy, Weather
 from tests.soak.ledger import Ledger
 from tests.soak.plan import KINDS
 
@@ -138,7 +138,7 @@ def _proxies(
         if kind.proxied:
             crowd = crowds[kind.name] = Crowd()
             pairs = zip(server.ports, ("ws", "wss"), strict=True)
-            made = [watched_proxy(port, scheme, crowd) for port, scheme in pairs]
+            made = [WatchedProxy(port, scheme, crowd) for port, scheme in pairs]
             proxies[kind.name] = [stack.enter_context(proxy) for proxy in made]
     return proxies, crowds
 

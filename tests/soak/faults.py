@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -115,12 +116,13 @@ class Crowd:
         self.most = 0
 
     def count(self) -> None:
+        # Any two that show as open here are so at one moment: none is added meanwhile.
         with self.lock:
             self.most = max(self.most, sum(gate.open_now() for gate in self.gates))
 
 
 class Gate(set[Any]):
-    """The links of one proxy; counts whenever one is added."""
+    """The links of one proxy."""
 
     def __init__(self, crowd: Crowd) -> None:
         super().__init__()
@@ -128,27 +130,44 @@ class Gate(set[Any]):
         crowd.gates.append(self)
 
     def add(self, link: Any) -> None:
-        with self._crowd.lock:  # a count of the other gate is to be over before this one is seen
+        with self._crowd.lock:
             super().add(link)
         self._crowd.count()
 
     def open_now(self) -> int:
-        """How many have a client that has not begun to close."""
-        return sum(_established(link.client) for link in list(self))
+        """How many have a client that has sent something and not begun to close."""
+        return sum(_in_use(link.client) for link in list(self))
 
 
-def _established(sock: socket.socket) -> bool:
+def _in_use(sock: socket.socket) -> bool:
+    # One on which nothing ever came is no connection: a child that was forked while it was being dialled
+    # keeps it open for as long as it lives, though its parent has given it up.
     try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x01"  # TCP_ESTABLISHED
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
     except OSError:
         return False
+    if len(told) < _INFO.size:
+        return told[0] == _ESTABLISHED
+    state, received = _INFO.unpack(told)
+    return bool(state == _ESTABLISHED and received)
 
 
-def watched_proxy(port: int, scheme: str, crowd: Crowd) -> FaultProxy:
-    """A proxy to that port whose clients are counted."""
-    proxy = FaultProxy(LOCALHOST, port, scheme=scheme)
-    proxy._links = Gate(crowd)
-    return proxy
+_INFO = struct.Struct("B127xQ")  # tcpi_state, tcpi_bytes_received (linux/tcp.h)
+_ESTABLISHED = 1
+
+
+class WatchedProxy(FaultProxy):
+    """A proxy whose clients are counted, whenever one comes or sends something."""
+
+    def __init__(self, port: int, scheme: str, crowd: Crowd) -> None:
+        super().__init__(LOCALHOST, port, scheme=scheme)
+        self._links = Gate(crowd)
+        self._crowd = crowd
+
+    def _await_turn(self, link: Any, direction: str) -> Any:
+        if direction == "up":
+            self._crowd.count()
+        return super()._await_turn(link, direction)
 
 
 class Weather(threading.Thread):

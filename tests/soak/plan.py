@@ -73,7 +73,7 @@ class Kind:
 _FAST = {"health_check_interval": 1.0, "health_check_timeout": 1.0}
 
 KINDS = (
-    Kind("direct", cap=6, threads=10, actions={**ORDINARY, "fork": 1}),
+    Kind("direct", cap=6, threads=10, actions={**ORDINARY, "fork": 2}),
     Kind("weather", cap=6, threads=9, proxied=True, config=_FAST, manager={"connect_timeout": 2.0}),
     Kind("quiet", cap=3, threads=5, config={"reuse": "quiet"}, actions={**ORDINARY, "fire": 60}),
     Kind("synced", cap=4, threads=6, synced=True, actions={**ORDINARY, "twice": 20, "timeout": 10}),
