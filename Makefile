@@ -20,7 +20,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs coverage bench integration clean
+.PHONY: help demo test lint format docs coverage bench integration soak clean
 
 help: ## Say what there is to make
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='-k name -x']"
@@ -60,6 +60,9 @@ integration: $(VENV)/.has-integration ## Run the tests that need more than Pytho
 	@if [ -n "$(strip $(INTEGRATION_PACKAGES))" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -q && apt-get install -y -q --no-install-recommends $(INTEGRATION_PACKAGES); fi
 	@$(BIN)/python -m pytest -m "integration and not soak" $(ARGS)
+
+soak: $(VENV)/.has-test ## Try every promise at length: MINUTES=10 SEED=n ONLY=soak|suites
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## Remove everything that was made here, .venv too
 	@rm -rf $(VENV) docs/_build dist htmlcov .coverage .coverage.* .hypothesis \

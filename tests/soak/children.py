@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import traceback
 from collections.abc import Callable
 
 from jetsocket import JetSocketError
+from tests.servers import open_fds
 
 _PATIENCE = 60  # s that a child has before SIGALRM ends it
-_FINE, _NAMED, _BROKEN = 0, 4, 5
 
 
 class ChildError(Exception):
@@ -21,8 +22,11 @@ class ChildError(Exception):
         self.name = name
 
 
-def in_child(work: Callable[[], None]) -> None:
+def in_child(work: Callable[[], None]) -> int:
     """Fork, do the work there, wait for its end.
+
+    Returns:
+        How many of the parent's sockets the child had inherited.
 
     Raises:
         ChildError: It got a named error.
@@ -34,34 +38,49 @@ def in_child(work: Callable[[], None]) -> None:
         _be_child(work, writes)
     os.close(writes)
     try:
-        told = _read(reads)
+        text = _read(reads)
     finally:
         os.close(reads)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status == _NAMED:
-        raise ChildError(*told.split("\n", 1))
-    assert status == _FINE, f"a forked child ended with {status}: {told or 'stuck'}"
+    told = json.loads(text or "{}")
+    if "error" in told:
+        raise ChildError(*told["error"])
+    assert status == 0 and "inherited" in told, f"a forked child ended with {status}: {told or 'stuck'}"
+    inherited: int = told["inherited"]
+    return inherited
 
 
 def _be_child(work: Callable[[], None], writes: int) -> None:
     """Does not return: no `finally` of the parent's, no buffer and no lock of its streams is touched."""
-    status = _BROKEN
+    told: dict[str, object] = {}
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_PATIENCE)
+        inherited = _close_inherited()
         work()
-        status = _FINE
+        told["inherited"] = inherited
     except JetSocketError as error:
-        status = _NAMED
-        os.write(writes, f"{type(error).__name__}\n{error}".encode())
+        told["error"] = type(error).__name__, str(error)
     except BaseException:
-        os.write(writes, traceback.format_exc().encode()[-4000:])
+        told["broken"] = traceback.format_exc()[-3000:]
     finally:
-        os._exit(status)
+        os.write(writes, json.dumps(told).encode())
+        os._exit(0)
+
+
+def _close_inherited() -> int:
+    """Close what is left of the parent's sockets, of threads that were just connecting; how many there were.
+
+    The library has closed what it knew of. Here they would keep connections open that the parent gives up.
+    """
+    left = [fd for fd, link in open_fds().items() if link.startswith("socket:")]
+    for fd in left:
+        os.close(fd)
+    return len(left)
 
 
 def _read(reads: int) -> str:
     told = b""
     while chunk := os.read(reads, 4096):
         told += chunk
-    return told.decode(errors="replace")
+    return told.decode()

@@ -22,8 +22,9 @@ from typing import Any
 from tests.servers import open_fds, wait_until
 from tests.soak import plan
 from tests.soak.strikes import Striker
+from tests.soak.tally import Tally
 from tests.soak.watching import Ears, Notes, figures, objects
-from tests.soak.workers import Tally, Worker
+from tests.soak.workers import Worker
 from tests.soak.world import Janitor, Judge, Slot, Windows
 
 _PATIENCE, _SHORT = 15.0, 3.0  # s that a call has: where only the server fails, and through bad weather
@@ -192,6 +193,7 @@ class Soak:
             "foreign": tally.foreign,
             "struck": sum(striker.struck for striker in people.strikers),
             "strikes": sum(striker.strikes for striker in people.strikers),
+            "inherited": tally.inherited,
             "overrun": max(worker.tally.overrun for worker in people.workers),
             "pause": self._outages.longest_outside(self._answers),
             "unexplained": judge.unexplained,

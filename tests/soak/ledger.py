@@ -15,7 +15,7 @@ LONGEST_PAUSE = 10.0  # s without an answer while the server is up
 LONGEST_CLOSE = 1.0 + LATEST  # s: close_timeout, and as above
 WARM_UP = 0.05  # part of the time after which memory is measured
 GROWTH = 0.25  # part by which memory may have grown since
-SLACK = 16 * MIB  # and what it may grow by in any case: arenas of malloc for each thread
+SLACK = 32 * MIB  # and what it may grow by in any case: many threads meet with large messages now and then
 
 
 class Verdict(NamedTuple):
@@ -92,6 +92,8 @@ class Ledger:
         yield Verdict("asynchronous exceptions", f"{found['strikes']:,}", "")
         yield Verdict("  swallowed by finalizers", f"{found['swallowed']:,}", "")
         yield Verdict("  sockets that were closed by their finalizer", f"{found['unclosed']:,}", "")
+        yield Verdict("children forked", f"{found['actions'].get('fork', 0):,}", "")
+        yield Verdict("  sockets of threads that were connecting, in a child", f"{found['inherited']:,}", "")
         yield Verdict("faults of server and network", counted(self.gusts), "")
 
     def _process(self) -> Iterator[Verdict]:

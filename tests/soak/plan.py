@@ -37,7 +37,7 @@ ORDINARY: Mapping[str, int] = {
     "prewarm": 1,
     "stats": 2,
 }
-"""How often each thing is done, in proportion: methods of `workers.Actions`."""
+"""How often each thing is done, in proportion: methods of `actions.Actions`."""
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def figures(found: Mapping[str, Any]) -> str:
     lines += ["| suite | test | figures |", "|---|---|---|"]
     for row in found["suites"]:
         told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row["figures"].items())
-        lines.append(f"| {cell(row['row'])} | `{row['test'].split('/')[-1]}` | {cell(told)} |")
+        lines.append(f"| {cell(row['row'])} | `{cell(row['test'].split('/')[-1])}` | {cell(told)} |")
     return "\n".join(lines)
 
 

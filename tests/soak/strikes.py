@@ -8,7 +8,8 @@ import time
 from random import Random
 
 from tests.soak.plan import of_thread
-from tests.soak.workers import Struck, Tally, Worker
+from tests.soak.tally import Struck, Tally
+from tests.soak.workers import Worker
 from tests.soak.world import Slot
 
 _PATIENCE = 1.0  # s that a victim's calls have

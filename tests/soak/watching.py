@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import open_fds
-from tests.soak.workers import Struck
+from tests.soak.tally import KEPT, Struck
 
 _OURS = frozenset(
     {"ConnectionPool", "PooledConnection", "Permit", "Entry", "WebSocket", "Stream", "Ledger", "Housekeeper"}
 )
-_KEPT = 20  # texts of a kind
 
 
 def figures() -> dict[str, int]:
@@ -54,7 +53,7 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.seen[str(record.msg)[:70]] += 1
-        if record.levelno >= logging.ERROR and len(self.errors) < _KEPT:
+        if record.levelno >= logging.ERROR and len(self.errors) < KEPT:
             trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
             self.errors.append(f"{record.getMessage()}\n{trace}")
 
@@ -92,5 +91,5 @@ class Ears:
             self._keep("".join(trace))
 
     def _keep(self, text: str) -> None:
-        if len(self.broken) < _KEPT:
+        if len(self.broken) < KEPT:
             self.broken.append(text)

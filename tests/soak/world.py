@@ -16,7 +16,7 @@ from typing import Any
 from jetsocket import ConnectionPool, ConnectionPoolConfig, JetSocketError, PooledConnection
 from tests.servers import wait_until
 from tests.soak.plan import Kind, Step
-from tests.soak.workers import Failure
+from tests.soak.tally import Failure
 
 _AFTER_CLOSE = 10.0  # s until a closed pool has let go of everything
 _HINDSIGHT = 3.0  # s after which a failure is judged: what explains it may be told a moment later
