@@ -22,7 +22,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from time import monotonic
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 _T = TypeVar("_T")
 _Poll: TypeAlias = Callable[["float | None"], object]  # ms to wait; true: there is something
@@ -74,9 +74,9 @@ class _ForkGate:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # held while it forks
+        self._lock = threading.RLock()  # held while it forks; a finalizer may connect inside `enroll`
         self._locks: weakref.WeakKeyDictionary[_Tls, threading.Lock] = weakref.WeakKeyDictionary()
-        self._held: dict[int, list[threading.Lock]] = {}  # by the thread that forks
+        self._held: dict[int, list[Any]] = {}  # by the thread that forks
 
     def enroll(self, session: _Tls, lock: threading.Lock) -> None:
         with self._lock:

@@ -367,7 +367,7 @@ class WebSocket(websocket.WebSocket):
         try:
             return (
                 stream.at_rest
-                and not (reader.messages or reader.mid_message)
+                and not (reader.messages or reader.paused or reader.mid_message)
                 and not (self._reading or self._sending or self._left_unread)
                 and self.failure is None
             )
