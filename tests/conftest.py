@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import signal
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import trustme
 
 from tests.faults.proxy import FaultProxy
 from tests.servers import LOCALHOST, EchoServer, RawServer, Script, SerialSSLSocket, wait_until
+
+# A shell script's background ignores Ctrl-C, and so would all that the tests send SIGINT to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Tls:
