@@ -23,9 +23,10 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _ABSOLUTE = re.compile(r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?]*)(?P<resource>.*)")
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
 _HOST_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
+_MOST_SHOWN = 1000  # characters of a URI that go into a message
 _MAX_HOST_NAME = 253  # RFC 1035 §2.3.4, without the lengths' own bytes
 
-_NESTED_USERINFO = re.compile(r"//[^/]*:[^/]*@")  # a URI in the path of another: wss://wss://user:pw@host
+_NESTED_USERINFO = re.compile(r"//[^/:]*:[^/]*@")  # a URI in the path of another: wss://wss://user:pw@host
 
 # Blanks and controls (CR and LF would forge header lines), and lone surrogates, which have no UTF-8.
 _FORBIDDEN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -139,6 +140,8 @@ def redact(text_uri: object) -> str:
         shown += "?" + "&".join(map(_redact_pair, query.split("&")))
     if fragment_mark:
         shown += "#***"
+    # A server that redirects may write 64 KiB, and the URI is in every message about the connection.
+    shown = shown if len(shown) <= _MOST_SHOWN else shown[:_MOST_SHOWN] + "…"
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
 
 

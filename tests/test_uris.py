@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import string
+from time import thread_time
 from urllib.parse import quote, urljoin
 
 import pytest
@@ -264,6 +265,18 @@ def test_targets_differ_by_credentials() -> None:
 )
 def test_redact(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ws://h//" + ":" * 60_000, "//" * 30_000, "//:" * 20_000, ":@" * 30_000, "ws://h/" + "a?" * 30_000],
+)
+def test_redact_keeps_it_short_and_takes_linear_time(text: str) -> None:
+    begun = thread_time()
+    shown = redact(text)
+    assert thread_time() - begun < 0.5  # 2 s and more, if each colon is tried with each that follows
+    assert 0 < len(shown) < 1100
+    assert redact("//user:SECRET" + "1" * 5000 + "@h/" + "a" * 5000).startswith("//h/aaa")
 
 
 @pytest.mark.parametrize("thing", [None, b"ws://SECRET", 3])
