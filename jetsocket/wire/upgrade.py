@@ -24,7 +24,7 @@ MAX_HEAD = 64 * 1024
 MAX_ERROR_BODY = 4 * 1024
 """B of a refusal's body that are read and kept."""
 
-_SHOWN_REASON = 100  # characters of a status line's reason that go into a message
+_SHOWN_REASON = 100  # characters of a status line's reason, or of a header, that go into a message
 _ERROR_BODY_PATIENCE = 1.0  # s, for a body whose length nobody told
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -133,12 +133,11 @@ def check_upgrade(
     if headers.get("sec-websocket-accept") != accept_for(key):
         raise ValueError("its Sec-WebSocket-Accept does not fit the key that was sent")
     if "sec-websocket-extensions" in headers and not compress:
-        raise ValueError(
-            f"it chose an extension that was not offered: {headers['sec-websocket-extensions']!r}"
-        )
+        named = headers["sec-websocket-extensions"][:_SHOWN_REASON]
+        raise ValueError(f"it chose an extension that was not offered: {named!r}")
     chosen = headers.get("sec-websocket-protocol")
     if chosen is not None and chosen not in offered:
-        raise ValueError(f"it chose the subprotocol {chosen!r}, offered were {list(offered)}")
+        raise ValueError(f"it chose the subprotocol {chosen[:_SHOWN_REASON]!r}, offered were {list(offered)}")
     return chosen
 
 
