@@ -412,11 +412,11 @@ def test_redirects_in_a_circle_end_after_max_redirects(serve: Serve, circle: lis
 
 @pytest.mark.parametrize(
     "location",
-    ["ws://h//" + ":" * 60_000, "/bad" * 15_000, "?" + "a=b&" * 15_000, "../" * 20_000, "\xe4" * 30_000],
-    ids=lambda location: location[:9],
+    ["ws://h//" + ":" * 60_000, "/bad" * 2_000, "?" + "a=b&" * 2_000, "../" * 4_000, "\xe4" * 1_500],
+    ids=["colons", "a path", "a query", "upwards", "to be encoded"],
 )
-def test_a_location_as_long_as_may_be(serve: Serve, location: str) -> None:
-    """Neither the errors nor the log fill with it, and nobody is kept busy: it goes on again and again."""
+def test_a_long_location(serve: Serve, location: str) -> None:
+    """Neither the errors nor the log fill with it, and nobody is kept busy: it comes again and again."""
     begun = thread_time()
     with unharmed(serve(redirects(location))) as pool, fails(HandshakeError):
         pool.acquire("/bad", timeout=4)
