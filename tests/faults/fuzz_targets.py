@@ -104,8 +104,9 @@ def take(reader: MessageReader, limit: int) -> list[str | bytes]:
     for message in taken:
         assert len(message.encode() if isinstance(message, str) else message) <= limit
     assert len(reader._pieces) <= longest(limit)
-    # Behind a close nothing is read, and what came behind a bomb is read when that was taken.
-    assert len(reader._rest) <= 2 + 125 or reader.close is not None or reader.paused
+    # Behind a close or a fault nothing is read, and what came behind a bomb is read when that was taken.
+    over = reader.close is not None or reader.broken
+    assert len(reader._rest) <= 2 + 125 or over or reader.paused
     assert len(reader.pongs) <= 16 and len(reader.pings) <= 1
     return taken
 
