@@ -398,7 +398,13 @@ class ConnectionPool(Generic[T]):
         candidate = Housekeeper(self._ledger, check)
         if self._ledger.appoint(candidate):
             self._housekeeper = candidate
-            candidate.start()
+            try:
+                candidate.start()
+            except RuntimeError:
+                if threading.main_thread().is_alive():
+                    raise
+                # Since Python 3.12 no thread starts once the main one has ended: others do without then.
+                _log.debug("[%s] no thread for the housekeeper while the interpreter ends", self._name)
 
     # --- release ---------------------------------------------------------------------------------------
 
