@@ -457,6 +457,13 @@ def all_is_back(place: str, pool: ConnectionPool[Any], uri: str) -> None:
 
 def interrupt_who_waits(within: str, sent: list[float]) -> None:
     """Send SIGINT as soon as the main thread stands still in a function of that name."""
+    wait_for_standstill(within)
+    sent.append(monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def wait_for_standstill(within: str) -> None:
+    """Return when the main thread waits in a function of that name."""
     main = threading.main_thread().ident
     last, still = None, 0
     while still < 4:
@@ -467,8 +474,6 @@ def interrupt_who_waits(within: str, sent: list[float]) -> None:
         still = still + 1 if now == last and within in names else 0
         last = now
         del frame
-    sent.append(monotonic())
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 # --- the storm, in a process of its own
