@@ -184,8 +184,10 @@ class Dialing:
     def _start_thread(self, work: Callable[[], None]) -> None:
         try:
             threading.Thread(target=work, name="jetsocket-dns", daemon=True).start()
-        except RuntimeError as error:  # too many threads, or the interpreter is going down
-            raise self._failed(error, "this process can start no more threads") from error
+        except RuntimeError as error:
+            if threading.main_thread().is_alive():
+                raise self._failed(error, "this process can start no more threads") from error
+            work()  # since Python 3.12 none starts once the main one has ended: here, then, whatever it takes
 
     def _race(self, addresses: Iterable[_Address], whom: str = "") -> Stream:
         """Connect to the first address that answers; ``whom`` is for messages, if not the target."""

@@ -47,6 +47,7 @@ ENDINGS = {
     "a thread that is no daemon ends last": Ending(
         """
 def work():
+    threading.main_thread().join()
     for number in range(100): assert pool.request('/', number) == number
     kept.append(pool.acquire('/'))
     print('end')
@@ -54,6 +55,16 @@ kept = []
 threading.Thread(target=work).start()
 """,
         goodbye=None,
+    ),
+    "a thread that connects by name when the main one has ended": Ending(
+        """
+def work():
+    threading.main_thread().join()
+    uri = sys.argv[1].replace('127.0.0.1', 'localhost')
+    assert pool.request(uri, 7) == 7
+    print('end')
+threading.Thread(target=work).start()
+"""
     ),
     "lent in threads that have ended": Ending(
         IDLE
@@ -154,7 +165,7 @@ while pool.stats().total_messages_received < 20: time.sleep(0.001)
 EARLY = "import atexit\nearly = []\natexit.register(lambda: [each() for each in early])\n"
 QUICK = {
     "a thread that is no daemon ends last",
-    "lent in threads that have ended",
+    "a thread that connects by name when the main one has ended",
     "an executor that is not shut down",
     "an exception in a thread",
     "SIGTERM with a handler, in recv",
