@@ -44,7 +44,7 @@ def echo_with_pauses(conn: Connection) -> None:
     rest = monotonic() + 0.2
     for message in conn:
         if monotonic() > rest:
-            conn.echo_server.stopping.wait(0.08)
+            conn.echo_server.stopping.wait(0.15)
             rest = monotonic() + 0.2
         conn.send(message)
 
@@ -75,13 +75,18 @@ class KeyUpdates:
 
 
 def converse(pool: ConnectionPool[Any], server: EchoServer, keys: KeyUpdates | None, seconds: float) -> int:
-    """Send and receive at once for so long; return how many messages went and came back as they were."""
+    """Send and receive at once for so long, and until a ping has come.
+
+    Returns:
+        How many messages went and came back as they were.
+    """
     over = threading.Event()
 
     def send() -> int:
         end = monotonic() + seconds
         for number in itertools.count():
-            if monotonic() > end:
+            now = monotonic()
+            if now > end + PATIENCE or (now > end and server.pings):
                 conn.send_raw("over")
                 return number
             conn.send_raw(payload(number))
