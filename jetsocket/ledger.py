@@ -583,7 +583,7 @@ class Ledger:
         """Nothing is given to a permit that has come back: nobody would return it."""
         if self.closed:
             raise self._is_closed()
-        if not permit.held:
+        if permit not in self.permits.held:  # nor, under gevent, to one of the ledger before a fork
             raise InvalidStateError(
                 f"pool {self.name!r}: another thread released this lease; acquire a new one",
                 current_state="released",

@@ -936,9 +936,10 @@ class WebSocket(websocket.WebSocket):
     def disown(self) -> None:
         """In a forked child: forget the parent's connection without touching it."""
         self._fail(self._closed("it belongs to the parent process, before the fork"))
-        self._close_sent = True
-        # A thread that was inside does not exist here, and would never let go.
-        self.lock, self.readlock = threading.Lock(), threading.Lock()
+        self._aborted = self._close_sent = True
+        # A thread that was inside does not exist here, and would never let go; a greenlet does, and will.
+        if type(self.lock).__module__ == "_thread":
+            self.lock, self.readlock = threading.Lock(), threading.Lock()
         self._tended_by = self._pushed_by = 0
         for opened in (self._dialing, self._stream):
             if opened is not None:

@@ -14,7 +14,7 @@ class Census:
     """A handler for an EchoServer that answers ids, and keeps books by process.
 
     Clients say in the header X-Pid which process opened a connection, and in each message, under "pid",
-    which process sent it.
+    which process sent it; under "delay" perhaps, how long (s) to wait with the answer.
 
     Attributes:
         opened: Connections ever, by process.
@@ -54,4 +54,5 @@ class Census:
     def answer(self, conn: Connection, owner: str, request: dict[str, Any]) -> None:
         if request["pid"] != owner:
             self.foreign.append((owner, request["pid"]))
+        conn.echo_server.stopping.wait(request.get("delay", 0))
         conn.send(json.dumps({"id": request["id"], "pid": owner}))
