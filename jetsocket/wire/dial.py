@@ -133,6 +133,7 @@ class Dialing:
 
     def disown(self) -> None:
         """In a forked child: close this process's descriptors of what the parent is opening."""
+        self._cancelled = True
         for mine in (self._stream, self._waker, self._running):
             if mine is not None:
                 mine.disown()
