@@ -31,7 +31,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0  # s
-PROMPT = 10.0  # s for a warm shutdown without a task under way
+PROMPT = 15.0  # s for a warm shutdown without a task under way
 TASKS = 200
 
 
@@ -101,6 +101,7 @@ def check_errors(app: Any) -> None:
     assert misread.value.payload == "no json"
 
 
+@pytest.mark.timeout(150)
 def test_children_forked_from_a_pool_in_use(app: Any, tmp_path: Path, report: Report) -> None:
     census, log = Census(), tmp_path / "celery.log"
     command = [sys.executable, "-m", "celery", "--app=tests.integration.apps.celery_app", "worker"]
