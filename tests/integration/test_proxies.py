@@ -20,6 +20,8 @@ from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, HandshakeError, PoolExhaustedError
 from tests import servers
 from tests.conftest import Tls
+from tests.faults.conftest import depth, report  # noqa: F401  # fixtures
+from tests.faults.test_network import restart_under_load
 from tests.servers import LOCALHOST, EchoServer, wait_until
 
 pytestmark = pytest.mark.integration
@@ -215,9 +217,10 @@ def test_the_idle_limit(front: Front, pool_to: Callable[..., Pool]) -> None:
     """Without pings the proxy drops what is silent; with them, connections outlive the limit."""
     plain = pool_to(front, max_connections=4, health_check_interval=60)
     pinged = pool_to(front, max_connections=2, health_check_interval=1)
+    unused = pool_to(front, max_connections=2, health_check_interval=60)
     ended: list[tuple[ConnectionClosedError, float]] = []
     with plain.acquire("/", timeout=ENOUGH) as reader, pinged.acquire("/", timeout=ENOUGH) as lent:
-        assert plain.prewarm("/", 3) == 3
+        assert (plain.prewarm("/", 3), unused.prewarm("/", 2)) == (3, 2)
         assert lent.request([1], ENOUGH) == [1]
         with pinged.acquire("/", timeout=ENOUGH) as conn:
             idle = conn.id
@@ -238,23 +241,12 @@ def test_the_idle_limit(front: Front, pool_to: Callable[..., Pool]) -> None:
     assert (stats.discards, stats.connect_errors, stats.total_connections) == ({"closed": 3}, 0, 4)
     stats = pinged.stats()
     assert (stats.discards, stats.connect_errors, stats.total_connections) == ({}, 0, 2)
-    for pool in (plain, pinged):
+    # Whoever comes back after all are gone gets a new one, and notices nothing.
+    assert unused.request("/", [1], timeout=ENOUGH) == [1]
+    stats = unused.stats()
+    assert (stats.discards, stats.connect_errors, stats.total_connections) == ({"closed": 2}, 0, 3)
+    for pool in (plain, pinged, unused):
         check_whole(pool)
-
-
-@pytest.mark.parametrize("scheme", ["ws"])
-def test_a_dropped_connection_costs_the_next_borrower_nothing(
-    front: Front, pool_to: Callable[..., Pool]
-) -> None:
-    """All that were idle are gone by the time that somebody comes back."""
-    pool = pool_to(front, max_connections=2, health_check_interval=60)
-    check_whole(pool)
-    wait_until(lambda: pool.stats().idle_connections == 0, LIMIT + ENOUGH, "the proxy drops both")
-    assert pool.request("/", [1], timeout=ENOUGH) == [1]
-    stats = pool.stats()
-    assert (stats.discards, stats.connect_errors) == ({"closed": 2}, 0)
-    assert stats.total_connections == 3
-    check_whole(pool)
 
 
 def test_the_server_behind_it_restarts(front: Front, pool_to: Callable[..., Pool]) -> None:
@@ -268,6 +260,7 @@ def test_the_server_behind_it_restarts(front: Front, pool_to: Callable[..., Pool
             with pytest.raises(ConnectionClosedError) as caught:
                 conn.recv_raw(ENOUGH)
             assert caught.value.code == (1006 if abrupt else 1001)
+        wait_until(lambda: pool.stats().idle_connections == 0, ENOUGH, "its end is heard of here")
         for _ in range(3):  # one more than there are permits
             with pytest.raises(HandshakeError) as refused:
                 pool.acquire("/", timeout=ENOUGH)
@@ -284,9 +277,24 @@ def test_the_proxy_itself_ends(front: Front, pool_to: Callable[..., Pool]) -> No
         front.process.terminate()
         with pytest.raises(ConnectionClosedError):
             conn.recv_raw(ENOUGH)
-    front.process.wait(5)
+    front.process.wait(ENOUGH)
+    wait_until(lambda: pool.stats().idle_connections == 0, ENOUGH, "its end is heard of here")
     for _ in range(3):
         with pytest.raises(ConnectionError) as caught:
             pool.acquire("/", timeout=ENOUGH)
         assert isinstance(caught.value.__cause__, ConnectionRefusedError)
     wait_until(lambda: front.echo.open_now == 0)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scheme", ["ws"])
+def test_the_server_behind_it_restarts_under_load(
+    front: Front,
+    depth: float,  # noqa: F811
+    report: Callable[..., None],  # noqa: F811
+) -> None:
+    restarts = max(4, int(40 * depth))
+    calls, opened = restart_under_load(restarts, front.echo, front.uri)
+    figures = {"restarts": restarts, "answered": int(calls.answered), "opened": opened, "foreign": 0}
+    report(f"network: restart behind {front.name}", **figures, **calls.failed)
