@@ -192,6 +192,12 @@ def raises_soon(kind: type[BaseException] | tuple[type[BaseException], ...], whe
     assert where in str(caught.value)
 
 
+@pytest.fixture
+def quick_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is done, not of how soon."""
+    monkeypatch.setattr("jetsocket.housekeeper.TICK", 0.05)
+
+
 # --- at each stage of a connection's life
 
 
@@ -236,6 +242,7 @@ def test_in_the_middle_of_a_frame_that_is_waited_for(scheme: str, fault: str, tl
             assert not conn.is_connected
 
 
+@pytest.mark.usefixtures("quick_rounds")
 @pytest.mark.parametrize(("scheme", "fault"), SENDING)
 def test_in_the_middle_of_a_message_that_is_being_sent(scheme: str, fault: str, tls: Tls) -> None:
     limit = SOON if fault in SILENT else ENOUGH
@@ -282,12 +289,6 @@ def test_closing_the_pool_while_the_network_fails(fault: str, tls: Tls) -> None:
 # --- idle connections
 
 
-@pytest.fixture
-def quick_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what is done, not of how soon."""
-    monkeypatch.setattr("jetsocket.housekeeper.TICK", 0.05)
-
-
 @pytest.mark.parametrize("fault", ["cut", "reset", "half-close"])
 def test_the_end_of_an_idle_connection_costs_the_next_borrower_nothing(fault: str, tls: Tls) -> None:
     with scene("never", fault, "wss", tls) as struck:
@@ -323,6 +324,7 @@ def test_blocked_readers_and_writers_without_a_deadline(scheme: str, fault: str,
         assert [type(error) for error in errors] == [ConnectionClosedError] * 2
 
 
+@pytest.mark.usefixtures("quick_rounds")
 def test_a_half_close_ends_a_writer_who_has_all_the_time(raw_server: Callable[..., RawServer]) -> None:
     """The server has said that nothing will come, and takes nothing: whoever sends must not wait for ever."""
     over = threading.Event()
