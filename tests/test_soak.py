@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tests.soak.actions import Actions
 from tests.soak.ledger import MIB, Ledger, counted
 from tests.soak.tally import Failure, Tally
 from tests.soak.world import Judge, Windows
+from tests.test_docs import names_in
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = 100 * MIB
@@ -191,6 +193,13 @@ def test_the_figures_are_written_into_the_page(tmp_path: Path) -> None:
 def test_the_page_has_a_place_for_the_figures() -> None:
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     assert text.count(report.BEGIN) == text.count(report.END) == 1
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    links = re.findall(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", text)
+    assert len(links) > 20
+    assert [name for name, path in links if name not in names_in(ROOT / path)] == []
 
 
 def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

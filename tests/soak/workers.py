@@ -17,7 +17,7 @@ from tests.soak.tally import KEPT, Failure, ForeignReplyError, OnPurpose
 if TYPE_CHECKING:
     from tests.soak.world import Slot
 
-_PAUSE = 0.02  # s after an error: nobody hammers a server that is down
+_PAUSE = 0.1  # s after an error: nobody hammers a server that is down
 
 NEVER = (ProtocolError, InvalidStateError, DecodeError, MessageTooBigError)
 """Errors that come only where a step asks for them: no byte is altered on the way."""
