@@ -12,9 +12,14 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import HealthCheck, settings
 
 from tests.faults.proxy import FaultProxy
 from tests.servers import LOCALHOST, EchoServer, RawServer, Script, SerialSSLSocket, wait_until
+
+# How long an example takes is up to whatever else this machine does.
+settings.register_profile("jetsocket", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("jetsocket")
 
 # A shell script's background ignores Ctrl-C, and so would all that the tests send SIGINT to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
