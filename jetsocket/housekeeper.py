@@ -48,6 +48,7 @@ class Housekeeper:
             target=self._run, name=f"jetsocket-housekeeper-{ledger.name}", daemon=True
         )
         self._made_at = monotonic()
+        self._runs = False
         self._watcher = Watcher()
         self._watched: dict[int, Entry] = {}
         self._watch_version = -1
@@ -62,12 +63,13 @@ class Housekeeper:
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        # Not Thread.is_alive(): before Python 3.13, an interrupt within it makes it say no for ever.
+        return self._runs
 
     @property
     def has_died(self) -> bool:
         """Whether the thread ended, or whoever was to start it never did."""
-        return not self._thread.is_alive() and monotonic() - self._made_at > _START_PATIENCE
+        return not self._runs and monotonic() - self._made_at > _START_PATIENCE
 
     @property
     def is_this_thread(self) -> bool:
@@ -82,7 +84,13 @@ class Housekeeper:
     # --- the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        _here.keeps_house = True
+        self._runs = _here.keeps_house = True
+        try:
+            self._keep_house()
+        finally:
+            self._runs = False
+
+    def _keep_house(self) -> None:
         doorbell = self.ledger.doorbell
         next_round = monotonic()
         while True:
@@ -90,6 +98,8 @@ class Housekeeper:
                 ring: Ring | None = take(doorbell, next_round - monotonic())
             except Empty:
                 ring = None
+            if ring in (STOP, ABANDONED):
+                doorbell.put(STOP)  # for one that was late, and was replaced
             if ring == STOP:
                 return
             if ring == ABANDONED:

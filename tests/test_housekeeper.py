@@ -584,6 +584,16 @@ def test_one_thread_for_each_pool_from_its_first_connection_to_its_end(echo: Ech
     wait_until(lambda: not housekeepers(), 1)
 
 
+def test_one_that_was_late_and_was_replaced_ends_with_the_pool(echo: EchoServer) -> None:
+    with pool_to(echo) as pool:
+        pool.prewarm("/", 1)
+        second = Housekeeper(pool._ledger)
+        second.start()
+        wait_until(lambda: second.is_alive)
+        assert len(housekeepers()) == 2
+    wait_until(lambda: not housekeepers(), 2)
+
+
 def test_without_a_thread_to_be_had_acquire_says_so_and_close_works(echo: EchoServer) -> None:
     def ask_too_much(conn: PooledConnection[Any]) -> None:
         conn.request(1, timeout=5)  # the server has its threads by now

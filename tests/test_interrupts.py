@@ -283,3 +283,36 @@ print("ok")
 def test_a_return_that_was_struck_is_made_good_once_its_traceback_is_gone(echo: EchoServer) -> None:
     ended = scripts.run(START + STRUCK_RETURN, echo.uri, "0", measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
+FALSELY_DEAD = """
+keepers = lambda: [thread for thread in threading.enumerate() if thread.name.startswith("jetsocket")]
+def strike(frame, event, arg):
+    if event == "c_return" and frame.f_code.co_name in ("is_alive", "_wait_for_tstate_lock"):
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+first = pool.acquire("/")
+pool._housekeeper._made_at -= 10         # it would be replaced at once, were it dead
+try:
+    sys.setprofile(strike)
+    connect()
+except KeyboardInterrupt:
+    pass
+finally:
+    sys.setprofile(None)
+connect()
+assert len(keepers()) == 1, keepers()
+first.release()
+check(0, "a look at the thread")
+pool.close()
+end = time.monotonic() + 5
+while keepers() and time.monotonic() < end: time.sleep(0.001)
+assert not keepers(), keepers()
+print("ok")
+"""
+
+
+def test_an_interrupt_makes_no_second_housekeeper(echo: EchoServer) -> None:
+    """Thread.is_alive() takes a thread for dead if it is interrupted, up to Python 3.12."""
+    ended = scripts.run(START + FALSELY_DEAD, echo.uri, "0", measured=False)
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
