@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.soak import report
-from tests.soak.conduct import soak
+from tests.soak.conduct import StuckError, soak
 from tests.soak.ledger import Ledger
 
 _WHOLE = 10.0  # min: what counts as a whole run
@@ -61,9 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures.touch()
         failed = chosen.only != "soak" and suites(chosen.minutes / _WHOLE, figures) != 0
         told = reported(figures)
-    ledger = None if chosen.only == "suites" else soak(chosen.minutes * 60, chosen.seed)
+    ledger, broken = None, []
+    try:
+        if chosen.only != "suites":
+            ledger = soak(chosen.minutes * 60, chosen.seed)
+            broken += ledger.broken()
+    except StuckError as error:
+        broken.append(str(error))
     finish(chosen, ledger, told, failed)
-    broken = [] if ledger is None else ledger.broken()
     if failed:
         broken.append("a suite failed: see above")
     for text in broken:
@@ -92,4 +97,7 @@ def finish(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

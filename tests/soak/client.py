@@ -100,7 +100,7 @@ class Soak:
         return result | {
             "start": start,
             "end": figures(),
-            "left": sorted(open_fds().values()),
+            "left": [*sorted(open_fds().values()), *(thread.name for thread in threading.enumerate())],
             "settled": settled,
             "objects": dict(objects()),
             "memory": self._memory,
@@ -127,9 +127,10 @@ class Soak:
 
     def _warm_up(self, context: ssl.SSLContext) -> None:
         """Have everything imported and cached that stays for good."""
-        logging.getLogger("jetsocket.pool").isEnabledFor(
-            logging.DEBUG
-        )  # its cache has a lock, not to be struck
+        # A strike could keep the lock of this cache of `logging` shut, and every fork waits for it.
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("jetsocket")]:
+            for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+                logging.getLogger(name).isEnabledFor(level)
         for slot in self._slots(context):
             for secure in (False, True):
                 step = plan.Step("request", secure, "/warm", 0, 1, 0.0, False)
@@ -218,6 +219,7 @@ class Soak:
         try:
             wait_until(flat, _SETTLE)
         except AssertionError:
+            faulthandler.dump_traceback(all_threads=True)
             return False
         return True
 

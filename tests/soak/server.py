@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import socket
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--certificate", required=True)
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it says when it is over
+    logging.getLogger("websockets").setLevel(logging.CRITICAL + 1)  # clients that are gone are no news here
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certificate)
     counts = Counts()
