@@ -575,8 +575,9 @@ class ConnectionPool(Generic[T]):
             message: As for `PooledConnection.send`.
             timeout: s for all of it together; None: `acquire_timeout`, `send_timeout` and `recv_timeout`
                 apply one after the other.
-            idempotent: The message may be processed twice: if the connection ends after part of it has
-                left and before the reply, it is sent once more on another one.
+            idempotent: The message may be processed more than once: if the connection ends after part of
+                it has left and before the reply, it is sent again on another one, and on a third if the
+                second had been idle, too, and so on: what cut one off may have cut off all.
 
         Returns:
             The decoded reply.
@@ -590,17 +591,18 @@ class ConnectionPool(Generic[T]):
         """
         limit = seconds(timeout, None)
         deadline = None if limit is None else monotonic() + limit
-        for last_try in (not idempotent, True):
+        for tries in itertools.count(1):
             with self.acquire(uri_or_path, _left(deadline)) as conn:
                 try:
                     return conn.request(message, _left(deadline))
                 except ConnectionClosedError:
-                    if last_try:
+                    was_idle = conn._current().created < conn._permit.asked_at
+                    if not idempotent or tries > (self._config.max_connections if was_idle else 1):
                         raise
                 except (DecodeError, TypeError, ValueError):
                     conn.release()  # all was read, or nothing sent: the connection is not to blame
                     raise
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("one of the tries returns or raises")
 
     def prewarm(self, uri_or_path: str, count: int) -> int:
         """Open connections ahead of their borrowers, until `count` are idle for that URI.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import itertools
 import json
 import socket
 import threading
@@ -31,6 +32,7 @@ from tests.servers import (
     close_with,
     frame,
     read_client_frame,
+    reset,
     upgrade,
     wait_until,
 )
@@ -573,6 +575,28 @@ def test_an_idempotent_request_gives_up_after_the_second_time(
     with pytest.raises(ConnectionClosedError):
         make_pool(server).request("/", 1, 5, idempotent=True)
     assert server.messages == 2
+
+
+def test_an_idempotent_request_outlives_all_idle_connections(
+    raw_server: Callable[..., RawServer], make_pool: MakePool
+) -> None:
+    """What cuts one connection off without a word, a firewall say, has cut off those beside it."""
+    accepted = itertools.count(1)
+
+    def script(sock: socket.socket) -> None:
+        number = next(accepted)
+        upgrade(sock)
+        while True:
+            got = read_client_frame(sock)
+            if number <= 3:
+                reset(sock)
+                return
+            sock.sendall(frame(got.opcode, got.payload))
+
+    pool = make_pool(raw_server(script), max_connections=4)
+    assert pool.prewarm("/", 3) == 3
+    assert pool.request("/", [1], 5, idempotent=True) == [1]
+    assert pool.stats().total_connections == 4
 
 
 def test_a_lease_released_while_it_moves_takes_no_connection_along(
