@@ -112,6 +112,19 @@ class SerialSSLSocket(ssl.SSLSocket):
         with self._serial:  # not while recv() has its own
             super().settimeout(value)
 
+    def accept(self) -> Any:
+        """Go on when a client was reset before its handshake; at an error the server would end."""
+        while True:
+            bare, address = socket.socket.accept(self)
+            try:
+                bare.getpeername()  # else wrapping it fails, and leaves it open
+                wrapped = self.context.wrap_socket(bare, server_side=True, do_handshake_on_connect=False)
+                return wrapped, address
+            except OSError:
+                bare.close()
+            while not _readable(self, 0.05):  # an OSError once this one is closed
+                pass
+
 
 def _readable(sock: socket.socket, timeout: float | None) -> bool:
     """Wait until there is something to read; False when there is nothing within `timeout` seconds."""

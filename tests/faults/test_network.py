@@ -10,7 +10,6 @@ import contextlib
 import gc
 import random
 import socket
-import ssl
 import threading
 import tracemalloc
 from collections import Counter
@@ -783,34 +782,13 @@ class Borrower:
             raise AssertionError(f"asked for {message['id']}, got {str(answer)[:100]}")
 
 
-class SteadySocket(servers.SerialSSLSocket):
-    """Goes on to listen when a client was reset before its TLS handshake; `websockets` would give up."""
-
-    def accept(self) -> Any:
-        while True:
-            bare, address = socket.socket.accept(self)
-            try:
-                bare.getpeername()  # else wrapping it fails, and leaves it open
-                wrapped = self.context.wrap_socket(bare, server_side=True, do_handshake_on_connect=False)
-                return wrapped, address
-            except OSError:
-                bare.close()
-            while not servers._readable(self, 0.05):  # an OSError once this one is closed
-                pass
-
-
-def steady(context: ssl.SSLContext) -> EchoServer:
-    server = EchoServer(ssl_context=context)
-    context.sslsocket_class = SteadySocket
-    return server
-
-
 def storm(seconds: float, seed: int, tls: Tls) -> tuple[Calls, Weather, dict[str, int]]:
     """16 threads borrow from one pool over ws and wss while the weather rages; then all must be as before."""
     calls, over = Calls(), threading.Event()
     with contextlib.ExitStack() as stack:
         echoes = [
-            stack.enter_context(server) for server in (EchoServer(), steady(tls.issue(servers.LOCALHOST)))
+            stack.enter_context(server)
+            for server in (EchoServer(), EchoServer(ssl_context=tls.issue(servers.LOCALHOST)))
         ]
         proxies = [
             stack.enter_context(FaultProxy(e.host, e.port, scheme=e.uri.split(":")[0])) for e in echoes
@@ -850,7 +828,7 @@ def storm(seconds: float, seed: int, tls: Tls) -> tuple[Calls, Weather, dict[str
     return calls, weather, {"opened": stats.total_connections, "reuses": stats.reuses}
 
 
-@pytest.mark.filterwarnings("ignore:unclosed .*SteadySocket:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:unclosed .*SerialSSLSocket:ResourceWarning")
 def test_weather(tls: Tls, report: Callable[..., None]) -> None:
     calls, weather, figures = storm(2.0, 4, tls)
     report(
@@ -862,7 +840,7 @@ def test_weather(tls: Tls, report: Callable[..., None]) -> None:
     )
 
 
-@pytest.mark.filterwarnings("ignore:unclosed .*SteadySocket:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:unclosed .*SerialSSLSocket:ResourceWarning")
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_long_storm(tls: Tls, depth: float, report: Callable[..., None]) -> None:
