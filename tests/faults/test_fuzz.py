@@ -123,7 +123,7 @@ def test_frames_mean_the_same_however_they_are_split(
     check_frames([stream], split(stream, at), by_byte, limit=limit, compressed=compressed)
 
 
-@quick(200)
+@quick(100)
 @given(
     messages=st.lists(st.tuples(st.sampled_from([1, 2]), st.text(max_size=70), st.booleans()), max_size=10),
     at=st.lists(st.integers(0, 4000), max_size=6),
@@ -208,7 +208,7 @@ def answering() -> Iterator[Answering]:
     server.close()
 
 
-@quick(150)
+@quick(100)
 @given(answer=answers())
 def test_an_answer_to_the_upgrade_ends_in_a_connection_or_a_named_error(
     answering: Answering, answer: bytes
@@ -237,7 +237,7 @@ def test_an_answer_that_never_ends_costs_the_deadline(answering: Answering, answ
         answering.holds = False
 
 
-@quick(200)
+@quick(100)
 @given(answer=answers(), noise=st.binary(max_size=60))
 def test_a_head_is_read_or_a_value_error(answer: bytes, noise: bytes) -> None:
     fuzz_targets.head(answer.partition(b"\r\n\r\n")[0])
