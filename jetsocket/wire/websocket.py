@@ -396,7 +396,10 @@ class WebSocket(websocket.WebSocket):
 
     @property
     def half_sent(self) -> bool:
-        """Whether part of a frame went out and the rest did not."""
+        """Whether part of a frame went out and the rest did not; a ping under way is half of nothing soon."""
+        return self._is_mid_frame() and (self.is_sending() or self._is_mid_frame())
+
+    def _is_mid_frame(self) -> bool:
         stream = self._stream
         return self._sending or (stream is not None and (stream.broken or stream.unsent))
 

@@ -12,10 +12,12 @@ import itertools
 import logging
 import random
 import ssl
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -135,7 +137,7 @@ def one_run(
         with pool.acquire("/") as conn:
             assert conn.request(came, timeout=PATIENCE) == came
             assert conn._entry.wire._stream.tls_version == version.name.replace("_", ".")
-        assert server.opened == 1, "it was clean at its return, and lent again"
+        assert server.opened == 1, f"not lent again: {pool.stats().discards}"
         if keys is not None:
             assert keys.asked > 0
             wait_until(lambda: keys.answered > 0, message="the client has changed its keys")
@@ -159,6 +161,43 @@ def test_a_sender_a_reader_and_pings_at_once(
     came, pings, keys = one_run(tls, make_pool, version, seconds=1.5)
     assert came > 20 and pings > 0
     report(f"{ROW}, {version.name}", messages=came, pings=pings, key_updates=keys.answered if keys else 0)
+
+
+def test_a_ping_that_begins_while_the_lease_comes_back_costs_no_connection(
+    echo: EchoServer, make_pool: MakePool
+) -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def pause_in_write(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_name == "write_now":
+            sys.setprofile(None)
+            under_way.set()
+            go_on.wait(5)
+
+    def ping() -> bool:
+        sys.setprofile(pause_in_write)
+        return wire.send_ping()
+
+    def begin_ping(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_name == "half_sent":
+            sys.setprofile(None)
+            pings.append(other.submit(ping))
+            assert under_way.wait(5)
+            threading.Timer(0.05, go_on.set).start()
+
+    pool, pings = make_pool(echo), []
+    conn = pool.acquire("/")
+    wire = conn._entry.wire
+    with ThreadPoolExecutor(1) as other:
+        sys.setprofile(begin_ping)
+        try:
+            conn.release()
+        finally:
+            sys.setprofile(None)
+        assert pings[0].result(5)
+    assert pool.stats().discards == {}
+    with pool.acquire("/") as again:
+        assert again.id == conn.id
 
 
 @pytest.mark.soak
