@@ -225,8 +225,8 @@ class Stream:
 
     @property
     def unsent(self) -> bool:
-        """Whether bytes wait for `flush_now`, those that reading an encrypted stream produced included."""
-        return bool(self._unsent) or (self._tls is not None and self._tls.has_output)
+        """Whether bytes that were written wait for `flush_now`; a KeyUpdate's answer may wait besides."""
+        return bool(self._unsent)
 
     def fileno(self) -> int:
         """The descriptor, or -1 when the stream is closed."""

@@ -200,6 +200,28 @@ def test_a_ping_that_begins_while_the_lease_comes_back_costs_no_connection(
         assert again.id == conn.id
 
 
+def test_a_server_that_changes_keys_costs_no_connection(tls: Tls, make_pool: MakePool) -> None:
+    context = tls.issue("127.0.0.1")
+    keys = KeyUpdates(context)
+
+    def echo_with_new_keys(conn: Connection) -> None:
+        for message in conn:
+            keys.ask(conn)
+            conn.send(message)
+
+    with EchoServer(echo_with_new_keys, ssl_context=context) as server:
+        pool = make_pool(server, manager_kwargs={"ssl_context": tls.client_context})
+        for _ in range(5):
+            with pool.acquire("/") as conn:
+                for number in range(4):
+                    conn.send(number)
+                # What is to be said to all of these goes out with the next message, or never.
+                assert [conn.recv(timeout=PATIENCE) for _ in range(4)] == [0, 1, 2, 3]
+        assert pool.stats().discards == {}
+        assert keys.answered >= 4
+        pool.close()
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_ten_long_runs(tls: Tls, make_pool: MakePool, depth: float, report: Report) -> None:
