@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -228,6 +228,18 @@ def inherited() -> list[str]:
     return [link for link in open_fds().values() if link.startswith(("socket:", "anon_inode:[eventpoll]"))]
 
 
+def _at_rest(thread: threading.Thread) -> Callable[[], bool]:
+    """A condition: the thread has been at one place for so long that it waits there."""
+    places: deque[tuple[object, int]] = deque(maxlen=100)
+
+    def condition() -> bool:
+        frame = sys._current_frames()[thread.ident or 0]
+        places.append((frame.f_code, frame.f_lasti))
+        return len(places) == places.maxlen and len(set(places)) == 1
+
+    return condition
+
+
 def fork_while_connecting(uri: str, other: str) -> None:
     """Fork while a thread is connecting to `uri`, where nothing ever answers; the child uses `other`."""
     warnings.filterwarnings("ignore", "This process", DeprecationWarning)
@@ -244,6 +256,7 @@ def fork_while_connecting(uri: str, other: str) -> None:
     thread.start()
     print("connecting", flush=True)
     sys.stdin.readline()  # the server has seen it
+    wait_until(_at_rest(thread), PATIENCE)
 
     def child() -> None:
         assert set(inherited()) == before, "the child has descriptors of the parent's"

@@ -42,7 +42,9 @@ def check_storm(
     wait_until(lambda: census.ended == server.opened, 10)
     assert census.foreign == []
     assert max(census.most_open.values()) <= CAP
-    assert set(census.ends[own]) <= {1000, 1001}, census.ends[own]  # each closed by its owner, none cut
+    # Each was closed by its owner, with a goodbye; one that takes more than a second is cut short.
+    cut = census.ends[own].pop(1006, 0)
+    assert set(census.ends[own]) <= {1000, 1001} and cut * 20 <= census.opened[own], (census.ends[own], cut)
     assert parent["reconnects"] == 0
     assert set(parent["discards"]) <= {"evicted", "discarded", "pool closed"}, parent["discards"]
     assert len(census.opened) >= forks + 1
@@ -54,7 +56,7 @@ def check_storm(
         connections_of_children=server.opened - census.opened[own],
         messages=server.messages,
         foreign=len(census.foreign),
-        parents_cut=0,
+        parents_cut=cut,
     )
 
 
@@ -66,12 +68,12 @@ def authority(tls: Tls, directory: Path) -> str:
 
 def test_a_storm_of_forks(report: Report) -> None:
     with EchoServer(Census()) as server:
-        check_storm(server, 20, report)
+        check_storm(server, 15, report)
 
 
 def test_a_storm_of_forks_over_tls(tls: Tls, tmp_path: Path, report: Report) -> None:
     with EchoServer(Census(), ssl_context=tls.server_context) as server:
-        check_storm(server, 15, report, ca=authority(tls, tmp_path))
+        check_storm(server, 10, report, ca=authority(tls, tmp_path))
 
 
 def full() -> Iterator[str]:
@@ -84,13 +86,22 @@ def full() -> Iterator[str]:
             early.setblocking(False)
             early.connect_ex(listener.getsockname())
         yield f"ws://{LOCALHOST}:{listener.getsockname()[1]}"
+        yield ""
 
 
 def silent(scheme: str) -> Iterator[str]:
-    """A server that lets everybody connect and never says a word."""
-    with RawServer(hold) as server:
+    """A server that lets everybody connect and never says a word; resumed, it waits for their first."""
+    heard = threading.Event()
+
+    def listen(sock: socket.socket) -> None:
+        if sock.recv(1):
+            heard.set()
+            hold(sock)
+
+    with RawServer(listen) as server:
         yield server.uri.replace("ws", scheme)
-        assert server.accepted == 1
+        assert heard.wait(10)
+        yield ""
 
 
 STAGES = {"TCP": full, "TLS": partial(silent, "wss"), "upgrade": partial(silent, "ws")}
@@ -103,6 +114,7 @@ def test_a_fork_while_another_thread_connects(stage: str) -> None:
     uri, script = next(peer), RUN.format("fork_while_connecting")
     with EchoServer(Census()) as server, scripts.Script(script, uri, server.uri) as running:
         assert running.line() == "connecting"
+        next(peer)
         running.say("go on")
         running.ended().check()
     assert next(peer, None) is None
