@@ -149,7 +149,7 @@ def forks(uri: str, ca: str, count: str) -> None:
     warnings.filterwarnings("ignore", "This process", DeprecationWarning)
     warnings.simplefilter("ignore", ResourceWarning)
     pool = open_pool(uri, ca, cap=CAP)
-    busy = Crowd(pool, 30, 1)
+    busy = Crowd(pool, 15, 1)
     lent = pool.acquire("/")
     for _ in range(int(count)):
         gevent.sleep(0.02)
@@ -181,7 +181,7 @@ def _leave_by(work: Callable[[], None]) -> None:
 
 
 def _use_in_child(pool: Pool, busy: Crowd) -> None:
-    for _ in range(5):
+    for _ in range(2):
         with pool.acquire("/") as conn:
             busy.request(conn)
     assert busy.foreign == 0

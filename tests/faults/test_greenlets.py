@@ -100,7 +100,7 @@ def check_forks(count: int, report: Report, ca: str = "", context: Any = None) -
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_forks_among_greenlets(report: Report) -> None:
-    check_forks(5, report)
+    check_forks(4, report)
 
 
 @pytest.mark.soak
