@@ -388,6 +388,10 @@ class Ledger:
         totals.bytes_sent += entry.wire.bytes_out
         totals.bytes_received += entry.wire.bytes_in
 
+    def rooms(self) -> list[Entry]:
+        """Connections that are being closed to make room: still open, and not counted any more."""
+        return [permit.room for permit in self.permits.held.copy() if permit.room is not None]
+
     # --- what the housekeeper does ---------------------------------------------------------------------
 
     @_step
@@ -502,7 +506,7 @@ class Ledger:
         self.permits.wake_all()
         self._wake_drainers()
         idle = [*self.idle, *self.closing]
-        out = list(self.entries.difference(idle))
+        out = [*self.entries.difference(idle), *self.rooms()]
         for entry in list(self.idle):
             self.idle.remove(entry)
             self._retire(entry, "pool closed", gone=False)

@@ -794,7 +794,7 @@ class ConnectionPool(Generic[T]):
         self._ledger, self._terms = self._new_books()
         self._ledger.closed, self._ledger.draining = old.closed, old.draining
         self._housekeeper = None
-        for entry in old.entries:
+        for entry in [*old.entries, *old.rooms()]:
             entry.wire.disown()
 
 

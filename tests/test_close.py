@@ -20,6 +20,7 @@ from jetsocket import (
     PoolClosedError,
     PooledConnection,
 )
+from tests.faults.proxy import FaultProxy
 from tests.servers import EchoServer, RawServer, after_upgrade, hold, wait_until
 
 PROMPT = 0.05  # s, by the promise
@@ -306,6 +307,23 @@ def test_closing_among_busy_borrowers_leaves_nothing_open(echo: EchoServer) -> N
         assert (pool.stats().active_connections, pool.stats().idle_connections) == (0, 0)
         with pytest.raises(PoolClosedError):
             pool.acquire("/")
+
+
+def test_what_is_closed_to_make_room_is_cut_and_whoever_waits_for_that_is_told_at_once(
+    echo: EchoServer, proxy: Callable[..., FaultProxy]
+) -> None:
+    through = proxy(echo)
+    pool = pool_for(through.uri(), 1)
+    pool.acquire("/first").release()
+    through.stall()  # its goodbye is not answered
+    waiter = in_thread(lambda: pool.acquire("/second"))
+    [room] = wait_until(pool._ledger.rooms)
+    start = monotonic()
+    pool.close()
+    assert room.wire.fileno() == -1
+    outcome, at = waiter.result(5)
+    assert isinstance(outcome, PoolClosedError)
+    assert at - start < 0.5  # the goodbye had 1 s
 
 
 def test_leaving_the_with_block_closes(echo: EchoServer) -> None:

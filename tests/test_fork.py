@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from textwrap import dedent
 
 import pytest
 
 from tests import scripts
+from tests.faults.proxy import FaultProxy
 from tests.servers import EchoServer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -176,6 +178,36 @@ def test_an_unused_lease_of_the_parent_takes_no_connection_of_the_child(echo: Ec
     """
     scripts.run(START + _flat(script), echo.uri).check()
     assert echo.most_open == 2  # one of the parent's, one of the child's
+
+
+def test_a_child_keeps_no_connection_that_is_being_closed_to_make_room(
+    echo: EchoServer, proxy: Callable[..., FaultProxy]
+) -> None:
+    script = """
+    from tests.servers import open_sockets
+    pool = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri)
+    pool.acquire("/first").release()
+    print("stall"); sys.stdin.readline()
+    def acquire():
+        pool.acquire("/second", timeout=10).release()
+    thread = threading.Thread(target=acquire); thread.start()
+    while not any(permit.room for permit in pool._ledger.permits.held.copy()): time.sleep(0.001)
+    def child():
+        assert open_sockets() == 0, open_sockets()
+    assert in_child(child) == 0
+    print("resume"); sys.stdin.readline()
+    thread.join()
+    pool.close()
+    """
+    through = proxy(echo)
+    with scripts.Script(START + _flat(script), through.uri()) as running:
+        assert running.line() == "stall"
+        through.stall()
+        running.say("go on")
+        assert running.line() == "resume"
+        through.resume()
+        running.say("go on")
+    running.ended().check()
 
 
 def test_fork_while_other_threads_are_busy_in_the_pool(echo: EchoServer) -> None:
