@@ -48,8 +48,9 @@ class Notes(logging.Handler):
         self.errors: list[str] = []
         logging.getLogger("jetsocket").addHandler(self)
 
-    def createLock(self) -> None:
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        self.emit(record)
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         self.seen[str(record.msg)[:70]] += 1
