@@ -13,6 +13,7 @@ from tests.soak.workers import Worker
 from tests.soak.world import Slot
 
 _PATIENCE = 1.0  # s that a victim's calls have
+_PAUSE = 0.005  # s after an error
 _BETWEEN = 2.0  # s after which one who lives is struck again: a finalizer has swallowed the last one
 
 
@@ -63,7 +64,8 @@ def _suffer(worker: Worker, began: threading.Event, ended: threading.Event) -> N
     try:
         began.set()
         while True:
-            worker.once()
+            if not worker.once():
+                ended.wait(_PAUSE)
     except Struck:
         pass
     finally:
