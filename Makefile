@@ -61,7 +61,7 @@ integration: $(VENV)/.has-integration ## Run the tests that need more than Pytho
 	    apt-get update -q && apt-get install -y -q --no-install-recommends $(INTEGRATION_PACKAGES); fi
 	@$(BIN)/python -m pytest -m "integration and not soak" $(ARGS)
 
-soak: $(VENV)/.has-test ## Try every promise at length: MINUTES=10 SEED=n ONLY=soak|suites
+soak: $(VENV)/.has-soak ## Try every promise at length: MINUTES=10 SEED=n ONLY=soak|suites
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## Remove everything that was made here, .venv too
