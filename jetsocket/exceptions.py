@@ -2,7 +2,7 @@
 
 ``str(error)`` is the message and nothing else. Payloads, bodies and headers are attributes only: they may
 hold secrets, and a message ends up in logs. All of them survive ``pickle`` and ``copy``, so that a task queue
-can ship them between processes.
+can ship them between processes. One that ships the message only can make them anew of that.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ConnectionClosedError(ConnectionError):
         reason: The close reason the peer gave, or an empty string.
     """
 
-    def __init__(self, message: str, *, code: int, reason: str = "") -> None:
+    def __init__(self, message: str, *, code: int = 1006, reason: str = "") -> None:
         """Keep the message and the close."""
         super().__init__(message)
         self.code = code
@@ -139,7 +139,7 @@ class MessageTooBigError(ConnectionError):
 
     code = 1009
 
-    def __init__(self, message: str, *, limit: int, size: int | None = None) -> None:
+    def __init__(self, message: str, *, limit: int = 0, size: int | None = None) -> None:
         """Keep the message and the sizes."""
         super().__init__(message)
         self.limit = limit
@@ -176,8 +176,8 @@ class PoolExhaustedError(JetSocketError):
         self,
         message: str,
         *,
-        max_connections: int,
-        timeout: float,
+        max_connections: int = 0,
+        timeout: float = 0.0,
         waiting: int = 0,
         idle: int = 0,
         last_connect_error: BaseException | None = None,
@@ -209,7 +209,9 @@ class InvalidStateError(JetSocketError):
         required_states: The states in which the call is allowed.
     """
 
-    def __init__(self, message: str, *, current_state: str, required_states: Sequence[str] = ()) -> None:
+    def __init__(
+        self, message: str, *, current_state: str = "unknown", required_states: Sequence[str] = ()
+    ) -> None:
         """Keep the message and the states."""
         super().__init__(message)
         self.current_state = current_state
@@ -223,7 +225,7 @@ class DecodeError(JetSocketError):
         payload: The message as it came: ``str`` for text, ``bytes`` for binary.
     """
 
-    def __init__(self, message: str, *, payload: str | bytes) -> None:
+    def __init__(self, message: str, *, payload: str | bytes = "") -> None:
         """Keep the message and the payload."""
         super().__init__(message)
         self.payload = payload

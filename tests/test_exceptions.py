@@ -63,6 +63,14 @@ def test_every_error_survives_a_trip(
     assert _facts(arrived) == _facts(error)
 
 
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_every_error_can_be_made_of_its_message(error: JetSocketError) -> None:
+    """As Celery does with what its JSON serializer has left of one."""
+    arrived = type(error)(*error.args)
+    assert str(arrived) == "m"
+    assert vars(arrived).keys() == vars(error).keys()
+
+
 def test_every_public_error_has_an_example() -> None:
     assert {type(error).__name__ for error in EXAMPLES} == set(exceptions.__all__)
 
