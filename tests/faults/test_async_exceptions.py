@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import itertools
 import json
@@ -83,7 +84,7 @@ def strike_at_random(three: Three, strikes: int, batch: int, watchdog: float) ->
     with scripts.Script("import sys; " + script, *args, watchdog=watchdog, measured=False) as running:
         while line := running.line():
             told: dict[str, Any] = json.loads(line)
-            assert "trouble" not in told, f"seed {seed}: {told['trouble']}"
+            assert "trouble" not in told, f"seed {seed}: {told['trouble']}\n{running.ended().err}"
             if "raised" in told:
                 break
             wait_until(lambda: plain.open_now == told["plain"], HEALED, f"{told}, {plain.open_now} open")  # noqa: B023
@@ -674,6 +675,7 @@ def storm(*given: str) -> None:
         try:
             slowest = max(slowest, check(scene, victims))
         except BaseException as error:
+            faulthandler.dump_traceback()
             tell(trouble=f"{error!r}; {scene.trouble}; {scene.pool._ledger.faults()}; {count.other}")
             os._exit(1)
     landed += sum(victim.landed for victim in victims)
