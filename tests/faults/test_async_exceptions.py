@@ -614,6 +614,11 @@ class Victim(threading.Thread):
         self.at_work = False
         self.doing = ""
         self.chance = random.Random(random.random())
+        self.done_for = False
+
+    @property
+    def is_fit(self) -> bool:
+        return self.is_alive() and not self.done_for
 
     def run(self) -> None:
         while True:
@@ -635,6 +640,14 @@ class Victim(threading.Thread):
                 self.scene.trouble.append(f"{self.doing}: {error!r}")
 
 
+def never_end(told: Any) -> None:
+    """Keep a thread that was struck outside `toil`: the next strike would hit whoever got its identity."""
+    told.thread.done_for = True
+    grave = threading.Lock()
+    grave.acquire()
+    grave.acquire()
+
+
 def strike(victim: Victim, error: type[BaseException] | None) -> None:
     what = ctypes.py_object(error) if error is not None else None
     assert victim.ident is not None
@@ -647,9 +660,8 @@ def storm(*given: str) -> None:
     random.seed(int(seed))
     sys.setswitchinterval(1e-5)  # or strikes would only fall where a thread waits
     warnings.simplefilter("ignore", ResourceWarning)
-    threading.excepthook = sys.unraisablehook = lambda told: (
-        None
-    )  # a strike outside `toil`, or in a finalizer
+    # A strike outside `toil`, or in a finalizer, goes no further.
+    threading.excepthook, sys.unraisablehook = never_end, lambda told: None
     scene, count = Scene(*scenery), Count()
     for work in scene.works:  # imports and caches are not what is to be struck
         work()
@@ -665,7 +677,7 @@ def storm(*given: str) -> None:
         for _ in range(min(left, int(batch))):
             sleep(random.random() ** 2 * 0.004)
             at = random.randrange(VICTIMS)
-            if not victims[at].is_alive():
+            if not victims[at].is_fit:
                 landed += victims[at].landed + 1
                 victims[at] = Victim(scene)
                 victims[at].start()
@@ -700,10 +712,10 @@ def tell(**figures: Any) -> None:
 def check(scene: Scene, victims: list[Victim]) -> float:
     """Everything is back, in how many seconds; raises if not."""
     wait_until(
-        lambda: not any(victim.at_work and victim.is_alive() for victim in victims), 30, "all come to rest"
+        lambda: not any(victim.at_work and victim.is_fit for victim in victims), 30, "all come to rest"
     )
     for victim in victims:
-        if victim.is_alive():
+        if victim.is_fit:
             strike(victim, None)  # what has not struck yet never will
     assert not scene.trouble, scene.trouble
     start = monotonic()
