@@ -34,6 +34,7 @@ class Actions:
         self.name = name
         self.slot = slot
         self.patience = patience
+        self.may_fork = True
         self.tally = Tally()
         self._numbers = itertools.count(1)
 
@@ -227,6 +228,8 @@ class Actions:
 
     def fork(self, step: Step) -> None:
         """A child that uses the pool; here, a connection lent meanwhile stays as it was."""
+        if not self.may_fork:
+            return self.talk(step)
         with self.acquire(step) as conn:
             self.tally.inherited += in_child(lambda: self.as_child(step, conn))
             self.ask(conn, self.message(step))

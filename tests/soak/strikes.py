@@ -38,6 +38,7 @@ class Striker(threading.Thread):
     def _strike_one(self) -> None:
         name, rng = f"{self.name}.{self.strikes}", self._rng
         worker = Worker(name, rng.choice(self._slots), Random(rng.random()), _PATIENCE)
+        worker.may_fork = False  # what others do around a fork is not made for this: `logging` holds a lock
         began, ended = threading.Event(), threading.Event()
         thread = threading.Thread(target=_suffer, args=(worker, began, ended), name=name)
         thread.start()
