@@ -22,7 +22,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 _T = TypeVar("_T")
 _Poll: TypeAlias = Callable[["float | None"], object]  # ms to wait; true: there is something
@@ -67,41 +67,46 @@ _CLOSED = _Closed()
 
 
 class _ForkGate:
-    """Keeps a fork waiting while another thread is inside OpenSSL.
+    """Lets a fork wait for a moment in which no thread is inside OpenSSL.
 
     OpenSSL has locks of its own. One that is held at the fork stays locked in the child for ever, whose next
-    handshake would hang. So the lock of every session is held while the process forks; no new one begins.
+    handshake would hang. Nothing is held meanwhile: other hooks that run before a fork wait for locks of
+    theirs, `logging` for one, and whoever has such a lock may need a session. So in the instants between the
+    moment that was found and the fork a thread may enter all the same; hardly ever one does.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # held while it forks; a finalizer may connect inside `enroll`
-        self._locks: weakref.WeakKeyDictionary[_Tls, threading.Lock] = weakref.WeakKeyDictionary()
-        self._held: dict[int, list[Any]] = {}  # by the thread that forks
+        self.renew()
+
+    def renew(self) -> None:
+        """In a forked child: forget the parent's sessions, and a lock that another thread may have held."""
+        self._lock = threading.RLock()  # guards `_sessions`; a finalizer may connect inside `enroll`
+        self._sessions: weakref.WeakKeyDictionary[_Tls, threading.Lock] = weakref.WeakKeyDictionary()
 
     def enroll(self, session: _Tls, lock: threading.Lock) -> None:
+        """Wait for that session, too: who is inside holds its lock."""
         with self._lock:
-            self._locks[session] = lock
+            self._sessions[session] = lock
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Before a fork. In vain for a signal handler that came inside a session, hence the patience."""
         deadline = monotonic() + _FORK_PATIENCE
-        held = self._held[threading.get_ident()] = []
-        if self._lock.acquire(timeout=_FORK_PATIENCE):
-            held.append(self._lock)
-        locks = list(self._locks.values())
-        held.extend(lock for lock in locks if lock.acquire(timeout=max(0.0, deadline - monotonic())))
+        while (busy := self._busy()) is not None and (left := deadline - monotonic()) > 0:
+            if busy.acquire(timeout=left):
+                busy.release()
 
-    def open(self) -> None:
-        """After a fork, in parent and child."""
-        for lock in self._held.pop(threading.get_ident(), ()):
-            lock.release()
+    def _busy(self) -> threading.Lock | None:
+        if not self._lock.acquire(timeout=_FORK_PATIENCE):
+            return None
+        try:
+            return next((lock for lock in self._sessions.values() if lock.locked()), None)
+        finally:
+            self._lock.release()
 
 
 _fork_gate = _ForkGate()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_fork_gate.close, after_in_parent=_fork_gate.open, after_in_child=_fork_gate.open
-    )
+    os.register_at_fork(before=_fork_gate.wait, after_in_child=_fork_gate.renew)
 
 
 class _Tls:

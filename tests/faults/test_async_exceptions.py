@@ -58,6 +58,7 @@ CAP = 4
 VICTIMS = 6  # more than there are connections: some stand in line
 HEALED = 3.0  # s: two ticks of the housekeeper, and a busy machine
 LONG_FORM = 20_000
+QUICK = 1e-5  # s between two switches of threads
 
 
 # --- at random moments
@@ -648,7 +649,17 @@ def never_end(told: Any) -> None:
     grave.acquire()
 
 
+def starts_a_thread(victim: Victim) -> bool:
+    """Before CPython 3.12 the exception may hit the new thread then, for which the old one waits for ever."""
+    frame = sys._current_frames().get(victim.ident or 0)
+    while frame is not None and frame.f_code is not threading.Thread.start.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
 def strike(victim: Victim, error: type[BaseException] | None) -> None:
+    if error is not None and starts_a_thread(victim):
+        return
     what = ctypes.py_object(error) if error is not None else None
     assert victim.ident is not None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(victim.ident), what)
@@ -658,7 +669,7 @@ def storm(*given: str) -> None:
     """Strike so many times; after each batch all that was struck has to be whole again."""
     *scenery, strikes, batch, seed = given
     random.seed(int(seed))
-    sys.setswitchinterval(1e-5)  # or strikes would only fall where a thread waits
+    sys.setswitchinterval(QUICK)  # or strikes would only fall where a thread waits
     warnings.simplefilter("ignore", ResourceWarning)
     # A strike outside `toil`, or in a finalizer, goes no further.
     threading.excepthook, sys.unraisablehook = never_end, lambda told: None
@@ -681,7 +692,9 @@ def storm(*given: str) -> None:
                 landed += victims[at].landed + 1
                 victims[at] = Victim(scene)
                 victims[at].start()
+            sys.setswitchinterval(1.0)  # it does not get any further between the look and the strike
             strike(victims[at], Struck)
+            sys.setswitchinterval(QUICK)
         left -= int(batch)
         scene.gate.acquire()
         try:

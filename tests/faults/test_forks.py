@@ -163,6 +163,42 @@ def test_a_fork_waits_while_a_thread_is_inside_openssl_but_not_for_ever(
         assert conn.recv_raw(5) == "hello"
 
 
+OTHER_HOOK = """
+import os, ssl, sys, threading
+asked, lock = threading.Event(), threading.RLock()
+class Tells:
+    def acquire(self):
+        asked.set()
+        lock.acquire()
+# Made first, it runs last before a fork: as the hook of logging does, which waits for a lock of logging's.
+os.register_at_fork(before=Tells().acquire, after_in_parent=lock.release)
+from tests.faults.forking import open_pool
+pool, has_lock = open_pool(*sys.argv[1:]), threading.Event()
+def work():
+    with pool.acquire("/") as conn, lock:
+        has_lock.set()
+        assert asked.wait(10)
+        assert conn.request(1, timeout=10) == 1
+thread = threading.Thread(target=work)
+thread.start()
+assert has_lock.wait(10)
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+os.waitpid(pid, 0)
+thread.join()
+pool.close()
+print("ok")
+"""
+
+
+def test_a_fork_holds_no_session_while_it_waits_for_the_locks_of_others(
+    echo_tls: EchoServer, tls: Tls, tmp_path: Path
+) -> None:
+    ended = scripts.run(OTHER_HOOK, echo_tls.uri, authority(tls, tmp_path), watchdog=20)
+    assert ended.out == "ok\n", ended.err
+
+
 def test_neither_a_pool_nor_a_lease_is_copied(echo: EchoServer, make_pool: Callable[..., Any]) -> None:
     """A copy would share the connections: lent twice, and closed when the copy is dropped."""
     pool = make_pool(echo)

@@ -17,7 +17,9 @@ from jetsocket import ConnectionPool
 from jetsocket.exceptions import ConnectionClosedError
 from tests.integration.peers import PEERS, PIECES
 
-pytestmark = pytest.mark.integration
+NPM_PATIENCE = 240  # s, for its registry
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(NPM_PATIENCE + 60)]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -53,7 +55,7 @@ def node_environment(directory: Path) -> dict[str, str]:
     subprocess.run(
         [npm, "install", "--no-audit", "--no-fund", "--prefix", str(directory), "ws@8"],
         capture_output=True,
-        timeout=50,
+        timeout=NPM_PATIENCE,
         check=True,
     )
     return {**os.environ, "NODE_PATH": str(directory / "node_modules")}
