@@ -29,7 +29,9 @@ def suites(depth: float, figures: Path) -> int:
     more_than_tests = importlib.util.find_spec("gunicorn") is not None  # the extra `integration`
     marked = "soak" if more_than_tests else "soak and not integration"
     env = {**os.environ, "JETSOCKET_DEPTH": f"{depth:g}", "JETSOCKET_FIGURES": str(figures)}
-    command = [sys.executable, "-m", "pytest", "-m", marked, "-v", "tests"]
+    # Stacks are of interest when a test is over its time, and these have more of that than others.
+    stacks = "faulthandler_timeout=600"
+    command = [sys.executable, "-m", "pytest", "-m", marked, "-v", "-o", stacks, "tests"]
     status = subprocess.run(command, cwd=report.ROOT, env=env, check=False).returncode
     nothing_to_run = 5
     return 0 if status == nothing_to_run else status
