@@ -144,11 +144,9 @@ class Housekeeper:
             entry = self._watched.get(fd)
             if entry is not None and entry.wire.tend() and stale(entry, reuse, -math.inf) is not None:
                 self._retire_if_stale(entry)
-        for entry in list(self._watched.values()):
-            if entry.wire.reader.paused:  # the socket does not tell of what was taken from it, and left
-                entry.wire.tend()
-            if entry.wire.reader.pings:  # left over by a sender, or by a peer that did not read
-                entry.wire.answer_ping()
+        for wire in self.ledger.unfinished.copy():
+            self.ledger.unfinished.discard(wire)  # first: it may put itself there again
+            wire.finish()
 
     def _sync_watcher(self) -> None:
         version = self.ledger.watch_version

@@ -3,9 +3,9 @@
 Each method is one step under the lock and takes microseconds. What it decides is returned; connecting,
 closing, waiting, calling back and logging are done by the caller, outside.
 
-The lock. `Ledger.lock` guards every field below but `returned`, `lent` and `doorbell`, which are touched by
-single calls that CPython makes atomic. No other lock but those within `BoundedSemaphore` and `Queue` is taken
-while it is held, and those are never taken otherwise.
+The lock. `Ledger.lock` guards every field below but `returned`, `lent`, `unfinished` and `doorbell`, which
+are touched by single calls that CPython makes atomic. No other lock but those within `BoundedSemaphore` and
+`Queue` is taken while it is held, and those are never taken otherwise.
 
 The garbage collector may run a finalizer, or the `__exit__` of a dropped generator, in a thread that is
 inside one of these methods, and a signal handler may run there too. So giving back never waits for the lock:
@@ -31,6 +31,7 @@ from jetsocket.exceptions import InvalidStateError, PoolClosedError
 from jetsocket.idle import IdleConnections
 from jetsocket.permits import Permit, Permits
 from jetsocket.stats import PoolStats, Totals
+from jetsocket.wire.websocket import WebSocket
 
 STOP = "stop"
 ABANDONED = "abandoned"
@@ -93,7 +94,7 @@ class Ledger:
     """The state of one pool.
 
     Attributes:
-        lock: Guards everything but `returned`, `lent` and `doorbell`.
+        lock: Guards everything but `returned`, `lent`, `unfinished` and `doorbell`.
         permits: The permits and the line.
         idle: The idle connections.
         entries: All connections that count against the cap: being opened, lent, idle, saying goodbye.
@@ -101,6 +102,7 @@ class Ledger:
         in_care: Those that the housekeeper has taken from the idle ones: being looked at, checked, retired.
         returned: Permits that came back and are not booked yet.
         lent: Permits whose lease is out. Whoever removes one claims its return.
+        unfinished: What the housekeeper is to go on with; see `WebSocket.unfinished`.
         doorbell: Wakes the housekeeper.
         closed: No more leases, ever.
         draining: No more leases; those that are out may come back.
@@ -122,6 +124,7 @@ class Ledger:
         self.in_care: dict[Entry, None] = {}
         self.returned: deque[Permit] = deque()
         self.lent: set[Permit] = set()
+        self.unfinished: set[WebSocket] = set()
         self.doorbell: SimpleQueue[Ring] = SimpleQueue()
         self.closed = False
         self.draining = False

@@ -289,10 +289,12 @@ class ConnectionPool(Generic[T]):
         return Entry(target, self._new_wire(), self._expiry())
 
     def _new_wire(self) -> WebSocket:
-        return WebSocket(
+        wire = WebSocket(
             max_message_size=self._options.max_message_size,
             compression_threshold=self._options.compression_threshold,
         )
+        wire.unfinished = self._ledger.unfinished
+        return wire
 
     def _expiry(self) -> float:
         lifetime = self._config.max_lifetime

@@ -416,7 +416,7 @@ class _Race:
             sock.close()
 
     def _fail(self, address: _Address, error: OSError) -> None:
-        self.failures.append((address, error))
+        self.failures.append((address, error.with_traceback(None)))  # its frames lead back to us
         self._start_next = monotonic()
 
 
@@ -465,7 +465,7 @@ def _outcome(sock: socket.socket) -> OSError | None:
     try:
         met_itself = sock.getsockname() == sock.getpeername()
     except OSError as error:
-        return error
+        return error.with_traceback(None)  # whose frames lead back to it and to the socket: a cycle
     # With nobody listening on the port dialled, the kernel may pick it as ours: a socket connected to itself.
     return _os_error(errno.ECONNREFUSED) if met_itself else None
 

@@ -112,6 +112,9 @@ class WebSocket(websocket.WebSocket):
         ping_due_since: When the ping was sent that has no pong yet (monotonic, s); None when there is none.
         latency: Round trip of the last `measure_latency` (s).
         response_headers: Of the server's upgrade response.
+        unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
+            the server does not take, or compressed messages too large to be inflated all at once. Whoever
+            looks after many connections calls `finish` on those.
     """
 
     def __init__(
@@ -143,6 +146,7 @@ class WebSocket(websocket.WebSocket):
         self.last_heard = monotonic()
         self.latency: float | None = None
         self.response_headers: Mapping[str, str] = Headers()
+        self.unfinished: set[WebSocket] | None = None
         self.reader = MessageReader(max_message_size)
         self._max_message_size = max_message_size
         self._compression_threshold = compression_threshold
@@ -559,6 +563,19 @@ class WebSocket(websocket.WebSocket):
             self._closed_by_server(*reader.close)
         elif reader.pings:
             self.answer_ping()
+        if reader.paused:
+            self._put_off()
+
+    def _put_off(self) -> None:
+        if self.unfinished is not None and self.failure is None:
+            self.unfinished.add(self)
+
+    def finish(self) -> None:
+        """Go on with what was left `unfinished`, without waiting; if that is in vain, it is there again."""
+        if self.reader.paused:  # of this the socket does not tell: it was taken from there
+            self.tend()
+        if self.reader.pings:
+            self.answer_ping()
 
     def _closed_by_server(self, code: int, reason: str) -> None:
         if self._reply_at is not None:
@@ -684,6 +701,8 @@ class WebSocket(websocket.WebSocket):
                     self.lock.release()
         finally:
             self._pushed_by = 0
+            if pings:
+                self._put_off()
 
     def is_sending(self) -> bool:
         """Whether a message goes out just now. A ping or pong, which never waits, is waited for."""

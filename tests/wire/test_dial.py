@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
@@ -225,6 +226,26 @@ class TestTcp:
         with contextlib.closing(dialing("ws://two.test/").open()) as stream:
             assert 0.2 < perf_counter() - start < 1.0
             assert says_hello(stream)
+
+    def test_a_connection_that_took_its_time_is_closed_at_once(self, nothing_left_open: None) -> None:
+        """Its descriptor must not wait for the garbage collector, as it would with its socket in a cycle."""
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(2):  # now the backlog is full; the kernel tries again after a second
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(listener.getsockname())
+            accepting = threading.Timer(0.2, lambda: [stack.push(listener.accept()[0]) for _ in range(2)])
+            accepting.start()
+            stack.callback(accepting.join)
+            gc.collect()
+            gc.disable()
+            stack.callback(gc.enable)
+            stream = dialing(f"ws://127.0.0.1:{listener.getsockname()[1]}/", 10).open()
+            descriptor = stream.fileno()
+            stream.close()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
 
     def test_nothing_but_black_holes(
         self, names: dict[str, list[tuple[str, int]]], black_hole: tuple[str, int]

@@ -831,6 +831,30 @@ def test_a_message_under_way_is_sending(connect: Connect, echo: EchoServer) -> N
     assert not ws.is_sending()
 
 
+def test_a_pong_that_can_not_be_sent_at_once_is_left_unfinished(
+    connect: Connect, raw_server: RawFactory
+) -> None:
+    ponged = threading.Event()
+
+    def ping(sock: socket.socket) -> None:
+        servers.read_client_frame(sock)
+        sock.sendall(frame(9, b"?"))
+        while servers.read_client_frame(sock).payload != b"?":
+            pass
+        ponged.set()
+        servers.hold(sock)
+
+    ws = connect(raw_server(after_upgrade(then=ping)).uri)
+    ws.unfinished = set()
+    ws.send("now")
+    with ws.lock:  # somebody is sending
+        wait_until(lambda: ws.tend() and ws.unfinished == {ws})
+    ws.unfinished.clear()
+    ws.finish()
+    assert ponged.wait(5)
+    assert not ws.unfinished
+
+
 class TestAtRest:
     """What is at rest may be lent without further questions, so nothing else may seem to be."""
 
