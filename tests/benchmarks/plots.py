@@ -53,7 +53,7 @@ def plot_waits(contenders: dict[str, list[Figures]], folder: Path) -> None:
             axes[0].plot(THREADS, values, style, marker="o", label=f"{name}, {which}", color=colour)
     axes[0].set(xlabel="threads on 8 connections", ylabel="wait for a connection (ms)")
     axes[0].set_yscale("log")
-    axes[0].legend(frameon=False)
+    figure.legend(frameon=False, ncols=2, loc="outside upper center")  # the lines leave no room inside
     save(figure, folder / "wait-by-threads.svg")
 
 
