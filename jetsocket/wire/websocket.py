@@ -574,8 +574,22 @@ class WebSocket(websocket.WebSocket):
         """Go on with what was left `unfinished`, without waiting; if that is in vain, it is there again."""
         if self.reader.paused:  # of this the socket does not tell: it was taken from there
             self.tend()
+        self._flush()
         if self.reader.pings:
             self.answer_ping()
+
+    def _flush(self) -> None:
+        """Hand over what the kernel did not take of a control frame, unless a sender does it by the way."""
+        stream = self._stream
+        if stream is None or not stream.unsent or not self.lock.acquire(blocking=False):
+            return
+        try:
+            if not self._sending and not stream.flush_now():
+                self._put_off()
+        except OSError as error:
+            self._lose(f"the connection was lost: {error}", error)
+        finally:
+            self.lock.release()
 
     def _closed_by_server(self, code: int, reason: str) -> None:
         if self._reply_at is not None:
@@ -725,8 +739,8 @@ class WebSocket(websocket.WebSocket):
         self._sending = True
         try:
             taken = stream.flush_now()
-            if taken:
-                stream.write_now(encode_frame(opcode, payload, self._key()))
+            if taken and not stream.write_now(encode_frame(opcode, payload, self._key())):
+                self._put_off()
         except OSError as error:
             self._lose(f"the connection was lost: {error}", error)
             taken = True
@@ -861,6 +875,7 @@ class WebSocket(websocket.WebSocket):
     def _drain(self, stream: Stream) -> bool:
         """Throw away what still comes, up to the end of the stream; False: more may come."""
         until = monotonic() + _LAST_LOOK  # a server that never stops sending must not keep us here
+        self._flush()  # our own close frame, perhaps
         if self.reader.paused:  # what was left there may end with its close frame
             self._note_reply(b"")
         try:
@@ -894,7 +909,8 @@ class WebSocket(websocket.WebSocket):
         if stream is not None and self.readlock.acquire(timeout=max(0.0, deadline - monotonic())):
             try:
                 while not self._drain(stream) and monotonic() < deadline:
-                    stream.wait_readable(min(deadline, self._patience()))
+                    soon = monotonic() + _LAST_LOOK if stream.unsent else math.inf
+                    stream.wait_readable(min(deadline, self._patience(), soon))
             finally:
                 self.readlock.release()
         self.shutdown()

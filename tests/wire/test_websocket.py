@@ -351,6 +351,32 @@ class TestDeadlines:
         serving.result(10)
         assert received == [*sent, b"last"]
 
+    def test_a_goodbye_that_finds_no_room_leaves_when_there_is_some(
+        self, tmp_path: Path, connect: Connect
+    ) -> None:
+        reading, opcodes = threading.Event(), []
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def serve() -> None:
+            with listener, listener.accept()[0] as sock:
+                servers.upgrade(sock)
+                reading.wait(20)
+                while not opcodes or opcodes[-1] != 8:
+                    opcodes.append(servers.read_client_frame(sock).opcode)
+
+        serving = in_background(serve)
+        ws = connect("ws://here/", unix=str(tmp_path / "s"))
+        with Stopwatch(20), pytest.raises(TimeoutError):
+            while True:
+                ws.send_message(b"more", soon(0.2))
+        ws.start_close()
+        threading.Timer(0.1, reading.set).start()
+        ws.finish_close(soon(10))
+        serving.result(10)
+        assert opcodes[-1] == 8
+
     def test_waiting_for_another_sender_counts_too(self, raw_server: RawFactory, connect: Connect) -> None:
         stopped = threading.Event()
         ws = connect(raw_server(after_upgrade(then=lambda sock: stopped.wait(10) and None)).uri)
