@@ -34,17 +34,8 @@ class IdleQueue(queue.Queue[Entry]):
     # The following do without the queue's own mutex: the ledger's lock is held anyway, and an interrupt
     # could leave that mutex locked for ever.
 
-    def put_nowait(self, item: Entry) -> None:
-        """Put it in; there is always room."""
-        self.queue[item] = None
-
-    def get_nowait(self) -> Entry:
-        """The most recently used one.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return self.queue.popitem()[0]
+    put_nowait = _put
+    get_nowait = _get
 
     def remove(self, entry: Entry) -> bool:
         """Take out that very entry; False when it is not there."""

@@ -102,8 +102,7 @@ class Permits:
         """Take a permit if one is free and nobody waits for it."""
         if self.line or not self._semaphore.acquire(False):
             return False
-        self.held.add(permit)
-        permit.held = True
+        self._grant(permit)
         return True
 
     def join(self, permit: Permit) -> None:
