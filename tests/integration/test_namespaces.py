@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import depth, report  # noqa: F401  # fixtures
 from tests.integration.link import INTERVAL, TIMEOUT
 
 pytestmark = pytest.mark.integration
@@ -126,8 +125,8 @@ def test_without_a_network_of_our_own(namespace: list[str]) -> None:
 @pytest.mark.timeout(300)
 def test_a_loose_contact(
     namespace: list[str],
-    depth: float,  # noqa: F811
-    report: Callable[..., None],  # noqa: F811
+    depth: float,
+    report: Callable[..., None],
 ) -> None:
     seconds, seed = max(5.0, 60 * depth), random.randrange(1 << 16)
     print(f"seed {seed}")

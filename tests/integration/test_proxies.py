@@ -20,7 +20,6 @@ from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, HandshakeError, PoolExhaustedError
 from tests import servers
 from tests.conftest import Tls
-from tests.faults.conftest import depth, report  # noqa: F401  # fixtures
 from tests.faults.test_network import restart_under_load
 from tests.servers import LOCALHOST, EchoServer, wait_until
 
@@ -291,8 +290,8 @@ def test_the_proxy_itself_ends(front: Front, pool_to: Callable[..., Pool]) -> No
 @pytest.mark.parametrize("scheme", ["ws"])
 def test_the_server_behind_it_restarts_under_load(
     front: Front,
-    depth: float,  # noqa: F811
-    report: Callable[..., None],  # noqa: F811
+    depth: float,
+    report: Callable[..., None],
 ) -> None:
     restarts = max(4, int(40 * depth))
     calls, opened = restart_under_load(restarts, front.echo, front.uri)

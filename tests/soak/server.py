@@ -17,7 +17,7 @@ import threading
 from collections import Counter, defaultdict
 from typing import Any
 
-from tests.servers import LOCALHOST, Connection, EchoServer, SerialSSLSocket
+from tests.servers import LOCALHOST, Connection, EchoServer
 
 
 class Counts:
@@ -47,28 +47,11 @@ class Counts:
             return {"opened": self.opened, "messages": self.messages, "most": dict(self.most)}
 
 
-class LastingSSLSocket(SerialSSLSocket):
-    """One that goes on listening after a client that was gone before its handshake.
-
-    The `accept` of `ssl` raises then, and at any error of `accept` the server of `websockets` ends.
-    """
-
-    def accept(self) -> Any:
-        while True:
-            try:
-                return super().accept()
-            except OSError:
-                if self.fileno() == -1:
-                    raise
-
-
 class SoakServer(EchoServer):
     """An EchoServer on a port that is given, so that it comes back where it was."""
 
     def __init__(self, port: int, counts: Counts, **options: Any) -> None:
         super().__init__(self._talk, compression="deflate", **options)
-        if (context := options.get("ssl_context")) is not None:
-            context.sslsocket_class = LastingSSLSocket
         self._reserved.close()
         self._reserved = socket.socket()
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
