@@ -50,17 +50,17 @@ def write(found: dict[str, Any], root: Path = ROOT) -> None:
     fill(root / "README.md", "figures", short_table(rows))
 
 
-def fill(page: Path, name: str, text: str) -> None:
-    """Replace what stands between the marks of that name.
+def fill(page: Path, name: str, text: str, by: str = "make bench") -> None:
+    """Replace what stands between the marks of that name and command.
 
     Raises:
         ValueError: The page has no such marks.
     """
-    begin, end = f"<!-- {name}: written by make bench -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: written by {by} -->", f"<!-- end of {name} -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"{page}: no place for {name}")
+        raise ValueError(f"{page}: no place for the {name}")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 

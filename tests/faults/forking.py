@@ -212,15 +212,20 @@ def in_child(work: Callable[[], object]) -> None:
     """Fork, do the work in the child, and insist that it ends well."""
     pid = os.fork()
     if pid == 0:
-        status = 3
-        try:
-            die_if_stuck(PATIENCE)
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        os._exit(status)
+        leave_by(work)
     assert _reap("", pid) == ("", 0)
+
+
+def leave_by(work: Callable[[], object]) -> NoReturn:
+    """Do the last work of a child, and end it with what came of that: 0, or 3 and a traceback."""
+    status = 3
+    try:
+        die_if_stuck(PATIENCE)
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(status)
 
 
 def inherited() -> list[str]:

@@ -23,8 +23,7 @@ from jetsocket import (
     PoolExhaustedError,
     TimeoutError,
 )
-from tests.faults.forking import open_pool
-from tests.scripts import die_if_stuck
+from tests.faults.forking import leave_by, open_pool
 from tests.servers import wait_until
 
 CAP = 8
@@ -155,7 +154,7 @@ def forks(uri: str, ca: str, count: str) -> None:
         gevent.sleep(0.02)
         pid = os.fork()
         if pid == 0:
-            _leave_by(lambda: _use_in_child(pool, busy))
+            leave_by(lambda: _use_in_child(pool, busy))
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert status == 0, status
     busy.request(lent)
@@ -167,17 +166,6 @@ def forks(uri: str, ca: str, count: str) -> None:
     assert pool.stats().total_reconnects == 0
     pool.close()
     print(json.dumps({"calls": busy.calls, "errors": busy.errors}))
-
-
-def _leave_by(work: Callable[[], None]) -> None:
-    status = 3
-    try:
-        die_if_stuck(PATIENCE)
-        work()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    os._exit(status)
 
 
 def _use_in_child(pool: Pool, busy: Crowd) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import machine
+from tests.benchmarks.report import fill
 from tests.soak.ledger import MIB, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BEGIN, END = "<!-- figures: written by make soak -->", "<!-- end of figures -->"
 _EVERY = 10.0  # s between two lines, where there is no terminal
 
 Look = Mapping[str, Any]
@@ -118,12 +118,7 @@ def write(found: Mapping[str, Any], root: Path = ROOT) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    page = root / "docs" / "reliability.md"
-    before, begun, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not begun or not ended:
-        raise ValueError(f"{page}: no place for the figures")
-    page.write_text(f"{before}{BEGIN}\n{figures(found)}\n{END}{after}", encoding="utf-8")
+    fill(root / "docs" / "reliability.md", "figures", figures(found), by="make soak")
 
 
 def figures(found: Mapping[str, Any]) -> str:
