@@ -151,7 +151,7 @@ class Ledger:
             InvalidStateError: A finalizer or a signal handler asks that has interrupted the ledger itself.
         """
         if self.closed or self.draining:
-            raise self._is_closed()
+            raise self.closed_error()
         if self.permits.take(permit):
             permit.entry = entry = self.idle.take(key)
             return entry
@@ -168,7 +168,7 @@ class Ledger:
             PoolClosedError: The pool is closed or drained.
         """
         if self.closed or self.draining:
-            raise self._is_closed()
+            raise self.closed_error()
         if len(self.entries) >= self.config.max_connections or not self.permits.take(permit):
             return False
         self._enter_slot(permit, entry)
@@ -589,7 +589,7 @@ class Ledger:
     def _check_out(self, permit: Permit) -> None:
         """Nothing is given to a permit that has come back: nobody would return it."""
         if self.closed:
-            raise self._is_closed()
+            raise self.closed_error()
         if permit not in self.permits.held:  # nor, under gevent, to one of the ledger before a fork
             raise InvalidStateError(
                 f"pool {self.name!r}: another thread released this lease; acquire a new one",
@@ -597,7 +597,8 @@ class Ledger:
                 required_states=["lent"],
             )
 
-    def _is_closed(self) -> PoolClosedError:
+    def closed_error(self) -> PoolClosedError:
+        """What to tell whoever asks for a lease once there are none any more."""
         what = "closed" if self.closed else "drained"
         return PoolClosedError(f"pool {self.name!r} is {what}: it gives no more leases; make a new pool")
 

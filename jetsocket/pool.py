@@ -163,7 +163,7 @@ class ConnectionPool(Generic[T]):
         except BaseException as error:
             self._give_up(permit, error)
             if self._ledger.closed and isinstance(error, (ConnectionError, TimeoutError)):
-                raise self._closed_error() from error
+                raise self._ledger.closed_error() from error
             raise
         return lease
 
@@ -225,7 +225,7 @@ class ConnectionPool(Generic[T]):
             if permit.held or self._ledger.leave_line(permit):
                 return
             if self._ledger.closed or self._ledger.draining:
-                raise self._closed_error()
+                raise self._ledger.closed_error()
         raise self._exhausted(permit, target)
 
     def _lend(self, lease: PooledConnection[T], entry: Entry) -> None:
@@ -239,7 +239,7 @@ class ConnectionPool(Generic[T]):
         self._ledger.lent.add(permit)
         if self._ledger.closed:
             entry.wire.cut("the pool was closed")
-            raise self._closed_error()
+            raise self._ledger.closed_error()
         if self._ledger.returned:
             self._ledger.settle()
         if _log.isEnabledFor(logging.DEBUG):
@@ -325,7 +325,7 @@ class ConnectionPool(Generic[T]):
 
     def _connect_once(self, entry: Entry, deadline: float) -> None:
         if self._ledger.closed:  # after entry.wire was set: whoever closes sees either us or it
-            raise self._closed_error()
+            raise self._ledger.closed_error()
         options, target = self._options, entry.target
         ours = self._base is None or options.cross_origin_headers or same_origin(self._base, target)
         entry.wire.connect(
@@ -772,10 +772,6 @@ class ConnectionPool(Generic[T]):
         )
 
     # --- errors ----------------------------------------------------------------------------------------
-
-    def _closed_error(self) -> PoolClosedError:
-        what = "closed" if self._ledger.closed else "drained"
-        return PoolClosedError(f"pool {self._name!r} is {what}: it gives no more leases; make a new pool")
 
     def _exhausted(self, permit: Permit, target: Target) -> PoolExhaustedError:
         figures = self._ledger.exhaustion(permit)
