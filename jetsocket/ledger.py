@@ -497,13 +497,14 @@ class Ledger:
         self._drain_waiters.clear()
 
     @_step
-    def close(self) -> tuple[list[Entry], list[Entry]] | None:
+    def close(self, *, again: bool = False) -> tuple[list[Entry], list[Entry]] | None:
         """Give no more leases and wake all who wait.
 
         Returns:
-            The connections to say goodbye to, and those that are out and to be cut; None if closed before.
+            The connections to say goodbye to, and those that are out and to be cut; None if closed before,
+            unless that is to be done `again`.
         """
-        if self.closed:
+        if self.closed and not again:
             return None
         self.closed = True
         self.permits.wake_all()

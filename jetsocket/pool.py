@@ -118,6 +118,7 @@ class ConnectionPool(Generic[T]):
         self._resolve = functools.lru_cache(known)(functools.partial(_resolve, base=self._base))
         self._ledger, self._terms = self._new_books()
         self._housekeeper: Housekeeper | None = None
+        self._half_closed = False  # an exception struck in `close`
         _pools.add(self)
 
     def _new_books(self) -> tuple[Ledger, Terms[T]]:
@@ -674,7 +675,7 @@ class ConnectionPool(Generic[T]):
         return not self._ledger.permits.held
 
     def close(self, timeout: float | None = None) -> None:
-        """Close the pool. The second time does nothing.
+        """Close the pool. The second time does nothing, or what the first was kept from by a Ctrl-C.
 
         All who wait get PoolClosedError at once; idle connections are closed side by side; connections
         that are lent are cut, and their borrowers get ConnectionClosedError.
@@ -688,10 +689,18 @@ class ConnectionPool(Generic[T]):
             InvalidStateError: Called from a finalizer or signal handler that interrupted the pool itself.
         """
         limit = seconds(timeout, self._options.close_timeout)
+        try:
+            self._close(self._options.close_timeout if limit is None else limit)
+        except BaseException:
+            self._half_closed = True
+            raise
+
+    def _close(self, limit: float) -> None:
         ledger = self._ledger
-        taken = ledger.close()
+        taken = ledger.close(again=self._half_closed)
         if taken is None:
             return
+        self._half_closed = False
         idle, out = taken
         for entry in out:
             entry.wire.dismiss("the pool was closed")
@@ -701,7 +710,7 @@ class ConnectionPool(Generic[T]):
                 permit.lent_for = max(1e-9, monotonic() - permit.taken_at)
                 ledger.give_back(permit)
         ledger.doorbell.put(STOP)
-        close_all(idle, self._options.close_timeout if limit is None else limit)
+        close_all(idle, limit)
         ledger.forget_closed(idle)
         keeper, self._housekeeper = self._housekeeper, None
         if keeper is not None and not keeper.is_this_thread:

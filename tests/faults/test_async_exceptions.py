@@ -205,6 +205,23 @@ def test_a_pool_whose_close_was_interrupted_is_gone_once_it_is_dropped(echo: Ech
     wait_until(lambda: echo.open_now == 0, HEALED)
 
 
+@pytest.mark.parametrize("step", ["close", "wake_all", "dismiss", "claim", "close_all", "forget_closed"])
+def test_closing_again_does_what_an_interrupt_kept_the_first_from(echo: EchoServer, step: str) -> None:
+    pool = ConnectionPool[Any](base_uri=echo.uri, name="closed-again")
+    idle, lent = pool.acquire("/"), pool.acquire("/")
+    idle.release()
+    with struck_in(step):
+        pool.close()
+    pool.close()
+    assert not [t for t in threading.enumerate() if "closed-again" in t.name]
+    wait_until(lambda: echo.open_now == 0, HEALED)
+    stats = pool.stats()
+    assert (pool.is_closed, stats.active_connections, stats.idle_connections) == (True, 0, 0)
+    with pytest.raises(ConnectionClosedError, match="the pool was closed"):
+        lent.recv(timeout=HEALED)
+    pool.close()
+
+
 @pytest.mark.parametrize("ending", ["close", "drain"])
 def test_who_waits_is_woken_though_an_interrupt_kept_close_or_drain_from_it(
     echo: EchoServer, ending: str
