@@ -31,7 +31,7 @@ from jetsocket.exceptions import InvalidStateError, PoolClosedError
 from jetsocket.idle import IdleConnections
 from jetsocket.permits import Permit, Permits
 from jetsocket.stats import PoolStats, Totals
-from jetsocket.wire.websocket import WebSocket
+from jetsocket.wire.channel import Channel
 
 STOP = "stop"
 ABANDONED = "abandoned"
@@ -102,7 +102,7 @@ class Ledger:
         in_care: Those that the housekeeper has taken from the idle ones: being looked at, checked, retired.
         returned: Permits that came back and are not booked yet.
         lent: Permits whose lease is out. Whoever removes one claims its return.
-        unfinished: What the housekeeper is to go on with; see `WebSocket.unfinished`.
+        unfinished: What the housekeeper is to go on with; see `Channel.unfinished`.
         doorbell: Wakes the housekeeper.
         closed: No more leases, ever.
         draining: No more leases; those that are out may come back.
@@ -124,7 +124,7 @@ class Ledger:
         self.in_care: dict[Entry, None] = {}
         self.returned: deque[Permit] = deque()
         self.lent: set[Permit] = set()
-        self.unfinished: set[WebSocket] = set()
+        self.unfinished: set[Channel] = set()
         self.doorbell: SimpleQueue[Ring] = SimpleQueue()
         self.closed = False
         self.draining = False

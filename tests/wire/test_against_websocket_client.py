@@ -5,7 +5,7 @@ Each promise of ours has its twin, `test_websocket_client_still_…`, which fail
 No twin for, because it could not be shown cheaply or reliably:
 
 - sending and receiving at once on one `SSLSocket`: breaks in about half of the runs (that ours holds is
-  tested in test_websocket.py);
+  tested in test_channel.py);
 - 16 MiB in 1 KiB fragments, and the check of UTF-8 in Python: seconds and minutes, shown by the benchmarks;
 - system calls for each frame: shown by the benchmarks;
 - a first address that times out ends the connect: needs an address that swallows packets.

@@ -40,6 +40,7 @@ from tests.servers import (
     upgrade,
     wait_until,
 )
+from tests.wire.conftest import soon
 
 RawFactory = Callable[..., RawServer]
 EchoFactory = Callable[..., EchoServer]
@@ -68,10 +69,6 @@ def connect() -> Iterator[Connect]:
     yield open_one
     for ws in opened:
         ws.shutdown()
-
-
-def soon(seconds: float = 5.0) -> float:
-    return monotonic() + seconds
 
 
 def compressor(bits: int = 12, **options: Any) -> Callable[[bytes], bytes]:

@@ -1,0 +1,813 @@
+"""An open WebSocket connection: messages, pings and the closing handshake, over a stream.
+
+What is done differently from websocket-client, and why, stands in the table in docs/how-it-works.md.
+
+Locks of a connection, none of them ever waited for while another lock is held:
+
+- `readlock` guards everything that is read: the stream's reading side and `reader`. Held while waiting for
+  the server, by a reader; taken without waiting by anybody else.
+- `lock` guards everything that is sent: the stream's writing side. Held while a message goes out. A pong
+  never waits for it: whoever holds it sends the pong that is due when done.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import copy
+import logging
+import math
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any, NoReturn
+
+from jetsocket.exceptions import (
+    ConnectionClosedError,
+    ConnectionError,
+    InvalidStateError,
+    MessageTooBigError,
+    ProtocolError,
+    TimeoutError,
+)
+from jetsocket.uris import Target
+from jetsocket.wire import deflate
+from jetsocket.wire.frames import (
+    BINARY,
+    CLOSE,
+    NO_STATUS,
+    PING,
+    PONG,
+    TEXT,
+    MessageReader,
+    encode_close,
+    encode_frame,
+)
+from jetsocket.wire.stream import Stream
+
+ABNORMAL = 1006
+"""Stands for a connection that ended without a close frame (RFC 6455 §7.4.1); never sent."""
+
+_LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP first (RFC 6455 §7.1.1)
+_READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
+_LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing
+_PING_SIZE = 4  # B, random
+_TEND_PATIENCE = _PUSH_PATIENCE = 1.0  # s
+_KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
+
+_log = logging.getLogger("jetsocket.wire")
+
+
+class _Ping:
+    """A ping that waits for its pong."""
+
+    __slots__ = ("answered", "round_trip", "sent_at")
+
+    def __init__(self) -> None:
+        self.sent_at = monotonic()
+        self.round_trip: float | None = None
+        self.answered = threading.Lock()  # held until the pong is there; whoever waits, waits for it
+        self.answered.acquire()
+
+    def is_answered(self) -> bool:
+        return self.round_trip is not None
+
+
+class Channel:
+    """One connection, once it is open; every operation has one deadline.
+
+    Safe with one thread sending, one receiving and one looking after it, over TLS too. How it is opened is a
+    subclass's business, which sets `target`, `_stream` and `connected`.
+
+    Attributes:
+        target: Where it leads; None before it is known.
+        connected: Whether it is open, as far as is known.
+        failure: Why it is over; None while it is not.
+        holder: Who may use it now; an operation that names another is refused. None: nobody in particular.
+        messages_sent: Messages sent so far.
+        last_heard: When data or a due pong last came (monotonic, s).
+        ping_due_since: When the ping was sent that has no pong yet (monotonic, s); None when there is none.
+        latency: Round trip of the last `measure_latency` (s).
+        unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
+            the server does not take, or compressed messages too large to be inflated all at once. Whoever
+            looks after many connections calls `finish` on those.
+    """
+
+    def __init__(self, max_message_size: int, compression_threshold: int) -> None:
+        """Prepare for a connection.
+
+        Args:
+            max_message_size: Limit of one incoming message, decompressed (B).
+            compression_threshold: Messages of less than this (B) are sent as they are.
+        """
+        self.lock, self.readlock = threading.Lock(), threading.Lock()
+        self.target: Target | None = None
+        self.connected = False
+        self.failure: ConnectionError | None = None
+        self.holder: object = None
+        self.messages_sent = 0
+        self.last_heard = monotonic()
+        self.latency: float | None = None
+        self.unfinished: set[Channel] | None = None
+        self.reader = MessageReader(max_message_size)
+        self._max_message_size = max_message_size
+        self._compression_threshold = compression_threshold
+        self._deflater: deflate.Deflater | None = None  # guarded by `lock`
+        self._keys: Iterator[bytes] = iter(())  # likewise
+        self._stream: Stream | None = None
+        self._pings: dict[bytes, _Ping] = {}
+        self._close_sent = False
+        self._reply_at: float | None = None  # when the server's close frame was seen
+        self._reading = False  # True while bytes are between the socket and `reader`
+        self._sending = False  # True while a frame may be half on its way
+        self._left_unread = False  # whether the last look had to stop before the end
+        self._ahead = 0  # B read since a borrower last asked
+        self._tended_by = 0  # the thread that is in `tend`
+        self._pushed_by = 0  # the thread that sends a ping or pong by the way
+
+    # --- what it is ------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The socket's file descriptor, -1 without one."""
+        return -1 if self._stream is None else self._stream.fileno()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, by either side; `failure` says why."""
+        return self.failure is not None
+
+    @property
+    def bytes_in(self) -> int:
+        """B received, of the whole stream (TLS and the upgrade included)."""
+        return 0 if self._stream is None else self._stream.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        """B sent, of the whole stream (TLS and the upgrade included)."""
+        return 0 if self._stream is None else self._stream.bytes_out
+
+    def at_rest(self) -> bool:
+        """Whether it is certainly as a connection should be that nobody uses. Never waits, reads nothing.
+
+        That is: open, with nothing to read, nothing unread, nothing half-way in either direction, and nobody
+        inside. False may only mean that it can't be told this way: `look`, and ask one by one.
+        """
+        stream, reader = self._stream, self.reader
+        if stream is None or self.lock.locked() or not self.readlock.acquire(False):
+            return False
+        try:
+            return (
+                stream.at_rest
+                and not (reader.messages or reader.paused or reader.mid_message)
+                and not (self._reading or self._sending or self._left_unread)
+                and self.failure is None
+            )
+        finally:
+            self.readlock.release()
+
+    @property
+    def _inflated(self) -> int:
+        """B that decompression made: 1 KiB of what came may be 1 MiB of memory."""
+        return 0 if self.reader.inflater is None else self.reader.inflater.inflated
+
+    @property
+    def messages_received(self) -> int:
+        """Messages received so far, whether read or not."""
+        return self.reader.received
+
+    @property
+    def unread(self) -> bool:
+        """Whether a whole message waits to be read, or bytes wait that nobody has looked at."""
+        return bool(self.reader.messages) or self._left_unread
+
+    @property
+    def half_read(self) -> bool:
+        """Whether part of a message has come, or an interrupt struck while bytes were taken in."""
+        return self.reader.mid_message or self._reading
+
+    @property
+    def half_sent(self) -> bool:
+        """Whether part of a frame went out and the rest did not; a ping under way is half of nothing soon."""
+        return self._is_mid_frame() and (self.is_sending() or self._is_mid_frame())
+
+    def _is_mid_frame(self) -> bool:
+        stream = self._stream
+        return self._sending or (stream is not None and (stream.broken or stream.unsent))
+
+    # --- receiving -------------------------------------------------------------------------------------
+
+    def recv_message(self, deadline: float | None = None, holder: object = None) -> str | bytes:
+        """Receive one whole message, however slowly it comes.
+
+        Args:
+            deadline: Monotonic time; None waits for ever. One that has passed takes only what is there.
+            holder: Who asks.
+
+        Returns:
+            `str` for a text message, `bytes` for a binary one.
+
+        Raises:
+            TimeoutError: No whole message by the deadline; what has come of one is kept for the next call.
+            ConnectionClosedError: The connection has ended, by either side.
+            ProtocolError: The server broke RFC 6455.
+            MessageTooBigError: The message is longer than max_message_size.
+            InvalidStateError: `holder` is not who may use it.
+        """
+        if not self.readlock.acquire(blocking=False):
+            self._wait_for(self.readlock, deadline, "recv")
+        try:
+            if holder is not self.holder:
+                raise _not_held(self.target)
+            return self._read_message(deadline)
+        finally:
+            self.readlock.release()
+
+    def _read_message(self, deadline: float | None) -> str | bytes:
+        messages = self.reader.messages
+        while not messages:
+            self._ahead = 0
+            if self.failure is not None:
+                self._raise_failure()
+            if not self._fill(deadline) and not messages and not self.is_over:
+                raise self._late("recv", deadline)
+        return messages.popleft()
+
+    def _fill(self, deadline: float | None) -> bool:
+        """Wait for bytes and take them in; after the deadline take in what is there, and return False."""
+        if self.reader.paused or self._live_stream().wait_readable(deadline):
+            self._read_once()
+            return True
+        # Not for long: a megabyte of empty frames takes a second to parse, and the deadline has passed.
+        self.read_available(monotonic() + _LAST_LOOK)
+        return False
+
+    def _read_once(self) -> bool:
+        """Take in what there is now, without waiting; False when there was nothing."""
+        if self._reading:  # an interrupt struck here before: bytes are lost, and nobody knows how many
+            self._lose("reading was interrupted half-way")
+        if self.failure is not None:
+            return False
+        self._reading = True
+        data: bytes | None = None
+        try:
+            paused = self.reader.paused  # then the rest of the last read comes first
+            data = b"" if paused else self._live_stream().read_now()
+            if data or paused:
+                self._feed(data or b"")
+            elif data is not None:
+                self._lose("the server closed the connection without a close frame")
+        except OSError as error:
+            self._lose(f"the connection was lost: {error}", error)
+        self._reading = False
+        return data is not None and not self.is_over
+
+    def _lose(self, why: str, cause: BaseException | None = None) -> None:
+        """Nothing will ever come or go again."""
+        self._fail(self._closed(why, cause=cause))
+        if self.lock.locked():  # in a send: the sender must not wait for the server to take it, nor a reader
+            self._live_stream().abort()
+
+    def read_available(self, until: float) -> None:
+        """Take in what is there, without waiting; the caller holds `readlock`.
+
+        Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
+        Begins no read after `until` (monotonic). What is left then counts as unread.
+        """
+        if self._reading:  # before others get it: with reuse="always" nobody else would notice
+            self._lose("reading was interrupted half-way")
+        stream, paused = self._stream, self.reader.paused
+        if stream is not None and self.failure is None and not paused and not stream.readable_now():
+            self._left_unread = False  # nearly always: at each acquire and release
+            return
+        self._left_unread = True
+        if not self.reader.holds_data:
+            self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
+        while self._ahead < _READ_AHEAD and self.failure is None and monotonic() < until:
+            before = self.bytes_in + self._inflated
+            if not self._has_more(self._live_stream()) or not self._read_once():
+                self._left_unread = False
+                return
+            self._ahead += self.bytes_in + self._inflated - before
+        # A thread that the system has let wait for so long may have read all there was.
+        if self.failure is None and not self._has_more(self._live_stream()):
+            self._left_unread = False
+
+    def _has_more(self, stream: Stream) -> bool:
+        return self.reader.paused or stream.readable_now()
+
+    def tend(self) -> bool:
+        """Do what a reader does by the way (answer pings, notice a close), unless somebody is reading.
+
+        Returns:
+            False when somebody is.
+        """
+        self._tended_by = threading.get_ident()  # for longer than the lock is held: see `_outlast_tend`
+        try:
+            if not self.readlock.acquire(blocking=False):
+                return False
+            try:
+                self.read_available(monotonic() + _LAST_LOOK)  # others want tending, too
+            finally:
+                self.readlock.release()
+        finally:
+            self._tended_by = 0
+        return True
+
+    def look(self) -> bool:
+        """Take in what is there, without waiting, but for another thread's `tend`.
+
+        Returns:
+            False when somebody is reading: another thread, or this one, interrupted by a finalizer.
+        """
+        if not self.readlock.acquire(blocking=False) and not self._outlast_tend():
+            return False
+        try:
+            self.read_available(monotonic() + _LAST_LOOK)
+        finally:
+            self.readlock.release()
+        return True
+
+    def _outlast_tend(self) -> bool:
+        """Get `readlock` after another thread's `tend`; False if it is a reader's, or this very thread's."""
+        tended_by = self._tended_by
+        if tended_by == threading.get_ident():
+            return False
+        # `tend` never waits for anything, so it is over at once; or it was, before we asked whose it is.
+        return self.readlock.acquire(timeout=_TEND_PATIENCE if tended_by else 0.0)
+
+    def _feed(self, data: bytes) -> None:
+        reader = self.reader
+        frames = reader.data_frames
+        try:
+            reader.feed(data)
+        except (ProtocolError, MessageTooBigError) as error:
+            self._refuse(error)
+        if data and reader.data_frames != frames:
+            self.last_heard = monotonic()
+        if reader.pongs:
+            self._match_pongs()
+        if reader.close is not None:
+            self._closed_by_server(*reader.close)
+        elif reader.pings:
+            self.answer_ping()
+        if reader.paused:
+            self._put_off()
+
+    def _put_off(self) -> None:
+        if self.unfinished is not None and self.failure is None:
+            self.unfinished.add(self)
+
+    def finish(self) -> None:
+        """Go on with what was left `unfinished`, without waiting; if that is in vain, it is there again."""
+        if self.reader.paused:  # of this the socket does not tell: it was taken from there
+            self.tend()
+        self._flush()
+        if self.reader.pings:
+            self.answer_ping()
+
+    def _flush(self) -> None:
+        """Hand over what the kernel did not take of a control frame, unless a sender does it by the way."""
+        stream = self._stream
+        if stream is None or not stream.unsent or not self.lock.acquire(blocking=False):
+            return
+        try:
+            if not self._sending and not stream.flush_now():
+                self._put_off()
+        except OSError as error:
+            self._lose(f"the connection was lost: {error}", error)
+        finally:
+            self.lock.release()
+
+    def _closed_by_server(self, code: int, reason: str) -> None:
+        if self._reply_at is not None:
+            return
+        self._reply_at = monotonic()
+        told = f"{code} {reason!r}" if reason else str(code)
+        self._fail(self._closed(f"the server closed the connection with {told}", code, reason))
+        self._send_close(1000 if code == NO_STATUS else code)
+
+    # --- sending ---------------------------------------------------------------------------------------
+
+    def send_message(
+        self,
+        payload: str | bytes,
+        deadline: float | None = None,
+        holder: object = None,
+        text: bool | None = None,
+    ) -> None:
+        """Send one message.
+
+        Args:
+            payload: `str` goes out as text, `bytes` as binary.
+            deadline: Monotonic time; None waits for ever.
+            holder: Who asks.
+            text: Send as text (True) or binary (False) whatever the type.
+
+        Raises:
+            TimeoutError: The server takes no more. If part of the message has left, the connection is over.
+            ConnectionClosedError: The connection has ended.
+            InvalidStateError: `holder` is not who may use it.
+        """
+        if isinstance(payload, str):
+            self._send_frame(BINARY if text is False else TEXT, payload.encode("utf-8"), deadline, holder)
+        else:
+            self._send_frame(TEXT if text else BINARY, payload, deadline, holder)
+
+    def _send_frame(
+        self, opcode: int, data: bytes, deadline: float | None, holder: object, ping: _Ping | None = None
+    ) -> None:
+        if not self.lock.acquire(blocking=False):
+            self._wait_for(self.lock, deadline, "send")
+        try:
+            if holder is not self.holder:
+                raise _not_held(self.target)
+            if ping is not None:  # only now: its pong is not due while it waits for another's long message
+                ping.sent_at = monotonic()
+                self._pings[data] = ping
+            if self._deflater is None:
+                frame = encode_frame(opcode, data, self._key())
+            else:
+                frame = self._deflated(self._deflater, opcode, data)
+            self._write(frame, deadline)
+            if opcode < CLOSE:
+                self.messages_sent += 1
+        except BaseException:
+            if self._deflater is not None:
+                self._deflater.forget()  # the server may not have got what the next message would refer to
+            raise
+        finally:
+            self.lock.release()
+            if self.reader.pings:
+                self.answer_ping()
+
+    def _deflated(self, deflater: deflate.Deflater, opcode: int, data: bytes) -> bytes:
+        """The frame, compressed if that pays; made under `lock`, for the order of compression counts."""
+        if opcode >= CLOSE or not deflater.worth(data):
+            return encode_frame(opcode, data, self._key())
+        return encode_frame(opcode, deflater.deflate(data), self._key(), rsv1=True)
+
+    def _key(self) -> bytes:
+        """The mask of one frame, never used again; drawn in blocks, for a system call costs more than XOR.
+
+        The caller holds `lock`. Each connection has its own block, so a forked child repeats none of them.
+        """
+        for key in self._keys:
+            return key
+        self._keys = iter(_KEYS.unpack(os.urandom(_KEYS.size)))
+        return self._key()
+
+    def _write(self, frame: bytes, deadline: float | None) -> None:
+        """Write one frame; the caller holds `lock`."""
+        if self._sending:
+            self._lose("sending was interrupted half-way")
+        if self.failure is not None:
+            self._raise_failure()
+        stream = self._stream or self._live_stream()
+        self._sending = True
+        try:
+            stream.write(frame, deadline)
+        except builtins.TimeoutError:
+            if stream.broken:
+                self._lose("a send ran out of time half-way")
+            self._sending = stream.broken
+            raise self._late("send", deadline) from None
+        except OSError as error:
+            self._look_for_reason()
+            self._lose(f"the connection was lost: {error}", error)
+            self._sending = False
+            self._raise_failure()
+        self._sending = False
+
+    def _look_for_reason(self) -> None:
+        """After a failed send: the server's close frame may be there, unread, and say why."""
+        if self.readlock.acquire(blocking=False):
+            try:
+                self.read_available(monotonic() + _LAST_LOOK)
+            finally:
+                self.readlock.release()
+
+    def answer_ping(self) -> None:
+        """Send the pong that is due, unless somebody is sending: then they do it when done."""
+        pings = self.reader.pings
+        self._pushed_by = threading.get_ident()  # for longer than the lock is held: see `is_sending`
+        try:
+            while pings and self.failure is None and self.lock.acquire(blocking=False):
+                try:
+                    payload = pings[0]
+                    if not self._push(PONG, payload):
+                        return  # the server does not read: the latest ping stays for a later try
+                    with contextlib.suppress(ValueError):  # a newer ping has taken its place, and comes next
+                        pings.remove(payload)
+                finally:
+                    self.lock.release()
+        finally:
+            self._pushed_by = 0
+            if pings:
+                self._put_off()
+
+    def is_sending(self) -> bool:
+        """Whether a message goes out just now. A ping or pong, which never waits, is waited for."""
+        if not self.lock.locked():
+            return False
+        pushed_by = self._pushed_by
+        if pushed_by == threading.get_ident():  # this very thread, interrupted by a finalizer
+            return True
+        # Likewise when nobody is named: a ping may have been over before we asked whose the lock is.
+        if not self.lock.acquire(timeout=_PUSH_PATIENCE if pushed_by else 0.0):
+            return True
+        self.lock.release()
+        return False
+
+    def _push(self, opcode: int, payload: bytes) -> bool:
+        """Write a control frame without waiting, the caller holding `lock`; False: not taken, try later."""
+        stream = self._stream
+        if stream is None or self._sending:
+            return False
+        self._sending = True
+        try:
+            taken = stream.flush_now()
+            if taken and not stream.write_now(encode_frame(opcode, payload, self._key())):
+                self._put_off()
+        except OSError as error:
+            self._lose(f"the connection was lost: {error}", error)
+            taken = True
+        self._sending = False
+        return taken
+
+    # --- pings -----------------------------------------------------------------------------------------
+
+    @property
+    def ping_due_since(self) -> float | None:
+        """When the oldest ping without a pong was sent (monotonic, s)."""
+        if not self._pings:  # nearly always, and the housekeeper asks every connection
+            return None
+        pings = list(self._pings.values())
+        return pings[0].sent_at if pings else None
+
+    def send_ping(self) -> bool:
+        """Send a ping without waiting; False when somebody is sending just now."""
+        self._pushed_by = threading.get_ident()  # as in `answer_ping`
+        try:
+            if not self.lock.acquire(blocking=False):
+                return False
+            try:
+                payload = os.urandom(_PING_SIZE)
+                self._pings[payload] = _Ping()
+                if not self._push(PING, payload):
+                    self._pings.pop(payload, None)
+                    return False
+                return True
+            finally:
+                self.lock.release()
+        finally:
+            self._pushed_by = 0
+
+    def measure_latency(self, deadline: float | None = None, holder: object = None) -> float:
+        """Send a ping and wait for its pong; messages that come meanwhile are kept for `recv_message`.
+
+        Returns:
+            The round trip (s).
+
+        Raises:
+            TimeoutError: No pong by the deadline.
+            ConnectionClosedError: The connection has ended.
+            InvalidStateError: `holder` is not who may use it.
+        """
+        payload = os.urandom(_PING_SIZE)
+        ping = _Ping()
+        try:
+            self._send_frame(PING, payload, deadline, holder, ping)
+            self._await_pong(ping, deadline, holder)
+        finally:
+            self._pings.pop(payload, None)
+        assert ping.round_trip is not None
+        self.latency = ping.round_trip
+        return ping.round_trip
+
+    def _await_pong(self, ping: _Ping, deadline: float | None, holder: object) -> None:
+        enough = self.bytes_in + self._inflated + _READ_AHEAD + self._max_message_size
+        while not ping.is_answered():
+            if self.readlock.acquire(blocking=False):
+                try:
+                    if ping.is_answered():
+                        return
+                    if self.is_over:
+                        self._raise_failure()
+                    if holder is not self.holder:  # released by another thread: what comes is for the next
+                        raise _not_held(self.target)
+                    # All that comes meanwhile has to be kept, so a stream can't be read for ever.
+                    in_time = self._fill(deadline) and self.bytes_in + self._inflated < enough
+                    if not in_time and not ping.is_answered() and not self.is_over:
+                        raise self._late("ping", deadline)
+                finally:
+                    self.readlock.release()
+            elif deadline is not None and monotonic() >= deadline:
+                raise self._late("ping", deadline)
+            else:
+                # Another thread reads and will see the pong; it may also stop reading before that.
+                ping.answered.acquire(timeout=0.05)
+
+    def _match_pongs(self) -> None:
+        now = monotonic()
+        pongs = self.reader.pongs
+        while pongs:
+            payload = pongs.popleft()
+            if payload not in self._pings:
+                continue  # unsolicited, or late: allowed, and worth nothing (RFC 6455 §5.5.3)
+            self.last_heard = now
+            for earlier in list(self._pings):  # a pong answers all pings before it, too
+                ping = self._pings.pop(earlier, None)
+                if ping is not None:
+                    ping.round_trip = now - ping.sent_at
+                    with contextlib.suppress(RuntimeError):  # `_fail` was faster
+                        ping.answered.release()
+                if earlier == payload:
+                    break
+
+    # --- ending ----------------------------------------------------------------------------------------
+
+    def start_close(self, code: int = 1000, reason: str = "") -> None:
+        """Say goodbye without waiting; if that can't be done now, cut the connection.
+
+        Takes no lock that it would have to wait for, so it may run anywhere.
+        """
+        self._fail(self._closed("closed by this side", code, reason))
+        self._send_close(code, reason)
+
+    def _send_close(self, code: int, reason: str = "") -> None:
+        if self._close_sent or self._stream is None:
+            return
+        sent = False
+        if self.lock.acquire(blocking=False):
+            try:
+                sent = not self.half_sent and self._push(CLOSE, encode_close(code, reason))
+            finally:
+                self.lock.release()
+        self._close_sent = True
+        if not sent:
+            self._stream.abort()
+
+    def poll_close(self) -> bool:
+        """Whether the closing handshake is over, without waiting: the server has closed, or never will."""
+        stream = self._stream
+        if stream is None or stream.closed:
+            return True
+        if not self.readlock.acquire(blocking=False):
+            return False
+        try:
+            return self._drain(stream)
+        finally:
+            self.readlock.release()
+
+    def _drain(self, stream: Stream) -> bool:
+        """Throw away what still comes, up to the end of the stream; False: more may come."""
+        until = monotonic() + _LAST_LOOK  # a server that never stops sending must not keep us here
+        self._flush()  # our own close frame, perhaps
+        if self.reader.paused:  # what was left there may end with its close frame
+            self._note_reply(b"")
+        try:
+            while monotonic() < until:
+                data = stream.read_now() if stream.readable_now() else None
+                if data is None:
+                    break
+                if not data:
+                    return True
+                self._note_reply(data)
+        except OSError:
+            return True  # reset: there is nobody left to wait for
+        return self._reply_at is not None and monotonic() - self._reply_at >= _LINGER
+
+    def _note_reply(self, data: bytes) -> None:
+        if self._reply_at is None and not self.reader.broken:
+            try:
+                self.reader.feed(data)
+                while self.reader.paused:
+                    self.reader.messages.clear()
+                    self.reader.feed(b"")
+            except (ProtocolError, MessageTooBigError):
+                return  # it was being closed anyway; only the end of the stream matters now
+            self.reader.messages.clear()
+            if self.reader.close is not None:
+                self._reply_at = monotonic()
+
+    def finish_close(self, deadline: float) -> None:
+        """Wait for the server's side of the closing handshake, at most until `deadline`; then let go."""
+        stream = self._stream
+        if stream is not None and self.readlock.acquire(timeout=max(0.0, deadline - monotonic())):
+            try:
+                while not self._drain(stream) and monotonic() < deadline:
+                    soon = monotonic() + _LAST_LOOK if stream.unsent else math.inf
+                    stream.wait_readable(min(deadline, self._patience(), soon))
+            finally:
+                self.readlock.release()
+        self.shutdown()
+
+    def _patience(self) -> float:
+        """Until when the server may still close TCP itself."""
+        return math.inf if self._reply_at is None else self._reply_at + _LINGER
+
+    def cut(self, why: str, code: int = ABNORMAL) -> None:
+        """End it now, in whatever state: blocked senders and readers wake with ConnectionClosedError.
+
+        Takes no lock, never waits and never raises: for any thread, finalizer or signal handler.
+        """
+        self._fail(self._closed(why, code))
+        self.abort()
+
+    def dismiss(self, why: str) -> None:
+        """End it now, but with a close frame (1001) if it is possible without waiting.
+
+        Blocked senders and readers wake with ConnectionClosedError. For where `cut` may be called, too.
+        """
+        was_open = self.connected
+        self._fail(self._closed(why))
+        if was_open:
+            self._send_close(1001)
+        self.shutdown()
+
+    def abort(self) -> None:
+        """Wake every thread that is in `recv` or `send` on this connection; it is over then."""
+        self.connected = False
+        if (stream := self._stream) is not None:
+            stream.abort()
+
+    def shutdown(self) -> None:
+        """Let go of the socket at once, without a word."""
+        self._fail(self._closed("closed by this side"))
+        self.abort()
+        if self._stream is not None:
+            self._stream.close()
+
+    def disown(self) -> None:
+        """In a forked child: forget the parent's connection without touching it."""
+        self._fail(self._closed("it belongs to the parent process, before the fork"))
+        self._close_sent = True
+        # A thread that was inside does not exist here, and would never let go; a greenlet does, and will.
+        if type(self.lock).__module__ == "_thread":
+            self.lock, self.readlock = threading.Lock(), threading.Lock()
+        self._tended_by = self._pushed_by = 0
+        if self._stream is not None:
+            self._stream.disown()
+
+    # --- errors ----------------------------------------------------------------------------------------
+
+    def _refuse(self, error: ProtocolError | MessageTooBigError) -> None:
+        """Fail the connection (RFC 6455 §7.1.7): what is whole can still be read, then comes the error."""
+        code = 1009 if isinstance(error, MessageTooBigError) else (error.code or 1002)
+        where = "" if self.target is None else f" (at {self.target.redacted})"
+        told = copy.copy(error)
+        told.args = (f"{error}{where}",)
+        told.__cause__ = error.__cause__
+        self._fail(told)
+        self._send_close(code)
+
+    def _fail(self, failure: ConnectionError) -> None:
+        """Note the first reason why this connection is over."""
+        if self.failure is None:
+            self.failure = failure
+            self.connected = False
+            _log.debug("%s", failure)
+        for ping in list(self._pings.values()):
+            with contextlib.suppress(RuntimeError):  # released already: whoever waits is awake
+                ping.answered.release()
+
+    def _raise_failure(self) -> NoReturn:
+        assert self.failure is not None
+        # A copy each: two threads raising one object would write into each other's traceback.
+        raise copy.copy(self.failure) from self.failure.__cause__
+
+    def _closed(
+        self, why: str, code: int = ABNORMAL, reason: str = "", cause: BaseException | None = None
+    ) -> ConnectionClosedError:
+        where = "the connection" if self.target is None else f"the connection to {self.target.redacted}"
+        error = ConnectionClosedError(f"{where} is over: {why}", code=code, reason=reason)
+        if cause is not None:
+            # Without its traceback, whose frames lead back to this object: only the GC could end that cycle.
+            error.__cause__ = cause.with_traceback(None)
+        return error
+
+    def _live_stream(self) -> Stream:
+        if self._stream is None:
+            raise InvalidStateError("not connected; call connect() first", current_state="new")
+        return self._stream
+
+    def _wait_for(self, lock: Any, deadline: float | None, operation: str) -> None:
+        timeout = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
+        if not lock.acquire(timeout=timeout):
+            raise self._late(operation, deadline)
+
+    def _late(self, operation: str, deadline: float | None) -> TimeoutError:
+        where = "" if self.target is None else f" at {self.target.redacted}"
+        doing = {"recv": "no whole message came", "send": "the server takes no more", "ping": "no pong came"}
+        return TimeoutError(f"{doing[operation]} in time{where}", operation=operation, timeout=None)
+
+
+def _not_held(target: Target | None) -> InvalidStateError:
+    where = "" if target is None else f" to {target.redacted}"
+    return InvalidStateError(
+        f"this lease of a connection{where} was released; acquire a new one",
+        current_state="released",
+        required_states=["lent"],
+    )

@@ -1,0 +1,58 @@
+"""What the tests of one connection share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from jetsocket.wire.websocket import WebSocket
+from tests.servers import RawServer
+
+RawFactory = Callable[..., RawServer]
+Connect = Callable[..., WebSocket]
+LATE = 3.0  # s; far from the deadlines below, and from every fallback
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Open connections that are closed at the end of the test."""
+    opened: list[WebSocket] = []
+
+    def open_one(uri: str, *, max_message_size: int = 1 << 26, **options: Any) -> WebSocket:
+        ws = WebSocket(max_message_size=max_message_size)
+        opened.append(ws)
+        ws.connect(uri, timeout=5, **options)
+        return ws
+
+    yield open_one
+    for ws in opened:
+        ws.shutdown()
+
+
+def soon(seconds: float = 5.0) -> float:
+    return monotonic() + seconds
+
+
+class Stopwatch:
+    """Asserts that its block ends before `most` seconds."""
+
+    def __init__(self, most: float = LATE) -> None:
+        self.most = most
+
+    def __enter__(self) -> None:
+        self.start = monotonic()
+
+    def __exit__(self, *exc_info: object) -> None:
+        assert monotonic() - self.start < self.most
+
+
+def in_background(work: Callable[[], Any]) -> Future[Any]:
+    """Run `work` in a thread that ends with it."""
+    with_one = ThreadPoolExecutor(1)
+    future = with_one.submit(work)
+    with_one.shutdown(wait=False)
+    return future
