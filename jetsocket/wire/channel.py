@@ -52,7 +52,8 @@ ABNORMAL = 1006
 
 _LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP first (RFC 6455 §7.1.1)
 _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
-_LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing
+_LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing: a
+# megabyte of empty frames takes a second to parse, and others want tending, too
 _PING_SIZE = 4  # B, random
 _TEND_PATIENCE = _PUSH_PATIENCE = 1.0  # s
 _KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
@@ -239,8 +240,7 @@ class Channel:
         if self.reader.paused or self._live_stream().wait_readable(deadline):
             self._read_once()
             return True
-        # Not for long: a megabyte of empty frames takes a second to parse, and the deadline has passed.
-        self.read_available(monotonic() + _LAST_LOOK)
+        self.read_available()
         return False
 
     def _read_once(self) -> bool:
@@ -269,11 +269,11 @@ class Channel:
         if self.lock.locked():  # in a send: the sender must not wait for the server to take it, nor a reader
             self._live_stream().abort()
 
-    def read_available(self, until: float) -> None:
+    def read_available(self) -> None:
         """Take in what is there, without waiting; the caller holds `readlock`.
 
         Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
-        Begins no read after `until` (monotonic). What is left then counts as unread.
+        Begins no second read after 50 ms. What is left then counts as unread.
         """
         if self._reading:  # before others get it: with reuse="always" nobody else would notice
             self._lose("reading was interrupted half-way")
@@ -284,13 +284,15 @@ class Channel:
         self._left_unread = True
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
-        while self._ahead < _READ_AHEAD and self.failure is None and monotonic() < until:
+        until = monotonic() + _LAST_LOOK
+        while self._ahead < _READ_AHEAD and self.failure is None:
             before = self.bytes_in + self._inflated
             if not self._has_more(self._live_stream()) or not self._read_once():
                 self._left_unread = False
                 return
             self._ahead += self.bytes_in + self._inflated - before
-        # A thread that the system has let wait for so long may have read all there was.
+            if monotonic() >= until:  # after a read, for the system may have let this thread wait for long
+                break
         if self.failure is None and not self._has_more(self._live_stream()):
             self._left_unread = False
 
@@ -308,7 +310,7 @@ class Channel:
             if not self.readlock.acquire(blocking=False):
                 return False
             try:
-                self.read_available(monotonic() + _LAST_LOOK)  # others want tending, too
+                self.read_available()
             finally:
                 self.readlock.release()
         finally:
@@ -324,7 +326,7 @@ class Channel:
         if not self.readlock.acquire(blocking=False) and not self._outlast_tend():
             return False
         try:
-            self.read_available(monotonic() + _LAST_LOOK)
+            self.read_available()
         finally:
             self.readlock.release()
         return True
@@ -484,7 +486,7 @@ class Channel:
         """After a failed send: the server's close frame may be there, unread, and say why."""
         if self.readlock.acquire(blocking=False):
             try:
-                self.read_available(monotonic() + _LAST_LOOK)
+                self.read_available()
             finally:
                 self.readlock.release()
 

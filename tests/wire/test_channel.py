@@ -548,8 +548,9 @@ class TestAtRest:
         assert not WebSocket().at_rest()
 
 
+@pytest.mark.parametrize("pause", [0.04, 1.0])
 def test_a_look_that_took_too_long_but_read_all_leaves_nothing_unread(
-    raw_server: RawFactory, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    raw_server: RawFactory, connect: Connect, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
     """A thread that the system did not let run for a while must not cost an idle connection."""
 
@@ -561,7 +562,7 @@ def test_a_look_that_took_too_long_but_read_all_leaves_nothing_unread(
     ws = connect(raw_server(after_upgrade(then=ping_when_told)).uri)
     ws.send("now")
     assert select.select([ws], [], [], 5)[0]
-    ticks = itertools.count(monotonic(), 0.04)
+    ticks = itertools.count(monotonic(), pause)
     monkeypatch.setattr("jetsocket.wire.channel.monotonic", lambda: next(ticks))
     assert ws.look()
     assert not ws.unread
