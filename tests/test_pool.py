@@ -247,14 +247,33 @@ def test_always_hands_a_half_read_message_on(raw_server: MakeRaw, make_pool: Mak
 
 
 @pytest.mark.parametrize("reuse", ["balanced", "quiet"])
-def test_a_late_reply_reaches_nobody(echo: EchoServer, make_pool: MakePool, reuse: str) -> None:
-    pool = make_pool(echo, max_connections=1, reuse=reuse)
+@pytest.mark.parametrize("when", ["lent", "idle"])
+def test_a_late_reply_reaches_nobody(
+    echo_server: MakeServer, make_pool: MakePool, reuse: str, when: str
+) -> None:
+    given_up = threading.Event()
+
+    def late(conn: Connection) -> None:
+        for message in conn:
+            if "old" in json.loads(message):
+                assert given_up.wait(10)
+                given_up.clear()
+            conn.send(message)
+
+    server = echo_server(late)
+    pool = make_pool(server, max_connections=1, reuse=reuse)
     for number in range(10):
-        with pool.acquire("/late") as conn, pytest.raises(TimeoutError):
-            conn.request({"old": number, "delay": 0.02}, 0.001)
-        with pool.acquire("/late") as conn:
+        with pool.acquire("/") as conn:
+            with pytest.raises(TimeoutError):
+                conn.request({"old": number}, 0.01)
+            if when == "lent":
+                given_up.set()
+                wait_until(lambda: not given_up.is_set())
+        given_up.set()
+        with pool.acquire("/") as conn:
             assert conn.request({"new": number}, 5) == {"new": number}
-    assert echo.most_open == 1
+        given_up.clear()
+    assert server.most_open == 1
 
 
 @pytest.mark.parametrize("reuse", ["balanced", "quiet"])
