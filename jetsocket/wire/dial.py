@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import errno
 import functools
@@ -14,16 +13,13 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
 
 from jetsocket import exceptions, uris
+from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, look_up
 from jetsocket.wire.proxies import Hop, Proxy, import_python_socks, proxy_for, redact_proxy, tame
 from jetsocket.wire.stream import Socket, Stream, take
-
-# getaddrinfo wants it; a signal handler that interrupts its first import and connects would not find it.
-codecs.lookup("idna")
 
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
 _AGAIN = 0.02  # s before an address is tried again whose backlog is full (a Unix socket's says so)
@@ -31,26 +27,7 @@ _LONGEST_WAIT = 3600.0  # s; system calls take their timeouts as a C int, which 
 _UNDER_WAY = {0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)}  # a connect that goes well
 
 _Option = tuple[int, int, "int | bytes"]  # level, name, value, as for `socket.setsockopt`
-
-
-class _Address(NamedTuple):
-    """One place to connect to, as `socket.getaddrinfo` tells it."""
-
-    family: int
-    type: int
-    proto: int
-    canonname: str
-    sockaddr: Any
-
-    def __str__(self) -> str:
-        if self.family in (socket.AF_INET, socket.AF_INET6):
-            return f"{uris.bracketed(self.sockaddr[0])}:{self.sockaddr[1]}"
-        return f"unix:{self.sockaddr}"
-
-
-_Failure = tuple[_Address, OSError]
-_Answer: TypeAlias = "list[_Address] | Exception | None"  # of the system's resolver; None: it was cancelled
-_Mailbox: TypeAlias = "queue.SimpleQueue[_Answer]"
+_Failure = tuple[Address, OSError]
 
 
 class Dialing:
@@ -87,7 +64,7 @@ class Dialing:
         # What `cancel` has to wake. Each is set first and the flag looked at after it, and `cancel` does
         # these in the other order: so one of the two sees the other, without a lock.
         self._cancelled = False
-        self._mailbox: _Mailbox | None = None
+        self._mailbox: Mailbox | None = None
         self._waker: Stream | None = None
         self._stream: Stream | None = None
         self._running: _Race | None = None
@@ -165,32 +142,29 @@ class Dialing:
         self._refuse_if_cancelled()
         return stream
 
-    def _look_up(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[_Address]:
-        """The addresses of ``host``, in a thread of its own, for nothing can interrupt `getaddrinfo`."""
+    def _look_up(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[Address]:
+        """The addresses of ``host``."""
         self._stage = f"resolving host {host!r}"
-        if uris.is_ip(host):
-            answer = _look_up(host, port, family)  # nobody is asked
-        else:
-            mailbox = self._open_mailbox()
-            self._start_thread(lambda: mailbox.put(_look_up(host, port, family)))
-            try:
-                answer = take(mailbox, min(self._remaining(), threading.TIMEOUT_MAX))
-            except queue.Empty:
-                raise self._timed_out() from None
-            self._refuse_if_cancelled()
+        question = Question(host, port, family)
+        answer = look_up(question) if uris.is_ip(host) else self._ask(question)
         if not isinstance(answer, list):
             raise self._failed(answer, "check the name, and this machine's DNS") from answer
         return answer
 
-    def _start_thread(self, work: Callable[[], None]) -> None:
+    def _ask(self, question: Question) -> Answer | None:
+        mailbox = self._open_mailbox()
         try:
-            threading.Thread(target=work, name="jetsocket-dns", daemon=True).start()
+            ask(question, mailbox)
         except RuntimeError as error:
-            if threading.main_thread().is_alive():
-                raise self._failed(error, "this process can start no more threads") from error
-            work()  # since Python 3.12 none starts once the main one has ended: here, then, whatever it takes
+            raise self._failed(error, "this process can start no more threads") from error
+        try:
+            answer = take(mailbox, min(self._remaining(), threading.TIMEOUT_MAX))
+        except queue.Empty:
+            raise self._timed_out() from None
+        self._refuse_if_cancelled()
+        return answer
 
-    def _race(self, addresses: Iterable[_Address], whom: str = "") -> Stream:
+    def _race(self, addresses: Iterable[Address], whom: str = "") -> Stream:
         """Connect to the first address that answers; ``whom`` is for messages, if not the target."""
         self._running = race = _Race(addresses, self._socket_options)
         self._stage = f"connecting to {whom} at {race.places}" if whom else f"connecting to {race.places}"
@@ -263,8 +237,8 @@ class Dialing:
     def _remaining(self) -> float:
         return self._deadline - monotonic()
 
-    def _open_mailbox(self) -> _Mailbox:
-        mailbox: _Mailbox = queue.SimpleQueue()
+    def _open_mailbox(self) -> Mailbox:
+        mailbox: Mailbox = queue.SimpleQueue()
         self._mailbox = mailbox
         self._refuse_if_cancelled()
         return mailbox
@@ -299,12 +273,12 @@ class _Race:
     RFC 8305 §5 in spirit: an address that swallows packets costs 250 ms, not the deadline.
     """
 
-    def __init__(self, addresses: Iterable[_Address], options: Sequence[_Option]) -> None:
+    def __init__(self, addresses: Iterable[Address], options: Sequence[_Option]) -> None:
         self._waiting = deque(_interleaved(addresses))
         self._options = options
         self._woken: Stream | None = None
         self._start_next = monotonic()
-        self._flying: dict[socket.socket, _Address] = {}
+        self._flying: dict[socket.socket, Address] = {}
         self._selector: selectors.BaseSelector | None = None
         self.places = ", ".join(map(str, self._waiting))
         self.failures: list[_Failure] = []
@@ -365,7 +339,7 @@ class _Race:
         if self._woken is not None:
             self._woken.disown()
 
-    def _start(self, address: _Address) -> None:
+    def _start(self, address: Address) -> None:
         self._start_next = monotonic() + _HEAD_START
         try:
             sock = Socket(address.family, address.type, address.proto)
@@ -415,7 +389,7 @@ class _Race:
             self._fail(address, error)
             sock.close()
 
-    def _fail(self, address: _Address, error: OSError) -> None:
+    def _fail(self, address: Address, error: OSError) -> None:
         self.failures.append((address, error.with_traceback(None)))  # its frames lead back to us
         self._start_next = monotonic()
 
@@ -423,21 +397,14 @@ class _Race:
 # ---- TCP
 
 
-def _look_up(host: str, port: int, family: int) -> _Answer:
-    try:
-        return list(map(_Address._make, socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)))
-    except (OSError, UnicodeError) as error:
-        return error
-
-
-def _unix_address(path: str) -> _Address:
+def _unix_address(path: str) -> Address:
     family = getattr(socket, "AF_UNIX", -1)  # not on Windows: then making the socket fails, and says so
-    return _Address(family, socket.SOCK_STREAM, 0, "", path)
+    return Address(family, socket.SOCK_STREAM, 0, "", path)
 
 
-def _interleaved(addresses: Iterable[_Address]) -> list[_Address]:
+def _interleaved(addresses: Iterable[Address]) -> list[Address]:
     """The addresses with their families taking turns, each family in the order given (RFC 8305 §4)."""
-    families: dict[int, list[_Address]] = {}
+    families: dict[int, list[Address]] = {}
     for address in dict.fromkeys(addresses):
         families.setdefault(address.family, []).append(address)
     turns = itertools.zip_longest(*families.values())
