@@ -194,10 +194,11 @@ class Housekeeper:
             wire = entry.wire
             if wire.is_over:
                 continue  # its borrower has not noticed yet, or it says goodbye
-            since = wire.ping_due_since
-            if since is not None:
-                if now - max(since, wire.last_heard) >= config.health_check_timeout:
-                    self._give_up(entry, "no pong came")
+            if wire.ping_due_since is not None:
+                if self._is_overdue(wire):
+                    wire.tend()  # this thread may have been stopped since it listened, and the pong be there
+                    if self._is_overdue(wire) and not wire.is_over:
+                        self._give_up(entry, "no pong came")
                 due = now
             elif now - wire.last_heard >= config.health_check_interval:
                 if not self._ask(entry):
@@ -206,6 +207,12 @@ class Housekeeper:
             else:
                 due = min(due, wire.last_heard + config.health_check_interval)
         self._next_ping_round = due
+
+    def _is_overdue(self, wire: WebSocket) -> bool:
+        since = wire.ping_due_since
+        if since is None:
+            return False
+        return monotonic() - max(since, wire.last_heard) >= self.ledger.config.health_check_timeout
 
     def _ask(self, entry: Entry) -> bool:
         """Ask whether the server is alive; False: not possible, because it takes nothing just now."""

@@ -177,6 +177,38 @@ def test_silence_is_ended_by_a_ping_and_traffic_needs_none(raw_server: Callable[
 
 
 @pytest.mark.usefixtures("quick_rounds")
+def test_a_housekeeper_that_was_stopped_looks_for_the_pong_before_it_gives_up(
+    raw_server: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between listening and judging, as on a busy machine, in a debugger, or by SIGSTOP."""
+    stopped, answered = threading.Event(), threading.Event()
+    pings: list[bytes] = []
+
+    def pong_when_stopped(sock: socket.socket) -> None:
+        upgrade(sock)
+        while True:
+            pings.append(read_client_frame(sock).payload)
+            assert stopped.wait(10)
+            sock.sendall(frame(PONG, pings[-1]))
+            answered.set()
+
+    keep_alive = Housekeeper._keep_alive
+
+    def stop_and_go_on(self: Housekeeper) -> None:
+        if not answered.is_set() and any(entry.wire.ping_due_since for entry in self._watched.values()):
+            stopped.set()
+            assert answered.wait(10)
+            let_pass(1.1)
+        keep_alive(self)
+
+    monkeypatch.setattr(Housekeeper, "_keep_alive", stop_and_go_on)
+    with pool_to(raw_server(pong_when_stopped), health_check_interval=0.1, health_check_timeout=1.0) as pool:
+        first = make_idle(pool)
+        wait_until(lambda: len(pings) >= 2, 10)
+        assert make_idle(pool) == first
+
+
+@pytest.mark.usefixtures("quick_rounds")
 @pytest.mark.parametrize("answer", [None, b"something else"], ids=["no pong", "a pong that never matches"])
 def test_an_overdue_pong_ends_the_connection_whoever_has_it(
     raw_server: Callable[..., RawServer], answer: bytes | None, caplog: pytest.LogCaptureFixture
