@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
-from queue import Empty
+from os import getpid
+from queue import Empty, SimpleQueue
 from time import monotonic
+from types import FrameType
 
 from jetsocket.entry import Entry, stale
 from jetsocket.ledger import ABANDONED, STOP, Ledger, Ring
@@ -101,6 +102,9 @@ class Housekeeper:
             if ring in (STOP, ABANDONED):
                 doorbell.put(STOP)  # for one that was late, and was replaced
             if ring == STOP:
+                if self.ledger.pid != getpid():
+                    # A greenlet in a forked child: `threading` has forgotten it, and its end would fail.
+                    SimpleQueue[None]().get()
                 return
             if ring == ABANDONED:
                 self._do(self._close_abandoned)
@@ -389,11 +393,10 @@ def _wait_for_any(entries: Iterable[Entry], timeout: float) -> None:
     watcher.ready(timeout)
 
 
-def stack_here(skip: int) -> traceback.StackSummary:
-    """The caller's stack without its innermost `skip` frames; source lines are read only when it is shown."""
-    # From a frame of our own counting: where walk_stack(None) begins changed with Python 3.11.
-    frames = list(traceback.walk_stack(sys._getframe(skip + 1)))
+def stack_of(frame: FrameType | None) -> traceback.StackSummary:
+    """The stack down to `frame`; source lines are read only when it is shown."""
+    frames = [] if frame is None else list(traceback.walk_stack(frame))
     return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
 
 
-__all__ = ["TICK", "Check", "Housekeeper", "close_all", "is_housekeeping", "stack_here"]
+__all__ = ["TICK", "Check", "Housekeeper", "close_all", "is_housekeeping", "stack_of"]

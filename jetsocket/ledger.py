@@ -16,6 +16,7 @@ after letting go. It is only ever taken as `with self.lock`, which CPython does 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
 from collections import deque
@@ -77,6 +78,8 @@ def _step(method: Callable[Concatenate[Ledger, P], R]) -> Callable[Concatenate[L
                     self._mend()
                 self.torn = True
                 try:
+                    if self.returned:  # whoever was to book it let go of the lock, and has not come to it yet
+                        self._book_returned()
                     result = method(self, *args, **kwargs)
                 except (PoolClosedError, InvalidStateError):  # raised before anything is changed
                     self.torn = False
@@ -94,6 +97,7 @@ class Ledger:
     """The state of one pool.
 
     Attributes:
+        pid: The process it is of.
         lock: Guards everything but `returned`, `lent`, `unfinished` and `doorbell`.
         permits: The permits and the line.
         idle: The idle connections.
@@ -113,6 +117,7 @@ class Ledger:
 
     def __init__(self, config: ConnectionPoolConfig, name: str, close_timeout: float) -> None:
         """Begin with all permits free and no connection."""
+        self.pid = os.getpid()
         self.config = config
         self.name = name
         self.close_timeout = close_timeout
@@ -238,7 +243,15 @@ class Ledger:
 
     @_step
     def opened(self, entry: Entry) -> None:
-        """A connection is open."""
+        """A connection is open.
+
+        Raises:
+            InvalidStateError: Meanwhile this process has forked, and it counts in the parent's books.
+        """
+        if entry not in self.entries:
+            raise InvalidStateError(
+                f"pool {self.name!r}: this process was forked while it connected; acquire a new lease"
+            )
         self._totals.connections += 1
         self.last_connect_error = None
         self.watch_version += 1
@@ -296,16 +309,19 @@ class Ledger:
                 if self.torn:
                     self._mend()
                 self.torn = True
-                while self.returned:
-                    # Booked first, removed after: an exception in between repeats what repeats harmlessly.
-                    permit = self.returned[0]
-                    try:
-                        self._book(permit)
-                    except Exception:
-                        self.returned.popleft()
-                        raise
-                    self.returned.popleft()
+                self._book_returned()
                 self.torn = False
+
+    def _book_returned(self) -> None:
+        while self.returned:
+            # Booked first, removed after: an exception in between repeats what repeats harmlessly.
+            permit = self.returned[0]
+            try:
+                self._book(permit)
+            except Exception:
+                self.returned.popleft()
+                raise
+            self.returned.popleft()
 
     def _mend(self) -> None:
         """Put right what the last step left half-done, which an exception has ended.
@@ -576,6 +592,13 @@ class Ledger:
         if sum(self.idle.count(key) for key in keys) != len(idle):
             yield "the queues and the age order disagree"
 
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's connections without touching them; wake who waits."""
+        self.doorbell.put(STOP)  # the housekeeper is here only if it is a greenlet
+        for entry in [*self.entries, *self.rooms()]:
+            entry.wire.disown()
+        self.permits.wake_all()
+
     def interrupted(self) -> bool:
         """Whether this very thread is inside a pool, below us on the stack: a finalizer or handler asks."""
         return _below(sys._getframe(1))
@@ -593,7 +616,8 @@ class Ledger:
             raise self.closed_error()
         if permit not in self.permits.held:  # nor, under gevent, to one of the ledger before a fork
             raise InvalidStateError(
-                f"pool {self.name!r}: another thread released this lease; acquire a new one",
+                f"pool {self.name!r}: this lease is over, as another thread released it, or it is the parent"
+                " process's; acquire a new one",
                 current_state="released",
                 required_states=["lent"],
             )

@@ -15,8 +15,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from os import getpid
 from time import monotonic
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from jetsocket.config import ConnectionPoolConfig, Options
@@ -31,7 +32,7 @@ from jetsocket.exceptions import (
     PoolExhaustedError,
     TimeoutError,
 )
-from jetsocket.housekeeper import Housekeeper, close_all, is_housekeeping, stack_here
+from jetsocket.housekeeper import Housekeeper, close_all, is_housekeeping, stack_of
 from jetsocket.ledger import ABANDONED, STOP, Exhaustion, Ledger
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
@@ -47,6 +48,7 @@ Callback = Callable[[PooledConnection[Any]], object]
 _log = logging.getLogger("jetsocket.pool")
 _numbers = itertools.count(1)
 _pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
+_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 _KNOWN_URIS = 256  # resolved URIs that a pool remembers, at least
 _ROOM_PATIENCE = 1.0  # s that a connection has for its goodbye when its slot is wanted
@@ -118,11 +120,13 @@ class ConnectionPool(Generic[T]):
         self._resolve = functools.lru_cache(known)(functools.partial(_resolve, base=self._base))
         self._ledger, self._terms = self._new_books()
         self._housekeeper: Housekeeper | None = None
+        self._books_of: dict[int, tuple[Ledger, Terms[T]]] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
         _pools.add(self)
 
     def _new_books(self) -> tuple[Ledger, Terms[T]]:
         ledger = Ledger(self._config, self._name, self._options.close_timeout)
+        _ledgers.add(ledger)
         options = self._options
         return ledger, Terms(self._codec, ledger.doorbell, options.send_timeout, options.recv_timeout)
 
@@ -150,9 +154,11 @@ class ConnectionPool(Generic[T]):
             ValueError: The URI is not one, or is relative without `base_uri`.
             TypeError: An argument has the wrong type.
         """
+        if self._ledger.pid != getpid():
+            self._begin_anew()
         target, key = self._target(uri_or_path)
         limit = self._config.acquire_timeout if timeout is None else seconds(timeout, None)
-        lease = self._new_lease(sys._getframe(1))
+        lease = self._new_lease(sys._getframe().f_back)
         permit = lease._permit
         permit.limit = math.inf if limit is None else limit
         deadline = permit.asked_at + permit.limit
@@ -173,9 +179,10 @@ class ConnectionPool(Generic[T]):
             raise TypeError(f"uri_or_path must be a str, not {type(uri_or_path).__name__}")
         return self._resolve(uri_or_path)
 
-    def _new_lease(self, frame: Any) -> PooledConnection[T]:
-        stack = stack_here(2) if self._config.leak_threshold is not None else None
-        permit = Permit((frame.f_code, frame.f_lasti), stack)
+    def _new_lease(self, frame: FrameType | None) -> PooledConnection[T]:
+        """A lease for whoever runs in `frame`; None: this thread, or greenlet, began with our method."""
+        stack = stack_of(frame) if self._config.leak_threshold is not None else None
+        permit = Permit(None if frame is None else (frame.f_code, frame.f_lasti), stack)
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
         return PooledConnection(self, permit, self._terms)
 
@@ -183,10 +190,14 @@ class ConnectionPool(Generic[T]):
         """Get a permit, and an idle connection that is fit to be lent; None: a new one is to be opened."""
         ledger, now = self._ledger, permit.asked_at
         entry = ledger.enter(permit, key, deadline > now)
-        if not permit.held:
+        while not permit.held:
             self._wait_in_line(permit, target, deadline)
-            entry = ledger.take_idle(permit, key)
             now = monotonic()
+            if ledger is self._ledger:
+                entry = ledger.take_idle(permit, key)
+            else:  # forked meanwhile, and this is the child: its pool is empty
+                ledger = self._ledger
+                entry = ledger.enter(permit, key, deadline > now)
         while entry is not None:
             why = self._look_at(entry, now)
             if why is None:
@@ -221,9 +232,10 @@ class ConnectionPool(Generic[T]):
 
     def _wait_in_line(self, permit: Permit, target: Target, deadline: float) -> None:
         if permit.wake is not None:
+            ledger = self._ledger
             self._ensure_housekeeper()  # an interrupt may have lost the permit that is waited for
             permit.wake.acquire(timeout=_for_a_lock(deadline))
-            if permit.held or self._ledger.leave_line(permit):
+            if permit.held or ledger is not self._ledger or ledger.leave_line(permit):
                 return
             if self._ledger.closed or self._ledger.draining:
                 raise self._ledger.closed_error()
@@ -395,7 +407,7 @@ class ConnectionPool(Generic[T]):
 
     def _ensure_housekeeper(self) -> None:
         keeper = self._housekeeper
-        if keeper is not None and keeper.is_alive:
+        if keeper is not None and keeper.ledger is self._ledger and keeper.is_alive:
             return
         check = _checker(weakref.ref(self)) if self._check is not None else None
         candidate = Housekeeper(self._ledger, check)
@@ -434,6 +446,8 @@ class ConnectionPool(Generic[T]):
             lease: One of this pool.
             failed: Whether an exception left the borrower's block.
         """
+        if self._ledger.pid != getpid():
+            self._begin_anew()
         permit, ledger = lease._permit, self._ledger
         try:
             if not ledger.claim(permit):
@@ -525,6 +539,7 @@ class ConnectionPool(Generic[T]):
             TimeoutError: No other connection in time.
             ConnectionError: No other connection to be had.
         """
+        self._begin_anew()
         permit = lease._permit
         if permit.entry is not stale or permit not in self._ledger.lent:
             raise ConnectionClosedError(
@@ -629,16 +644,18 @@ class ConnectionPool(Generic[T]):
             raise TypeError(f"count must be an int, not {count!r}")
         if count < 0:
             raise ValueError(f"count must be 0 or more, not {count!r}")
+        self._begin_anew()
+        caller = sys._getframe().f_back
         target, key = self._target(uri_or_path)
         deadline = monotonic() + self._config.acquire_timeout
         opened = 0
-        while self._ledger.idle_count(key) < count and self._warm_one(target, deadline):
+        while self._ledger.idle_count(key) < count and self._warm_one(target, deadline, caller):
             opened += 1
         return opened
 
-    def _warm_one(self, target: Target, deadline: float) -> bool:
+    def _warm_one(self, target: Target, deadline: float, frame: FrameType | None) -> bool:
         """Open one more, if there is a free permit and a free slot."""
-        lease = self._new_lease(sys._getframe(2))
+        lease = self._new_lease(frame)
         permit = lease._permit
         try:
             entry = self._new_entry(target)
@@ -669,6 +686,7 @@ class ConnectionPool(Generic[T]):
             ValueError: `timeout` is negative.
         """
         limit = seconds(timeout, None)
+        self._begin_anew()
         waiter = self._ledger.drain()
         if waiter is not None:
             waiter.acquire(timeout=-1 if limit is None else limit)
@@ -689,6 +707,7 @@ class ConnectionPool(Generic[T]):
             InvalidStateError: Called from a finalizer or signal handler that interrupted the pool itself.
         """
         limit = seconds(timeout, self._options.close_timeout)
+        self._begin_anew()
         try:
             self._close(self._options.close_timeout if limit is None else limit)
         except BaseException:
@@ -713,7 +732,7 @@ class ConnectionPool(Generic[T]):
         close_all(idle, limit)
         ledger.forget_closed(idle)
         keeper, self._housekeeper = self._housekeeper, None
-        if keeper is not None and not keeper.is_this_thread:
+        if keeper is not None and keeper.ledger is ledger and not keeper.is_this_thread:
             keeper.join(_ROOM_PATIENCE)
         _log.debug("[%s] closed", self._name)
 
@@ -722,6 +741,7 @@ class ConnectionPool(Generic[T]):
 
         Nobody is woken and nothing is refused: a daemon thread would have time to print the error.
         """
+        self._begin_anew()
         ledger, own = self._ledger, threading.get_ident()
         lent = [permit.entry for permit in ledger.out() if permit.thread == own and permit.entry is not None]
         entries = [entry for entry in lent if not entry.wire.readlock.locked()]
@@ -756,6 +776,7 @@ class ConnectionPool(Generic[T]):
 
     def stats(self) -> PoolStats:
         """The pool's figures at this moment."""
+        self._begin_anew()
         return self._ledger.stats()
 
     @property
@@ -795,14 +816,23 @@ class ConnectionPool(Generic[T]):
 
     # --- fork ------------------------------------------------------------------------------------------
 
-    def _after_fork_in_child(self) -> None:
-        """Begin anew: the connections, the thread and all who held locks are the parent's."""
-        old = self._ledger
-        self._ledger, self._terms = self._new_books()
-        self._ledger.closed, self._ledger.draining = old.closed, old.draining
-        self._housekeeper = None
-        for entry in [*old.entries, *old.rooms()]:
-            entry.wire.disown()
+    def _begin_anew(self) -> None:
+        """In a forked child, begin with empty books: the connections and the thread are the parent's.
+
+        Called by the hook below, and by whatever uses the books, for the hook may not have run (uWSGI's fork
+        runs none), may have been interrupted, or be preceded by others'. So several threads may be here, and
+        a signal handler that interrupts one: all assign the same, what is compared last.
+        """
+        pid, old = getpid(), self._ledger
+        if old.pid == pid:
+            return
+        old.disown()
+        new = self._new_books()
+        new[0].closed, new[0].draining = old.closed, old.draining
+        ledger, self._terms = self._books_of.setdefault(pid, new)
+        self._ledger = ledger
+        for other in [other for other in list(self._books_of) if other != pid]:
+            self._books_of.pop(other, None)
 
 
 def is_claimed(permit: Permit) -> bool:
@@ -884,8 +914,11 @@ def _checker(pool: weakref.ref[ConnectionPool[Any]]) -> Callable[[Entry], bool]:
 
 
 def _after_fork_in_child() -> None:
+    for ledger in list(_ledgers):  # also those of pools that were dropped and still say goodbye
+        if ledger.pid != getpid():
+            ledger.disown()
     for pool in list(_pools):
-        pool._after_fork_in_child()
+        pool._begin_anew()
 
 
 def _close_at_exit() -> None:

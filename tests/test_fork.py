@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from textwrap import dedent
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests import scripts
 from tests.faults.proxy import FaultProxy
-from tests.servers import EchoServer
+from tests.servers import EchoServer, RawServer, after_upgrade
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -336,6 +337,231 @@ def test_over_tls_the_session_stays_the_parents(echo_tls: EchoServer) -> None:
     pool.close()
     """
     scripts.run(START + _flat(script), echo_tls.uri).check()
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_fork_that_runs_no_hooks_of_pythons(echo: EchoServer, echo_tls: EchoServer, scheme: str) -> None:
+    """As that of uWSGI: the first thing a child uses finds out that it is one."""
+    script = """
+    import ctypes, ssl
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    config = ConnectionPoolConfig(max_connections=4, acquire_timeout=10)
+    pool = ConnectionPool(config, base_uri=uri, manager_kwargs={"ssl_context": context})
+    lent, unused = pool.acquire("/ids"), pool.acquire("/ids")
+    talk(lent, "before", 3)
+    pool.acquire("/ids").release()
+
+    def refused(conn, use):
+        try: getattr(conn, use)(*(["x"] if use == "send" else [1] if use == "recv" else []))
+        except (ConnectionError, ValueError): pass
+        else: raise AssertionError("the child used the parent's lease")
+
+    def child(first):
+        if first == "stats": assert pool.stats().total_connections == 0
+        if first == "drain": assert pool.drain(0)
+        if first == "close": pool.close()
+        if first in ("send", "recv"): refused(lent, first)
+        if first in ("release", "discard"): getattr(lent, first)()
+        if first in ("drain", "close"): return
+        with pool.acquire("/ids") as conn: talk(conn, "child", 5)
+        assert pool.stats().total_connections == 1
+        refused(unused, "send")
+
+    for first in ("acquire", "stats", "drain", "close", "send", "recv", "release", "discard"):
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            status = 3
+            try:
+                child(first)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, first
+        talk(lent, "after " + first, 3)
+        with pool.acquire("/ids") as conn: talk(conn, "idle after " + first, 3)
+    assert pool.stats().total_connections == 3
+    talk(unused, "unused", 3)
+    lent.release(); unused.release()
+    pool.close()
+    """
+    server = echo if scheme == "ws" else echo_tls
+    scripts.run(START + _flat(script), server.uri).check()
+
+
+INTERRUPTED = """
+sys.unraisablehook = lambda _: None      # CPython swallows what a hook raises, and tells it here
+parent = os.getpid()
+
+def struck_at(name, strike):
+    def look(frame, event, arg):
+        if event == "call" and frame.f_code.co_name == name and os.getpid() != parent:
+            sys.setprofile(None)
+            strike()
+    sys.setprofile(look)
+
+def interrupt():
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize("strike", ["interrupt", "pool.close", "lent.release"])
+@pytest.mark.parametrize("step", ["_after_fork_in_child", "disown", "_begin_anew", "_new_books", "rooms"])
+def test_a_signal_that_comes_while_the_child_begins_anew(echo: EchoServer, step: str, strike: str) -> None:
+    """`multiprocessing`'s `start(); terminate()` with a handler that closes the pool, for one."""
+    script = f"""
+    idle, lent = pool.acquire("/ids"), pool.acquire("/ids")
+    idle.release()
+
+    def child():
+        if not pool.is_closed:
+            with pool.acquire("/ids") as conn: talk(conn, "child", 5)
+            assert pool.stats().total_connections == 1
+        pool.close()
+
+    struck_at("{step}", {strike})
+    assert in_child(child) == 0
+    sys.setprofile(None)
+    talk(lent, "after", 5)
+    with pool.acquire("/ids") as conn:
+        assert conn.id == idle.id
+        talk(conn, "after", 5)
+    lent.release()
+    pool.close()
+    """
+    scripts.run(START + INTERRUPTED + _flat(script), echo.uri).check()
+
+
+def test_hooks_of_others_that_run_before_ours_and_use_the_pool(echo: EchoServer) -> None:
+    script = """
+    import gc, os
+    os.register_at_fork(after_in_child=lambda: early())
+    """
+    use = """
+    lent = pool.acquire("/ids")
+    pool.acquire("/ids").release()
+
+    def borrows():
+        with pool.acquire("/ids") as conn:
+            talk(conn, "generator", 2)
+            yield
+
+    suspended = borrows()
+    next(suspended)
+
+    def early():
+        global suspended
+        suspended = None
+        gc.collect()
+        with pool.acquire("/ids") as conn: talk(conn, "early", 5)
+
+    assert in_child(lambda: None) == 0
+    talk(lent, "after", 5)
+    next(suspended, None)
+    assert pool.stats().discards == {}, pool.stats()
+    lent.release()
+    pool.close()
+    """
+    scripts.run(_flat(script) + START + _flat(use), echo.uri).check()
+
+
+FORKS_IN_A_HANDLER = """
+import signal
+children = []
+
+def fork(*_):
+    children.append(os.fork())
+    if children[-1] == 0:
+        die_if_stuck(10)
+
+def soon(pid=os.getpid()):
+    threading.Timer(0.3, os.kill, (pid, signal.SIGUSR1)).start()
+
+signal.signal(signal.SIGUSR1, fork)
+"""
+
+
+def test_a_signal_handler_forks_while_the_main_thread_receives(echo: EchoServer) -> None:
+    script = """
+    conn = pool.acquire("/late")
+    conn.send({"delay": 1})
+    soon()
+    try:
+        answer = conn.recv(timeout=8)
+    except BaseException as error:
+        assert children[-1] == 0, "it is the child's error"
+        answer = type(error).__name__, conn.is_connected
+    if children[-1] == 0:
+        good = answer == ("ConnectionClosedError", False)
+        with pool.acquire("/ids") as other: talk(other, "child", 5)
+        print("" if good else answer, end="")
+        os._exit(0 if good else 3)
+    assert answer == {"delay": 1}
+    assert os.waitstatus_to_exitcode(os.waitpid(children[-1], 0)[1]) == 0
+    conn.release()
+    pool.close()
+    """
+    scripts.run(START + FORKS_IN_A_HANDLER + _flat(script), echo.uri).check()
+
+
+def test_a_signal_handler_forks_while_the_main_thread_stands_in_line(echo: EchoServer) -> None:
+    """In the child, nobody holds a permit: whoever waited for one has it at once."""
+    script = """
+    lent = [pool.acquire("/ids") for _ in range(4)]
+    threading.Timer(1.0, lambda: lent[0].release()).start()
+    soon()
+    with pool.acquire("/ids", timeout=9) as conn:
+        talk(conn, "woken", 5)
+        if children[-1] == 0:
+            os._exit(0 if pool.stats().total_connections == 1 else 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[-1], 0)[1]) == 0
+    for conn in lent[1:]: talk(conn, "after", 5); conn.release()
+    pool.close()
+    """
+    scripts.run(START + FORKS_IN_A_HANDLER + _flat(script), echo.uri).check()
+
+
+def test_a_fork_in_the_midst_of_connecting(echo: EchoServer) -> None:
+    """A child that goes on where the parent connects gets a named error, and keeps to the cap."""
+    script = """
+    pids = []
+    def headers():
+        if not pids: pids.append(os.fork())
+        return {}
+    pool = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri,
+                          manager_kwargs={"extra_headers": headers, "connect_attempts": 3})
+    try:
+        with pool.acquire("/ids") as conn: talk(conn, "parent", 5)
+    except (ConnectionError, ValueError, RuntimeError, JetSocketError):
+        assert pids == [0], "only the child's attempt fails"
+    with pool.acquire("/ids") as conn: talk(conn, "both", 5)
+    assert pool.stats().total_connections == 1
+    if pids == [0]: os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+    pool.close()
+    """
+    scripts.run(START + "from jetsocket import JetSocketError\n" + _flat(script), echo.uri).check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_a_child_keeps_no_connection_of_a_pool_that_was_dropped(raw_server: Callable[..., RawServer]) -> None:
+    """It still says goodbye, to a server that does not answer."""
+    server = raw_server(after_upgrade())
+    script = """
+    import gc, stat
+    def sockets():
+        return sum(stat.S_ISSOCK(os.fstat(int(fd)).st_mode) for fd in os.listdir("/proc/self/fd")
+                   if os.path.exists(f"/proc/self/fd/{fd}"))
+    before = sockets()
+    pool.acquire("/").release()
+    del pool; gc.collect()
+    assert sockets() == before + 1
+    def child():
+        assert sockets() == before, sockets()
+    assert in_child(child) == 0
+    """
+    scripts.run(START + _flat(script), server.uri).check()
 
 
 def _flat(script: str) -> str:

@@ -135,3 +135,98 @@ def test_exit_with_a_pool_open(echo: EchoServer) -> None:
         "pool = make()\nconn = pool.acquire('/')\npool.acquire('/').release()\nassert conn.request(1) == 1\n",
         echo,
     )
+
+
+def test_greenlets_that_begin_with_a_method_of_the_pool(echo: EchoServer) -> None:
+    go(
+        """
+pool = make(4, leak_threshold=5.0)
+assert gevent.spawn(pool.prewarm, "/", 2).get(timeout=5) == 2
+leases = [gevent.spawn(pool.acquire, "/"), gevent.spawn_later(0.01, pool.acquire, "/")]
+for greenlet in leases:
+    with greenlet.get(timeout=5) as conn: assert conn.request(1, timeout=5) == 1
+assert pool.stats().total_connections == 2
+pool.close()
+""",
+        echo,
+    )
+
+
+def test_release_in_the_hub_and_in_a_signal_handler(echo: EchoServer) -> None:
+    """Nothing may block there, not even for a moment: looking at a socket must not."""
+    go(
+        """
+import gc, signal, threading
+pool = make(4)
+def borrows():
+    with pool.acquire("/") as conn:
+        assert conn.request(1, timeout=5) == 1
+        yield
+def suspended():
+    generator = borrows()
+    next(generator)
+    return generator
+hub = gevent.get_hub()
+
+lease = pool.acquire("/")
+hub.loop.run_callback(lease.release)
+gevent.sleep(0.1)
+
+cycle = [suspended()]; cycle.append(cycle)
+del cycle
+hub.loop.run_callback(gc.collect)
+gevent.sleep(0.1)
+
+lease = pool.acquire("/")
+signal.signal(signal.SIGALRM, lambda *_: lease.release())
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+gevent.sleep(0.5)
+
+stats = pool.stats()
+assert stats.active_connections == 0, stats
+assert set(stats.discards) <= {"exception"}, stats      # that is GeneratorExit
+with pool.acquire("/") as conn: assert conn.request(2, timeout=5) == 2
+pool.close()
+""",
+        echo,
+    )
+
+
+def test_a_forked_child_can_wait_for_all_its_greenlets(echo: EchoServer) -> None:
+    """The parent's housekeeper is a greenlet, and lives on in the child."""
+    go(
+        """
+import os
+pool = make(2)
+pool.acquire("/").release()
+pid = gevent.os.fork()
+if pid == 0:
+    with pool.acquire("/") as conn: assert conn.request(1, timeout=5) == 1
+    pool.close()
+    os._exit(0 if gevent.wait(timeout=5) else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+pool.close()
+""",
+        echo,
+    )
+
+
+def test_who_waits_in_line_goes_on_in_a_forked_child(echo: EchoServer) -> None:
+    go(
+        """
+import os
+pool = make(1)
+lent = pool.acquire("/")
+waiting = gevent.spawn(pool.acquire, "/", 8)
+while not pool.stats().waiting: gevent.sleep(0.01)
+pid = gevent.os.fork()
+if pid == 0:
+    with waiting.get(timeout=5) as conn: assert conn.request(1, timeout=5) == 1
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+lent.release()
+with waiting.get(timeout=5) as conn: assert conn.request(2, timeout=5) == 2
+pool.close()
+""",
+        echo,
+    )

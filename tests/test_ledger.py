@@ -384,6 +384,20 @@ def test_what_comes_back_while_another_thread_is_inside_is_booked_by_that_thread
     assert waiter.held and not permit.held
 
 
+def test_what_came_back_is_booked_before_anything_else_is_done() -> None:
+    """Whoever was to book it has let go of the lock, and was stopped before it came to that."""
+    ledger = new_ledger(cap=1)
+    permit = borrow(ledger)
+    with ledger.lock:
+        assert give_back(ledger, permit)
+    assert permit.held
+    entry, again = permit.entry, Permit()
+    assert entry is not None
+    assert ledger.enter(again, entry.key, False) is entry
+    assert again.held
+    assert list(ledger.faults()) == []
+
+
 def test_what_the_thread_inside_gives_back_itself_is_booked_when_it_leaves() -> None:
     ledger = new_ledger(cap=1)
     permit = borrow(ledger)

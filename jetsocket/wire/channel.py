@@ -19,9 +19,11 @@ import logging
 import math
 import os
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from time import monotonic
+from types import FrameType
 from typing import Any, NoReturn
 
 from jetsocket.exceptions import (
@@ -59,6 +61,7 @@ _TEND_PATIENCE = _PUSH_PATIENCE = 1.0  # s
 _KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
 
 _log = logging.getLogger("jetsocket.wire")
+_GLOBALS = globals()
 
 
 class _Ping:
@@ -746,12 +749,22 @@ class Channel:
         """In a forked child: forget the parent's connection without touching it."""
         self._fail(self._closed("it belongs to the parent process, before the fork"))
         self._close_sent = True
-        # A thread that was inside does not exist here, and would never let go; a greenlet does, and will.
-        if type(self.lock).__module__ == "_thread":
+        # A thread that was inside does not exist here, and would never let go. A greenlet does, and will, and
+        # so does this thread, if a signal handler forked.
+        if type(self.lock).__module__ == "_thread" and not self._is_inside():
             self.lock, self.readlock = threading.Lock(), threading.Lock()
         self._tended_by = self._pushed_by = 0
         if self._stream is not None:
             self._stream.disown()
+
+    def _is_inside(self) -> bool:
+        """Whether this very thread uses this connection, below us on the stack."""
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            if frame.f_globals is _GLOBALS and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
 
     # --- errors ----------------------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ class _Inquiry:
 
     def __init__(self, question: Question, mailbox: Mailbox) -> None:
         self._began = monotonic()
+        self._pid = os.getpid()
         self._question = question
         self._mailboxes = deque([mailbox])
         self._answer: Answer | None = None
@@ -91,8 +92,10 @@ class _Inquiry:
     @property
     def may_be_joined(self) -> bool:
         """Whether its answer is as good as one that is asked for now."""
-        # Not among gevent's greenlets: another thread's hub would not wake them.
-        return monotonic() - self._began < _SHARED_FOR and threading.Lock.__module__ == "_thread"
+        young = monotonic() - self._began < _SHARED_FOR
+        # Not in a forked child, whose parent has the thread. Nor among gevent's greenlets: another thread's
+        # hub would not wake them.
+        return young and self._pid == os.getpid() and threading.Lock.__module__ == "_thread"
 
     def join(self, mailbox: Mailbox) -> None:
         """Wait for the same answer."""
@@ -121,6 +124,3 @@ class _Inquiry:
 
 _under_way: dict[Question, _Inquiry] = {}
 """The latest look-up of each question. Only touched by single calls, which CPython makes atomic."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_under_way.clear)  # their threads are the parent's

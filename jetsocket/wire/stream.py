@@ -18,9 +18,11 @@ import queue
 import select
 import socket
 import ssl
+import sys
 import threading
 import weakref
 from collections.abc import Callable
+from os import getpid
 from time import monotonic
 from typing import TypeAlias, TypeVar
 
@@ -210,10 +212,12 @@ class Stream:
             sock = Socket(family, kind, proto, fileno=sock.detach())
         self._sock: Socket | _Closed = sock
         self._sock.setblocking(False)
+        self._pid = getpid()
         self._tls: _Tls | None = None
         self._unsent = _NOTHING  # bytes for the kernel (ciphertext, if encrypted); the writer's
-        self._poll_readable: _Poll | None = None  # the reader's
-        self._poll_writable: _Poll | None = None  # the writer's
+        self._poll_readable: _Poll | None = None  # the reader's, for looks
+        self._wait_readable: _Poll | None = None  # and for waits
+        self._poll_writable: _Poll | None = None  # the writer's, for waits
         self.bytes_in = 0
         self.bytes_out = 0
         self.broken = False
@@ -318,13 +322,15 @@ class Stream:
     def _poll_reader(self, wait: Callable[[_Poll], bool] | None) -> bool:
         if self._tls is not None and self._tls.has_input:
             return True
+        if self._pid != getpid():
+            self.disown()
         sock = self._sock  # keeps the descriptor ours while it is polled
         try:
             if isinstance(sock, _Closed):
                 return True
-            if self._poll_readable is None:
-                self._poll_readable = _poller(sock.fileno(), writing=False)
-            return bool(self._poll_readable(0)) if wait is None else wait(self._poll_readable)
+            if self._poll_readable is None or self._wait_readable is None:
+                self._poll_readable, self._wait_readable = _pollers(sock.fileno(), writing=False)
+            return bool(self._poll_readable(0)) if wait is None else wait(self._wait_readable)
         finally:
             del sock
 
@@ -338,6 +344,8 @@ class Stream:
         return tls.decrypt()
 
     def _receive(self) -> bytes | None:
+        if self._pid != getpid():
+            self.disown()
         try:
             received = self._sock.recv(_READ_SIZE)
             self.bytes_in += len(received)
@@ -395,6 +403,8 @@ class Stream:
         if self._unsent or self.broken or self._tls is not None:
             self._write_behind(data, deadline)
             return
+        if self._pid != getpid():
+            self.disown()
         try:
             # Nearly always the kernel takes all at once: no more calls than that.
             sent = self._sock.send(data, _SEND_FLAGS)
@@ -450,6 +460,8 @@ class Stream:
 
     def _push(self) -> bool:
         """Hand the kernel what it takes; True when nothing is left."""
+        if self._pid != getpid():
+            self.disown()
         while self._unsent:
             try:
                 sent = self._sock.send(self._unsent, _SEND_FLAGS)
@@ -477,7 +489,7 @@ class Stream:
             if isinstance(sock, _Closed):
                 return True
             if self._poll_writable is None:
-                self._poll_writable = _poller(sock.fileno(), writing=True)
+                _, self._poll_writable = _pollers(sock.fileno(), writing=True)
             return _wait(self._poll_writable, deadline)
         finally:
             del sock
@@ -486,6 +498,8 @@ class Stream:
 
     def abort(self) -> None:
         """Shut the connection down both ways: blocked readers and writers wake, the peer sees the end."""
+        if self._pid != getpid():
+            self.disown()
         with contextlib.suppress(OSError):  # not connected any more: nobody is left to be told
             self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -529,8 +543,10 @@ class Watcher:
 
     def __init__(self) -> None:
         self._fds: set[int] = set()
-        make_poll = getattr(select, "poll", None)  # not on Windows
-        self._poll = make_poll() if make_poll is not None else None
+        make_look, make_wait = _make_poll(), getattr(select, "poll", None)
+        self._polls = []  # the first looks, the last waits; none on Windows
+        if make_look is not None and make_wait is not None:
+            self._polls = [make() for make in dict.fromkeys((make_look, make_wait))]
 
     def add(self, fd: int) -> None:
         """Watch ``fd`` from now on.
@@ -541,15 +557,15 @@ class Watcher:
         if fd < 0:
             raise ValueError(f"cannot watch the descriptor of a closed stream ({fd})")
         self._fds.add(fd)
-        if self._poll is not None:
-            self._poll.register(fd, select.POLLIN)
+        for poll in self._polls:
+            poll.register(fd, select.POLLIN)
 
     def remove(self, fd: int) -> None:
         """Watch ``fd`` no longer; harmless if it was not watched."""
         if fd in self._fds:
             self._fds.discard(fd)
-            if self._poll is not None:
-                self._poll.unregister(fd)
+            for poll in self._polls:
+                poll.unregister(fd)
 
     def ready(self, timeout: float = 0.0) -> list[int]:
         """The descriptors with data, an end, an error, or that were closed without being removed.
@@ -557,8 +573,9 @@ class Watcher:
         Args:
             timeout: How long to wait for the first one (s).
         """
-        if self._poll is not None:
-            return [fd for fd, _ in self._poll.poll(timeout * 1000)]
+        if self._polls:
+            poll = self._polls[-1 if timeout > 0 else 0]
+            return [fd for fd, _ in poll.poll(timeout * 1000)]
         fds = list(self._fds)
         groups = [fds[start : start + _SELECT_AT_ONCE] for start in range(0, len(fds), _SELECT_AT_ONCE)]
         return [fd for group in groups for fd in _select_readable(group, timeout / len(groups))]
@@ -574,19 +591,34 @@ def _select_readable(fds: list[int], timeout: float = 0.0) -> list[int]:
     return list({*readable, *failed})
 
 
-def _poller(fd: int, *, writing: bool) -> _Poll:
-    """A function that waits for ``fd``, at most so many ms; true when it is ready or has failed.
+def _make_poll() -> Callable[[], select.poll] | None:
+    """`select.poll` itself: gevent's lets others run even with a timeout of 0, and fails in its hub."""
+    make = getattr(select, "poll", None)  # not on Windows
+    monkey = sys.modules.get("gevent.monkey")
+    return make if make is None or monkey is None else monkey.get_original("select", "poll")
 
-    Not re-entrant, as poll objects are not: one for the reader, one for the writer.
+
+def _pollers(fd: int, *, writing: bool) -> tuple[_Poll, _Poll]:
+    """Two functions that tell whether ``fd`` is ready or has failed: one looks, the other waits so many ms.
+
+    Not re-entrant, as poll objects are not: two for the reader, two for the writer. Without gevent, they are
+    the same.
     """
-    make_poll = getattr(select, "poll", None)  # not on Windows; replaced under gevent
-    if make_poll is None:
+    make_look, make_wait = _make_poll(), getattr(select, "poll", None)
+    if make_look is None or make_wait is None:
         lists = ([], [fd], [fd]) if writing else ([fd], [], [fd])
-        return lambda ms: any(select.select(*lists, None if ms is None else ms / 1000))
-    poll = make_poll()
+
+        def ask(ms: float | None) -> bool:
+            return any(select.select(*lists, None if ms is None else ms / 1000))
+
+        return ask, ask
+    look = _registered(make_look(), fd, writing)
+    return look, look if make_look is make_wait else _registered(make_wait(), fd, writing)
+
+
+def _registered(poll: select.poll, fd: int, writing: bool) -> _Poll:
     poll.register(fd, select.POLLOUT if writing else select.POLLIN)
-    wait: _Poll = poll.poll
-    return wait
+    return poll.poll
 
 
 def _wait(poll: _Poll, deadline: float | None) -> bool:
