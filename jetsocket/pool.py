@@ -446,8 +446,6 @@ class ConnectionPool(Generic[T]):
             lease: One of this pool.
             failed: Whether an exception left the borrower's block.
         """
-        if self._ledger.pid != getpid():
-            self._begin_anew()
         permit, ledger = lease._permit, self._ledger
         try:
             if not ledger.claim(permit):
