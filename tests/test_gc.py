@@ -7,16 +7,23 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolExhaustedError
+from jetsocket import (
+    ConnectionClosedError,
+    ConnectionPool,
+    ConnectionPoolConfig,
+    InvalidStateError,
+    PoolExhaustedError,
+)
 from jetsocket.idle import IdleConnections
 from tests import scripts
+from tests.conftest import Tls
 from tests.servers import EchoServer, wait_until
 
 
@@ -250,3 +257,76 @@ def test_a_hundred_pools_leave_no_thread_behind(echo: EchoServer) -> None:
     wait_until(lambda: not [t for t in threading.enumerate() if "jetsocket" in t.name])
     wait_until(lambda: echo.open_now == 0)
     wait_until(lambda: threading.active_count() <= before)
+
+
+class InterruptedSession:
+    """A TLS session; inside one of its calls comes, once, what a finalizer or signal handler does there."""
+
+    def __init__(self, session: Any, call: str, do: Callable[[], object]) -> None:
+        self.session, self.call, self.do = session, call, do
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.call:
+            self.call = ""
+            self.do()
+        return getattr(self.session, name)
+
+
+@pytest.mark.parametrize("call", ["read", "write"])
+@pytest.mark.parametrize("what", ["release", "close"])
+def test_a_return_inside_a_tls_session_does_not_wait_for_itself(
+    echo_tls: EchoServer, tls: Tls, make_pool: Callable[..., Any], what: str, call: str
+) -> None:
+    pool = make_pool(echo_tls, manager_kwargs={"ssl_context": tls.client_context}, max_connections=1)
+    outcome: list[object] = []
+
+    def borrow() -> None:
+        conn = pool.acquire("/")
+        stream = conn._entry.wire._stream
+        echo_tls.connections[0].send("1")  # there is something to look at
+        assert stream.wait_readable(None)
+        do = conn.release if what == "release" else pool.close
+        stream._tls._session = InterruptedSession(stream._tls._session, call, do)
+        try:
+            conn.send(2)
+            outcome.append(conn.recv(timeout=5))
+            outcome.append(conn.recv(timeout=5))
+        except (ConnectionClosedError, InvalidStateError) as error:
+            outcome.append(error)
+
+    worker = threading.Thread(target=borrow, daemon=True)
+    worker.start()
+    worker.join(10)
+    assert not worker.is_alive(), "it waits for itself"
+    assert isinstance(outcome[-1], (ConnectionClosedError, InvalidStateError))
+    wait_until(lambda: echo_tls.open_now == 0)
+    if what == "release":
+        with pool.acquire("/", timeout=5) as conn:
+            assert conn.request(3, timeout=5) == 3
+
+
+def test_the_housekeeper_outlives_what_is_collected_inside_its_tls_session(
+    echo_tls: EchoServer, tls: Tls, make_pool: Callable[..., Any], warned: list[str]
+) -> None:
+    pool = make_pool(echo_tls, manager_kwargs={"ssl_context": tls.client_context}, max_connections=1)
+
+    def stream() -> Iterator[Any]:
+        with pool.acquire("/") as conn:
+            assert conn.request(0, timeout=5) == 0  # the session tickets are read by now
+            while True:
+                yield conn
+
+    gc.disable()  # not before it is its turn
+    try:
+        cycle: list[Any] = [stream()]
+        session = next(cycle[0])._entry.wire._stream._tls
+        session._session = InterruptedSession(session._session, "read", gc.collect)
+        cycle.append(cycle)
+        del cycle, session
+        echo_tls.connections[0].send("1")  # the housekeeper reads it, for nobody else does
+        with pool.acquire("/", timeout=5) as conn:
+            assert conn.request(3, timeout=5) == 3
+    finally:
+        gc.enable()
+    echo_tls.connections[0].send("unasked")  # it goes on
+    wait_until(lambda: echo_tls.open_now == 0)

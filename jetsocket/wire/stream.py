@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable
 from os import getpid
 from time import monotonic
+from types import FrameType
 from typing import TypeAlias, TypeVar
 
 _T = TypeVar("_T")
@@ -115,7 +116,8 @@ class _Tls:
     """A TLS session in memory: ciphertext in, plaintext out, and back.
 
     `_lock` guards every call to the session and its two buffers, and nothing else. It is taken only by
-    the stream's reader or writer, never around a system call, and no other lock is taken under it.
+    the stream's reader or writer, never around a system call, and no other lock is taken under it. A
+    finalizer or signal handler that comes inside a call is refused: it would wait for its own thread.
     """
 
     def __init__(self, context: ssl.SSLContext, server_hostname: str) -> None:
@@ -130,6 +132,8 @@ class _Tls:
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is done, False when the peer has to speak first."""
+        if self._lock.locked():
+            self._refuse_reentry()
         with self._lock:
             try:
                 self._session.do_handshake()
@@ -139,6 +143,8 @@ class _Tls:
             return True
 
     def feed(self, ciphertext: bytes) -> None:
+        if self._lock.locked():
+            self._refuse_reentry()
         with self._lock:
             self._incoming.write(ciphertext)
 
@@ -150,6 +156,8 @@ class _Tls:
             finally:
                 self._error = None  # or its traceback would keep the stream alive
         parts: list[bytes] = []
+        if self._lock.locked():
+            self._refuse_reentry()
         with self._lock:
             while not self._ended and (self._incoming.pending or self._session.pending()):
                 try:
@@ -166,10 +174,20 @@ class _Tls:
 
     def encrypt(self, data: memoryview) -> bytes:
         """``data`` as TLS records, behind the records that reading has produced."""
+        if self._lock.locked():
+            self._refuse_reentry()
         with self._lock:
             while data:
                 data = data[self._session.write(data) :]
             return self._outgoing.read()
+
+    def _refuse_reentry(self) -> None:
+        # Inside any session, not only this one: two threads, each inside the other's, would wait in a circle.
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code in _TLS_CALLS:
+                raise OSError(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
+            frame = frame.f_back
 
     @property
     def has_input(self) -> bool:
@@ -180,6 +198,9 @@ class _Tls:
     def has_output(self) -> bool:
         """Whether reading has produced records that are to be sent (a KeyUpdate's answer, an alert)."""
         return self._outgoing.pending > 0
+
+
+_TLS_CALLS = frozenset(call.__code__ for call in (_Tls.handshake, _Tls.feed, _Tls.decrypt, _Tls.encrypt))
 
 
 class Stream:
