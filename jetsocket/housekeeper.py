@@ -79,7 +79,7 @@ class Housekeeper:
 
     def join(self, timeout: float) -> None:
         """Wait until the thread has ended, at most `timeout` (s); one that was never started has."""
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not sys.is_finalizing():  # then no thread ever ends
             self._thread.join(timeout)
 
     # --- the thread ------------------------------------------------------------------------------------

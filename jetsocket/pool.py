@@ -409,6 +409,8 @@ class ConnectionPool(Generic[T]):
         keeper = self._housekeeper
         if keeper is not None and keeper.ledger is self._ledger and keeper.is_alive:
             return
+        if sys.is_finalizing():
+            return  # up to Python 3.11, start() would wait for ever for a thread that never runs
         check = _checker(weakref.ref(self)) if self._check is not None else None
         candidate = Housekeeper(self._ledger, check)
         if self._ledger.appoint(candidate):

@@ -59,6 +59,29 @@ while pool.stats().total_messages_received < 50: time.sleep(0.001)
 }
 
 
+FINALIZER = """
+class Late:
+    def __init__(self):
+        self.pool = ConnectionPool(base_uri=sys.argv[1])
+        self.by_name = sys.argv[1].replace('127.0.0.1', 'localhost')
+    def __del__(self):
+        %s
+late = [Late() for _ in range(5)]
+"""
+FINALIZERS = {
+    "closes": FINALIZER % "self.pool.close()" + "for each in late: each.pool.request('/', 1)\n",
+    "uses": FINALIZER % "assert self.pool.request('/', 1) == 1" + "late[0].pool.request('/', 1)\n",
+    "uses first": FINALIZER % "assert self.pool.request('/', 1) == 1",
+    "looks up": FINALIZER % "assert self.pool.request(self.by_name, 1) == 1",
+    "is a generator that holds the pool": """
+def stream():
+    with ConnectionPool(base_uri=sys.argv[1]) as pool, pool.acquire('/') as conn:
+        while True: yield conn.request(1)
+suspended = stream(); next(suspended)
+""",
+}
+
+
 def run_promptly(script: str, *args: str, options: tuple[str, ...] = ()) -> scripts.Ended:
     """Run it, at most three times: on a busy machine any exit may take its time, but a wait shows in all."""
     for _ in range(3):
@@ -73,6 +96,13 @@ def test_exit_is_prompt_and_silent(echo: EchoServer, ending: str) -> None:
     ended = run_promptly(
         OPEN + ENDINGS[ending] + ("" if "print('end')" in ENDINGS[ending] else ENDED), echo.uri
     )
+    assert ended.check().out == "end\n"
+    assert ended.took < 0.5
+
+
+@pytest.mark.parametrize("finalizer", FINALIZERS)
+def test_a_finalizer_that_uses_a_pool_while_the_interpreter_ends(echo: EchoServer, finalizer: str) -> None:
+    ended = run_promptly(OPEN + FINALIZERS[finalizer] + ENDED, echo.uri)
     assert ended.check().out == "end\n"
     assert ended.took < 0.5
 

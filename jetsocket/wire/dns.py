@@ -11,6 +11,7 @@ import contextlib
 import os
 import queue
 import socket
+import sys
 import threading
 from collections import deque
 from time import monotonic
@@ -71,6 +72,9 @@ def ask(question: Question, mailbox: Mailbox) -> None:
         under_way.join(mailbox)
         return
     inquiry = _Inquiry(question, mailbox)
+    if sys.is_finalizing():
+        inquiry.run()  # up to Python 3.11, start() would wait for ever for a thread that never runs
+        return
     try:
         threading.Thread(target=inquiry.run, name="jetsocket-dns", daemon=True).start()
     except RuntimeError:
