@@ -122,6 +122,7 @@ class Housekeeper:
             self._expire,
             self._finish_goodbyes,
             self._report_leaks,
+            self._find_forsaken,
             self._audit,
             self.ledger.settle,
         ):
@@ -299,14 +300,17 @@ class Housekeeper:
                 stack = "" if permit.stack is None else "".join(permit.stack.format())
                 _log.warning("[%s] connection leaked: %s, acquired at\n%s", self.ledger.name, told, stack)
 
+    def _find_forsaken(self) -> None:
+        """Return what a lease held whose finalizer or release an exception has struck."""
+        for permit in self.ledger.forsaken():
+            self._reclaim(permit)
+
     def _audit(self) -> None:
-        """Find what an exception between two bytecodes has lost, and give it back."""
+        """Find what else an exception between two bytecodes has lost, and give it back."""
         now = monotonic()
         if not self.ledger.suspect and now < self._next_audit:
             return
         self._next_audit = now + _AUDIT_EVERY
-        for permit in self.ledger.forsaken():
-            self._reclaim(permit)
         lost = self.ledger.recount()
         if lost:
             _log.warning("[%s] %d permits were lost to an interrupt and are back", self.ledger.name, lost)

@@ -472,10 +472,9 @@ class Ledger:
         """The permits that are out."""
         return [*self.permits.held, *self.permits.line]
 
-    @_step
     def forsaken(self) -> list[Permit]:
-        """The permits whose lease is gone and that nobody is returning."""
-        everybody = [*self.permits.held, *self.permits.line]
+        """The permits whose lease is gone and that nobody is returning. Takes no lock: it may be many."""
+        everybody = [*self.permits.held.copy(), *list(self.permits.line)]
         return [permit for permit in everybody if permit.dropped and permit not in self.returned]
 
     @_step

@@ -285,6 +285,44 @@ def test_a_return_that_was_struck_is_made_good_once_its_traceback_is_gone(echo: 
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
 
 
+STRUCK_ENTRY = """
+def strike(frame, event, arg):
+    if event == "call" and frame.f_code.co_name == sys.argv[3] and "jetsocket" in frame.f_code.co_filename:
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+def released():
+    conn = one.acquire("/")
+    sys.setprofile(strike)
+    conn.release()
+def left():
+    with one.acquire("/") as conn:
+        sys.setprofile(strike)
+def dropped():
+    conn = one.acquire("/")
+    sys.setprofile(strike)
+    del conn
+for work in (dropped,) if sys.argv[3] == "__del__" else (released, left):
+    one = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri)
+    one.acquire("/").release()
+    while one._housekeeper._next_audit == 0: time.sleep(0.001)     # the next one is in 10 s
+    try: work()
+    except KeyboardInterrupt: pass
+    finally: sys.setprofile(None)
+    one.acquire("/", timeout=PATIENCE).release()
+    one.close()
+print("ok")
+"""
+
+
+@pytest.mark.parametrize("function", ["give_back", "__del__"])
+def test_a_return_that_was_struck_before_it_began_is_made_good_at_the_next_tick(
+    echo: EchoServer, function: str
+) -> None:
+    ended = scripts.run(START + STRUCK_ENTRY, echo.uri, "0", function, measured=False)
+    # One that struck in a finalizer is shown by Python itself.
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
 FALSELY_DEAD = """
 keepers = lambda: [thread for thread in threading.enumerate() if thread.name.startswith("jetsocket")]
 def strike(frame, event, arg):
