@@ -19,7 +19,7 @@ from time import monotonic
 from types import FrameType
 
 from jetsocket.entry import Entry, stale
-from jetsocket.ledger import ABANDONED, STOP, Ledger, Ring
+from jetsocket.ledger import ABANDONED, NEWS, STOP, Ledger, Ring
 from jetsocket.permits import Permit
 from jetsocket.wire.stream import Watcher, take
 from jetsocket.wire.websocket import WebSocket
@@ -101,22 +101,24 @@ class Housekeeper:
                 ring = None
             if ring in (STOP, ABANDONED):
                 doorbell.put(STOP)  # for one that was late, and was replaced
-            if ring == STOP:
+            if ring == ABANDONED:
+                self._do(self._close_abandoned)
+            if isinstance(ring, Permit):
+                self._do(functools.partial(self._reclaim, ring))
+            if ring in (STOP, ABANDONED, NEWS):
+                self._do(self.ledger.journal.emit)
+            if ring in (STOP, ABANDONED):
                 if self.ledger.pid != getpid():
                     # A greenlet in a forked child: `threading` has forgotten it, and its end would fail.
                     SimpleQueue[None]().get()
                 return
-            if ring == ABANDONED:
-                self._do(self._close_abandoned)
-                return
-            if isinstance(ring, Permit):
-                self._do(functools.partial(self._reclaim, ring))
             if monotonic() >= next_round:
                 self._round()
                 next_round = monotonic() + (_GOODBYE_TICK if self.ledger.closing else TICK)
 
     def _round(self) -> None:
         for chore in (
+            self.ledger.journal.emit,
             self._listen,
             self._keep_alive,
             self._expire,

@@ -3,9 +3,9 @@
 Each method is one step under the lock and takes microseconds. What it decides is returned; connecting,
 closing, waiting, calling back and logging are done by the caller, outside.
 
-The lock. `Ledger.lock` guards every field below but `returned`, `lent`, `unfinished` and `doorbell`, which
-are touched by single calls that CPython makes atomic. No other lock but those within `BoundedSemaphore` and
-`Queue` is taken while it is held, and those are never taken otherwise.
+The lock. `Ledger.lock` guards every field below but `returned`, `lent`, `unfinished`, `doorbell` and
+`journal`, which are touched by single calls that CPython makes atomic. No other lock but those within
+`BoundedSemaphore` and `Queue` is taken while it is held, and those are never taken otherwise.
 
 The garbage collector may run a finalizer, or the `__exit__` of a dropped generator, in a thread that is
 inside one of these methods, and a signal handler may run there too. So giving back never waits for the lock:
@@ -30,12 +30,14 @@ from jetsocket.config import ConnectionPoolConfig
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError, PoolClosedError
 from jetsocket.idle import IdleConnections
+from jetsocket.journal import Journal
 from jetsocket.permits import Permit, Permits
 from jetsocket.stats import PoolStats, Totals
 from jetsocket.wire.channel import Channel
 
 STOP = "stop"
 ABANDONED = "abandoned"
+NEWS = "news"
 Ring: TypeAlias = "Permit | str"
 """What can be put on the doorbell: a permit whose lease was dropped, or one of the words above."""
 
@@ -98,7 +100,7 @@ class Ledger:
 
     Attributes:
         pid: The process it is of.
-        lock: Guards everything but `returned`, `lent`, `unfinished` and `doorbell`.
+        lock: Guards everything but `returned`, `lent`, `unfinished`, `doorbell` and `journal`.
         permits: The permits and the line.
         idle: The idle connections.
         entries: All connections that count against the cap: being opened, lent, idle, saying goodbye.
@@ -108,6 +110,7 @@ class Ledger:
         lent: Permits whose lease is out. Whoever removes one claims its return.
         unfinished: What the housekeeper is to go on with; see `Channel.unfinished`.
         doorbell: Wakes the housekeeper.
+        journal: What is to be logged, by whoever may.
         closed: No more leases, ever.
         draining: No more leases; those that are out may come back.
         suspect: An exception struck somewhere in here: a lease may be lost, the semaphore wants recounting.
@@ -131,6 +134,7 @@ class Ledger:
         self.lent: set[Permit] = set()
         self.unfinished: set[Channel] = set()
         self.doorbell: SimpleQueue[Ring] = SimpleQueue()
+        self.journal = Journal(functools.partial(self.doorbell.put, NEWS))
         self.closed = False
         self.draining = False
         self.suspect = False
@@ -638,4 +642,4 @@ def _below(frame: FrameType | None) -> bool:
 
 _GLOBALS = globals()
 
-__all__ = ["ABANDONED", "STOP", "Exhaustion", "Keeper", "Ledger", "Ring"]
+__all__ = ["ABANDONED", "NEWS", "STOP", "Exhaustion", "Keeper", "Ledger", "Ring"]

@@ -219,7 +219,7 @@ class ConnectionPool(Generic[T]):
         """Take a connection out of service that was found stale; the permit stays."""
         permit.gone = self._hang_up(entry.wire)
         self._ledger.swap(permit, why)
-        _log.debug("[%s] connection %d not reused: %s", self._name, entry.id, why)
+        self._ledger.journal.tell("[%s] connection %d not reused: %s", self._name, entry.id, why)
 
     @staticmethod
     def _hang_up(wire: WebSocket) -> bool:
@@ -257,7 +257,9 @@ class ConnectionPool(Generic[T]):
             self._ledger.settle()
         if _log.isEnabledFor(logging.DEBUG):
             how = "reused" if permit.reused else "opened"
-            _log.debug("[%s] connection %d %s for %s", self._name, entry.id, how, entry.target.redacted)
+            self._ledger.journal.tell(
+                "[%s] connection %d %s for %s", self._name, entry.id, how, entry.target.redacted
+            )
 
     def _give_up(self, permit: Permit, error: BaseException) -> None:
         """An acquire failed: close what it was about to get and return its permit."""
@@ -274,7 +276,7 @@ class ConnectionPool(Generic[T]):
         permit.reason, permit.gone = "connect failed", True
         ledger.give_back(permit)
         if not isinstance(error, (PoolExhaustedError, PoolClosedError)):
-            _log.debug("[%s] acquire failed: %s", self._name, type(error).__name__)
+            ledger.journal.tell("[%s] acquire failed: %s", self._name, type(error).__name__)
 
     # --- opening a connection --------------------------------------------------------------------------
 
@@ -307,6 +309,7 @@ class ConnectionPool(Generic[T]):
             compression_threshold=self._options.compression_threshold,
         )
         wire.unfinished = self._ledger.unfinished
+        wire.tell_end = self._ledger.journal.note_end
         return wire
 
     def _expiry(self) -> float:
@@ -319,7 +322,7 @@ class ConnectionPool(Generic[T]):
         """Close a connection whose slot is wanted: the server is to see it go before the new one comes."""
         room.wire.start_close()
         room.wire.finish_close(min(deadline, monotonic() + min(_ROOM_PATIENCE, self._options.close_timeout)))
-        _log.debug("[%s] connection %d made room", self._name, room.id)
+        self._ledger.journal.tell("[%s] connection %d made room", self._name, room.id)
 
     def _connect(self, permit: Permit, entry: Entry, deadline: float) -> None:
         """Connect, with as many attempts as the options and the deadline allow."""
@@ -421,7 +424,9 @@ class ConnectionPool(Generic[T]):
                 if threading.main_thread().is_alive():
                     raise
                 # Since Python 3.12 no thread starts once the main one has ended: others do without then.
-                _log.debug("[%s] no thread for the housekeeper while the interpreter ends", self._name)
+                self._ledger.journal.tell(
+                    "[%s] no thread for the housekeeper while the interpreter ends", self._name
+                )
 
     # --- release ---------------------------------------------------------------------------------------
 
@@ -477,9 +482,11 @@ class ConnectionPool(Generic[T]):
         finally:
             ledger.give_back(permit)
         if permit.reason is not None and entry is not None:
-            _log.debug("[%s] connection %d not kept: %s", self._name, entry.id, permit.reason)
+            told = "[%s] connection %d not kept: %s"
+            ledger.journal.note(logging.DEBUG, told, self._name, entry.id, permit.reason)
         if permit.warned:
-            _log.warning("[%s] the leaked connection came back after %.3g s", self._name, permit.lent_for)
+            told = "[%s] the leaked connection came back after %.3g s"
+            ledger.journal.note(logging.WARNING, told, self._name, permit.lent_for)
 
     def _why_unclean(
         self, lease: PooledConnection[Any], entry: Entry, failed: bool, now: float
@@ -516,7 +523,8 @@ class ConnectionPool(Generic[T]):
         try:
             self._call_back(entry, reset, monotonic() + self._config.health_check_timeout)
         except Exception:  # noqa: BLE001  # the user's code; it is logged, and the connection closed
-            _log.warning("[%s] reset() failed; connection %d is closed", self._name, entry.id, exc_info=True)
+            told = "[%s] reset() failed; connection %d is closed"
+            self._ledger.journal.note(logging.WARNING, told, self._name, entry.id, failed=True)
             return "reset failed"
         finally:
             entry.forgive()
@@ -562,7 +570,7 @@ class ConnectionPool(Generic[T]):
             entry.wire.cut("the pool was closed")
         if is_claimed(permit) and lease._detach() is entry:  # released by another thread meanwhile
             entry.wire.shutdown()
-        _log.debug("[%s] moved from connection %d to %d", self._name, stale.id, entry.id)
+        self._ledger.journal.tell("[%s] moved from connection %d to %d", self._name, stale.id, entry.id)
 
     def _moved_to(self, lease: PooledConnection[Any], stale: Entry, until: float) -> Entry:
         permit = lease._permit
@@ -728,13 +736,15 @@ class ConnectionPool(Generic[T]):
                 permit.reason, permit.gone = "pool closed", True
                 permit.lent_for = max(1e-9, monotonic() - permit.taken_at)
                 ledger.give_back(permit)
-        ledger.doorbell.put(STOP)
+        for entry in idle:
+            entry.close_by = monotonic() + limit  # of an interrupted close() the housekeeper does the rest
         close_all(idle, limit)
         ledger.forget_closed(idle)
+        ledger.journal.note(logging.DEBUG, "[%s] closed", self._name)
+        ledger.doorbell.put(STOP)
         keeper, self._housekeeper = self._housekeeper, None
         if keeper is not None and keeper.ledger is ledger and not keeper.is_this_thread:
             keeper.join(_ROOM_PATIENCE)
-        _log.debug("[%s] closed", self._name)
 
     def _leave(self, deadline: float) -> None:
         """When the interpreter ends: say goodbye to what is idle or this thread's, and leave the rest be.
@@ -743,6 +753,7 @@ class ConnectionPool(Generic[T]):
         """
         self._begin_anew()
         ledger, own = self._ledger, threading.get_ident()
+        ledger.journal.muted = True
         lent = [permit.entry for permit in ledger.out() if permit.thread == own and permit.entry is not None]
         entries = [entry for entry in lent if not entry.wire.readlock.locked()]
         close_all(

@@ -55,6 +55,11 @@ while pool.stats().total_messages_received < 50: time.sleep(0.001)
     + LENT
     + "node.conn = conn\n"
     "del pool, conn, node\n",
+    "a debug log to a closed stream": "import logging\nstream = open(os.devnull, 'w')\n"
+    + "logging.basicConfig(level=logging.DEBUG, stream=stream)\n"
+    + IDLE
+    + LENT
+    + "stream.close()\n",
     "a module global dies late": LENT + "sys.modules['keeper'] = conn\n",
 }
 

@@ -496,7 +496,7 @@ def test_a_leak_is_told_once_with_its_stack_and_its_return(
             assert len(told()) == 1
             assert "[leaky]" in told()[0] and "leak_threshold=0.3 s" in told()[0]
             assert "test_a_leak_is_told_once_with_its_stack_and_its_return" in told()[0]
-        assert len(told()) == 2
+        wait_until(lambda: len(told()) == 2)
         assert "came back after" in told()[1]
 
 

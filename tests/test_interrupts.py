@@ -323,6 +323,33 @@ def test_a_return_that_was_struck_before_it_began_is_made_good_at_the_next_tick(
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
 
 
+STRUCK_CLOSE = """
+def strike(frame, event, arg):
+    if event == "call" and frame.f_code.co_name == "close_all":
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+connect()
+try:
+    sys.setprofile(strike)
+    pool.close(timeout=0.2)
+except KeyboardInterrupt:
+    pass
+finally:
+    sys.setprofile(None)
+end = time.monotonic() + 5
+while pool._ledger.entries and time.monotonic() < end: time.sleep(0.001)
+assert not pool._ledger.entries
+pool.close()
+assert not [thread for thread in threading.enumerate() if thread.name.startswith("jetsocket")]
+print("ok")
+"""
+
+
+def test_the_housekeeper_does_the_rest_of_a_close_that_was_interrupted(echo: EchoServer) -> None:
+    ended = scripts.run(START + STRUCK_CLOSE, echo.uri, "0", measured=False)
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
 FALSELY_DEAD = """
 keepers = lambda: [thread for thread in threading.enumerate() if thread.name.startswith("jetsocket")]
 def strike(frame, event, arg):

@@ -21,7 +21,7 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from types import FrameType
 from typing import Any, NoReturn
@@ -97,6 +97,7 @@ class Channel:
         unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
             the server does not take, or compressed messages too large to be inflated all at once. Whoever
             looks after many connections calls `finish` on those.
+        tell_end: What is called with `failure` when it is set, anywhere, in a finalizer too; logs it.
     """
 
     def __init__(self, max_message_size: int, compression_threshold: int) -> None:
@@ -115,6 +116,7 @@ class Channel:
         self.last_heard = monotonic()
         self.latency: float | None = None
         self.unfinished: set[Channel] | None = None
+        self.tell_end: Callable[[ConnectionError], None] = _log_end
         self.reader = MessageReader(max_message_size)
         self._max_message_size = max_message_size
         self._compression_threshold = compression_threshold
@@ -783,7 +785,7 @@ class Channel:
         if self.failure is None:
             self.failure = failure
             self.connected = False
-            _log.debug("%s", failure)
+            self.tell_end(failure)
         for ping in list(self._pings.values()):
             with contextlib.suppress(RuntimeError):  # released already: whoever waits is awake
                 ping.answered.release()
@@ -817,6 +819,10 @@ class Channel:
         where = "" if self.target is None else f" at {self.target.redacted}"
         doing = {"recv": "no whole message came", "send": "the server takes no more", "ping": "no pong came"}
         return TimeoutError(f"{doing[operation]} in time{where}", operation=operation, timeout=None)
+
+
+def _log_end(failure: ConnectionError) -> None:
+    _log.debug("%s", failure)
 
 
 def _not_held(target: Target | None) -> InvalidStateError:
