@@ -52,6 +52,7 @@ _ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 _KNOWN_URIS = 256  # resolved URIs that a pool remembers, at least
 _ROOM_PATIENCE = 1.0  # s that a connection has for its goodbye when its slot is wanted
+_ROOM_SHARE = 0.25  # of what an acquire has left, at most: the rest is for connecting
 _EXIT_PATIENCE = 0.1  # s, for all goodbyes together when the interpreter ends
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
 _NEVER_RETRIED = frozenset({401, 403, 404, 410})
@@ -320,8 +321,12 @@ class ConnectionPool(Generic[T]):
 
     def _clear(self, room: Entry, deadline: float) -> None:
         """Close a connection whose slot is wanted: the server is to see it go before the new one comes."""
+        now, patience = monotonic(), min(_ROOM_PATIENCE, self._options.close_timeout)
+        until = now + min(patience, _ROOM_SHARE * max(0.0, deadline - now))
+        if room.close_by:  # it has been saying goodbye for a while already
+            until = min(until, room.close_by - self._options.close_timeout + patience)
         room.wire.start_close()
-        room.wire.finish_close(min(deadline, monotonic() + min(_ROOM_PATIENCE, self._options.close_timeout)))
+        room.wire.finish_close(until)
         self._ledger.journal.tell("[%s] connection %d made room", self._name, room.id)
 
     def _connect(self, permit: Permit, entry: Entry, deadline: float) -> None:

@@ -548,6 +548,21 @@ def test_room_is_made_before_the_new_one_opens(raw_server: MakeRaw, make_pool: M
     assert order[:5] == ["open /a", "close /a", "open /b", "close /b", "open /c"]
 
 
+def test_a_neighbour_that_ignores_the_close_leaves_time_to_connect(
+    echo: EchoServer, raw_server: MakeRaw, make_pool: MakePool
+) -> None:
+    mute = raw_server(after_upgrade())
+    pool = make_pool(mute, max_connections=1)
+    for said_goodbye in (False, True):  # idle, or released a moment ago and closed since
+        with pool.acquire("/") as conn:
+            if said_goodbye:
+                conn.discard()
+        with pool.acquire(echo.uri_for("/"), 0.8) as conn:
+            assert conn.request(1, 5) == 1
+            wait_until(lambda: mute.open_now == 0)
+    assert pool.stats().connect_errors == 0
+
+
 def test_ten_thousand_uris_leave_nothing_behind(raw_server: MakeRaw, make_pool: MakePool) -> None:
     def script(sock: Any) -> None:
         upgrade(sock)
