@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from jetsocket import uris
 
-__all__ = ["ConnectionPoolConfig", "HeaderPairs", "HeaderSource", "Options", "Reuse"]
+__all__ = ["ConnectionPoolConfig", "HeaderPairs", "HeaderSource", "Options", "Reuse", "runs_later"]
 
 Reuse: TypeAlias = Literal["balanced", "quiet", "always"]
 HeaderPairs: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -125,9 +125,16 @@ def _ssl_context(name: str, value: object) -> ssl.SSLContext | None:
 def _callable(name: str, value: object) -> Callable[..., Any] | None:
     if value is not None and not callable(value):
         raise _wrong_type(name, value, "a callable or None")
-    if inspect.iscoroutinefunction(value):
-        raise _wrong_type(name, value, "an ordinary function, not an async one")
+    if runs_later(value):
+        raise _wrong_type(name, value, "an ordinary function, not an async one or a generator")
     return value
+
+
+def runs_later(function: object) -> bool:
+    """Whether a call runs nothing yet: of an async function or a generator, or what is called as one."""
+    called = (function, type(function).__call__) if callable(function) else ()
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    return any(kind(each) for kind in kinds for each in called)
 
 
 def _extra_headers(name: str, value: Any) -> HeaderSource | None:

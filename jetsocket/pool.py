@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import copy
 import functools
+import inspect
 import itertools
 import logging
 import math
@@ -20,7 +21,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
-from jetsocket.config import ConnectionPoolConfig, Options
+from jetsocket.config import ConnectionPoolConfig, Options, runs_later
 from jetsocket.connection import PooledConnection, Terms, seconds
 from jetsocket.entry import Entry, key_of, stale, why_unclean
 from jetsocket.exceptions import (
@@ -109,6 +110,10 @@ class ConnectionPool(Generic[T]):
         for label, callback in (("configure", configure), ("reset", reset), ("check", check)):
             if callback is not None and not callable(callback):
                 raise TypeError(f"{label} must be callable, not {callback!r}")
+            if runs_later(callback):
+                raise TypeError(
+                    f"{label} must be an ordinary function, not an async one or a generator: {callback!r}"
+                )
         self._config = config if config is not None else ConnectionPoolConfig()
         self._options = Options.from_kwargs(manager_kwargs)
         self._base = None if base_uri is None else parse(base_uri)
@@ -397,6 +402,7 @@ class ConnectionPool(Generic[T]):
         Raises:
             TimeoutError: It took too long.
             ConnectionError: It asked to have the connection closed, or the connection has ended.
+            TypeError: It has not run: what it returned is to be awaited.
             Exception: Whatever it raised.
         """
         token = Permit()
@@ -404,7 +410,7 @@ class ConnectionPool(Generic[T]):
         conn = PooledConnection(self, token, self._terms, deadline)
         conn._attach(entry)
         try:
-            callback(conn)
+            _refuse_awaitable(callback(conn))
         finally:
             conn._detach()
         if monotonic() > deadline:
@@ -854,6 +860,17 @@ class ConnectionPool(Generic[T]):
 def is_claimed(permit: Permit) -> bool:
     """Whether another thread is returning this permit by now."""
     return permit.claimed
+
+
+def _refuse_awaitable(result: object) -> None:
+    """A callback may be async without looking so: a lambda or a partial that calls an async function."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # or Python warns that nobody awaited it
+        raise TypeError(
+            "the callback returned an awaitable, which nobody awaits; give an ordinary function that has"
+            " done its work when it returns"
+        )
 
 
 def worth_retrying(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import logging
@@ -468,6 +469,49 @@ def test_check_that_fails_closes_the_connection(echo: EchoServer, make_pool: Mak
     assert echo.pings == 0
     assert pool.stats().total_messages_sent == 0
     assert pool.request("/", 1, 5) == 1
+
+
+async def sends(conn: Any) -> None:
+    conn.send("never")
+
+
+class Sends:
+    async def __call__(self, conn: Any) -> None:
+        conn.send("never")
+
+
+async def yields(conn: Any) -> Any:
+    yield conn.send("never")
+
+
+def generates(conn: Any) -> Any:
+    yield conn.send("never")
+
+
+@pytest.mark.parametrize("name", ["configure", "reset", "check"])
+@pytest.mark.parametrize("callback", [sends, functools.partial(sends), Sends(), yields, generates])
+def test_async_callbacks_are_refused(name: str, callback: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be an ordinary function"):
+        ConnectionPool(**{name: callback})
+
+
+@pytest.mark.filterwarnings("error")  # that a coroutine was never awaited
+def test_a_callback_that_returns_an_awaitable_has_failed(
+    echo: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(echo, configure=lambda conn: sends(conn))
+    with pytest.raises(jetsocket.ConnectionError, match="configure") as raised:
+        pool.acquire("/", 5)
+    assert "ordinary function" in str(raised.value.__cause__)
+    pool = make_pool(echo, reset=lambda conn: sends(conn))
+    with pool.acquire("/") as conn:
+        calls(conn)
+    assert pool.stats().discards == {"reset failed": 1}
+    pool = make_pool(echo, check=lambda conn: sends(conn), health_check_interval=0.1)
+    pool.prewarm("/", 1)
+    wait_until(lambda: pool.stats().discards == {"check failed": 1})
+    assert echo.messages == 1
+    gc.collect()
 
 
 def test_a_lease_kept_from_a_callback_is_no_use(echo: EchoServer, make_pool: MakePool) -> None:
