@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import weakref
@@ -13,9 +14,10 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from jetsocket.entry import Entry
-from jetsocket.exceptions import ConnectionClosedError, InvalidStateError, TimeoutError
+from jetsocket.exceptions import ConnectionClosedError, TimeoutError
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
+from jetsocket.wire.channel import not_held
 
 T = TypeVar("T")
 
@@ -397,20 +399,25 @@ class PooledConnection(Generic[T]):
         entry = self._shown
         if entry is None:
             return "<PooledConnection>"
-        state = "released" if self._entry is None else "connected" if self.is_connected else "closed"
+        is_released = self._entry is None and self._permit.claimed
+        state = "released" if is_released else "connected" if self.is_connected else "closed"
         return f"<PooledConnection {entry.id} {state} {entry.target.redacted}>"
 
     # --- helpers ---------------------------------------------------------------------------------------
 
     def _current(self) -> Entry:
-        entry = self._entry
-        if entry is None:
-            raise InvalidStateError(
-                "this lease was released; acquire a new one",
-                current_state="released",
-                required_states=["lent"],
-            )
-        return entry
+        """The connection.
+
+        Raises:
+            InvalidStateError: The lease was released.
+            ConnectionError: It has none: the last one has ended, and there was no other to move to.
+        """
+        entry, shown = self._entry, self._shown
+        if entry is not None:
+            return entry
+        if shown is None or shown.wire.failure is None or self._permit.claimed:
+            raise not_held(None if shown is None else shown.target)
+        raise copy.copy(shown.wire.failure) from shown.wire.failure.__cause__
 
     def _told(self) -> Entry:
         assert self._shown is not None, "a lease that nobody has got yet"

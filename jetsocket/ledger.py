@@ -356,6 +356,9 @@ class Ledger:
             self.permits.leave(permit)
         if permit not in self.permits.held:
             return
+        if permit.lent_for > 0:
+            self._record(self._totals, permit)
+            self._totals.lend_time.add(permit.lent_for)
         entry, permit.entry, permit.room = permit.entry, None, None
         if entry is not None:
             self._book_entry(permit, entry)
@@ -364,10 +367,6 @@ class Ledger:
             self._wake_drainers()
 
     def _book_entry(self, permit: Permit, entry: Entry) -> None:
-        if permit.lent_for > 0:
-            totals = self._totals
-            self._record(totals, permit)
-            totals.lend_time.add(permit.lent_for)
         if permit.reason is not None:
             self._retire(entry, permit.reason, permit.gone)
         elif self.closed or self.draining:

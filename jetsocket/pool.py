@@ -563,7 +563,7 @@ class ConnectionPool(Generic[T]):
         if permit.entry is not stale or permit not in self._ledger.lent:
             raise ConnectionClosedError(
                 f"the connection to {stale.target.redacted} has ended, and the lease was not moved to"
-                " another: that failed before, another thread uses it, or it was lent before a fork",
+                " another: another thread uses it, or it was lent before a fork",
                 code=1006,
             )
         until = monotonic() + self._config.acquire_timeout
@@ -587,10 +587,20 @@ class ConnectionPool(Generic[T]):
         permit = lease._permit
         try:
             return self._next_fit(permit, stale.key) or self._open(permit, stale.target, until)
-        except ConnectionError:
-            if permit.claimed:  # whoever released it has cut the connection that was being opened
-                lease._current()
+        except BaseException as error:
+            lease._detach()  # from what has ended: it stays without a connection until it is released
+            self._abandon(permit)
+            if permit.claimed and isinstance(error, ConnectionError):
+                lease._current()  # whoever released it has cut the connection that was being opened
             raise
+
+    def _abandon(self, permit: Permit) -> None:
+        """Close what a permit that stays out was about to get; its slot is free again."""
+        for entry in (permit.entry, permit.room):
+            if entry is not None:
+                entry.wire.shutdown()
+        permit.room, permit.gone = None, True
+        self._ledger.swap(permit, "connect failed")
 
     def _next_fit(self, permit: Permit, key: str) -> Entry | None:
         while (entry := self._ledger.take_idle(permit, key)) is not None:
@@ -633,7 +643,7 @@ class ConnectionPool(Generic[T]):
                 try:
                     return conn.request(message, _left(deadline))
                 except ConnectionClosedError:
-                    was_idle = conn._current().created < conn._permit.asked_at
+                    was_idle = conn._told().created < conn._permit.asked_at
                     if not idempotent or tries > (self._config.max_connections if was_idle else 1):
                         raise
                 except (DecodeError, TypeError, ValueError):

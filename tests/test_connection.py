@@ -637,10 +637,37 @@ def test_a_move_that_fails_gives_everything_back(echo: EchoServer, make_pool: Ma
     pool.request("/", 0, 5)
     with pool.acquire("/") as conn:
         echo.stop(abrupt=True)
-        for _ in range(2):
-            with pytest.raises(builtins.ConnectionError):
-                conn.request(1, 1)
+        with pytest.raises(builtins.ConnectionError, match="cannot connect"):
+            conn.request(1, 1)
+        for use in (conn.recv, conn.ping, lambda: next(iter(conn)), lambda: conn.send(1)):
+            with pytest.raises(ConnectionClosedError, match="is over"):  # by now it is as any that has ended
+                use()
+        assert not conn.is_connected
+        assert "closed" in repr(conn)
+    with pytest.raises(InvalidStateError, match="released"):
+        conn.recv()
     stats = pool.stats()
-    assert (stats.active_connections, stats.idle_connections) == (0, 0)
+    assert (stats.active_connections, stats.idle_connections, stats.acquires) == (0, 0, 2)
+    assert (stats.total_connections, stats.discards) == (1, {"closed": 1})
     echo.restart()
-    assert pool.request("/", 2, 5) == 2
+    for number in range(3):
+        assert pool.request("/", number, 5) == number
+        echo.close_all()
+        wait_until(lambda: echo.open_now == 0)
+    assert pool.stats().total_reconnects == 3  # the one lost before the move, and two here
+
+
+def test_a_move_that_fails_shows_nothing_that_came_unasked(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    server = echo_server()
+    pool = make_pool(server)
+    pool.request("/", 0, 5)
+    with pool.acquire("/") as conn:
+        server.broadcast('"for somebody else"')
+        wait_until(lambda: conn._entry.wire.look() and conn._entry.wire.unread)
+        server.stop()
+        with pytest.raises(builtins.ConnectionError, match="cannot connect"):
+            conn.send(1)
+        with pytest.raises(ConnectionClosedError):
+            conn.recv()

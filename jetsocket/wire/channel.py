@@ -225,7 +225,7 @@ class Channel:
             self._wait_for(self.readlock, deadline, "recv")
         try:
             if holder is not self.holder:
-                raise _not_held(self.target)
+                raise not_held(self.target)
             return self._read_message(deadline)
         finally:
             self.readlock.release()
@@ -429,7 +429,7 @@ class Channel:
             self._wait_for(self.lock, deadline, "send")
         try:
             if holder is not self.holder:
-                raise _not_held(self.target)
+                raise not_held(self.target)
             if ping is not None:  # only now: its pong is not due while it waits for another's long message
                 ping.sent_at = monotonic()
                 self._pings[data] = ping
@@ -603,7 +603,7 @@ class Channel:
                     if self.is_over:
                         self._raise_failure()
                     if holder is not self.holder:  # released by another thread: what comes is for the next
-                        raise _not_held(self.target)
+                        raise not_held(self.target)
                     # All that comes meanwhile has to be kept, so a stream can't be read for ever.
                     in_time = self._fill(deadline) and self.bytes_in + self._inflated < enough
                     if not in_time and not ping.is_answered() and not self.is_over:
@@ -825,7 +825,8 @@ def _log_end(failure: ConnectionError) -> None:
     _log.debug("%s", failure)
 
 
-def _not_held(target: Target | None) -> InvalidStateError:
+def not_held(target: Target | None) -> InvalidStateError:
+    """What to tell whoever uses a connection that was lent to him, and is not any more."""
     where = "" if target is None else f" to {target.redacted}"
     return InvalidStateError(
         f"this lease of a connection{where} was released; acquire a new one",
