@@ -294,12 +294,15 @@ class PooledConnection(Generic[T]):
             DecodeError: The reply does not decode.
             InvalidStateError: The lease was released.
         """
-        payload = self._terms.codec.encode(message)
         limit = seconds(timeout, None)
-        if limit is None:
-            self._send(payload, None, self._until(self._terms.send_timeout), self._terms.send_timeout)
-            return self._decode(self._recv(self._until(self._terms.recv_timeout), self._terms.recv_timeout))
-        deadline = self._until(limit)
+        return self._request(message, None if limit is None else monotonic() + limit, limit)
+
+    def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
+        payload, terms = self._terms.codec.encode(message), self._terms
+        if deadline is None:
+            self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout)
+            return self._decode(self._recv(self._until(terms.recv_timeout), terms.recv_timeout))
+        deadline = deadline if self._deadline is None else min(deadline, self._deadline)
         self._send(payload, None, deadline, limit)
         return self._decode(self._recv(deadline, limit))
 
@@ -434,7 +437,10 @@ class PooledConnection(Generic[T]):
 
     def _late(self, error: TimeoutError, limit: float | None) -> TimeoutError:
         self.timed_out = True
-        told = f"{error}: {limit:g} s were given" if limit is not None else str(error)
+        told = str(error)
+        if limit is not None:
+            option = "send_timeout" if error.operation == "send" else "recv_timeout"
+            told += f": {limit:g} s were given; allow more (timeout, or {option})"
         return TimeoutError(told, operation=error.operation, timeout=limit)
 
 

@@ -175,8 +175,7 @@ class ConnectionPool(Generic[T]):
             self._lend(lease, entry)
         except BaseException as error:
             self._give_up(permit, error)
-            if self._ledger.closed and isinstance(error, (ConnectionError, TimeoutError)):
-                raise self._ledger.closed_error() from error
+            self._tell_of_close(error)
             raise
         return lease
 
@@ -284,6 +283,11 @@ class ConnectionPool(Generic[T]):
         if not isinstance(error, (PoolExhaustedError, PoolClosedError)):
             ledger.journal.tell("[%s] acquire failed: %s", self._name, type(error).__name__)
 
+    def _tell_of_close(self, error: BaseException) -> None:
+        """Raise PoolClosedError in place of what `close` has made of connecting."""
+        if self._ledger.closed and isinstance(error, (ConnectionError, TimeoutError)):
+            raise self._ledger.closed_error() from error
+
     # --- opening a connection --------------------------------------------------------------------------
 
     def _open(self, permit: Permit, target: Target, deadline: float) -> Entry:
@@ -337,37 +341,48 @@ class ConnectionPool(Generic[T]):
     def _connect(self, permit: Permit, entry: Entry, deadline: float) -> None:
         """Connect, with as many attempts as the options and the deadline allow."""
         attempts = self._options.connect_attempts
+        earlier: ConnectionError | TimeoutError | None = None
         for attempt in range(1, attempts + 1):
             try:
-                self._connect_once(entry, deadline)
+                self._connect_once(permit, entry, deadline)
                 return
             except (ConnectionError, TimeoutError) as error:
-                self._ledger.open_failed(copy.copy(error))  # a copy has no traceback to keep things alive
-                last = attempt == attempts or self._ledger.closed or monotonic() >= deadline
+                failure = copy.copy(error)  # a copy has no traceback to keep things alive
+                self._ledger.open_failed(failure)
+                delay = backoff(attempt, random.random())
+                last = attempt == attempts or self._ledger.closed or monotonic() + delay >= deadline
                 if last or not worth_retrying(error):
+                    if earlier is not None and isinstance(error, TimeoutError):
+                        raise _after_another(error, earlier) from error
                     raise
-                self._pause(permit, min(backoff(attempt, random.random()), deadline - monotonic()))
-                entry.wire = self._new_wire()
+                self._pause(permit, delay)
+                entry.wire, earlier = self._new_wire(), failure
 
-    def _connect_once(self, entry: Entry, deadline: float) -> None:
+    def _connect_once(self, permit: Permit, entry: Entry, deadline: float) -> None:
         if self._ledger.closed:  # after entry.wire was set: whoever closes sees either us or it
             raise self._ledger.closed_error()
         options, target = self._options, entry.target
         ours = self._base is None or options.cross_origin_headers or same_origin(self._base, target)
-        entry.wire.connect(
-            target,
-            deadline=min(deadline, monotonic() + options.connect_timeout),
-            header=options.headers() if ours else (),
-            cookie=options.cookie if ours else None,
-            origin=options.origin,
-            subprotocols=options.subprotocols,
-            compress=options.compress,
-            ssl_context=self._tls() if target.secure else None,
-            proxy=options.proxy,
-            unix=options.unix if ours else None,
-            socket_options=options.socket_options,
-            max_redirects=options.max_redirects,
-        )
+        until = monotonic() + options.connect_timeout
+        limit = options.connect_timeout if until < deadline else permit.limit
+        try:
+            entry.wire.connect(
+                target,
+                deadline=min(deadline, until),
+                header=options.headers() if ours else (),
+                cookie=options.cookie if ours else None,
+                origin=options.origin,
+                subprotocols=options.subprotocols,
+                compress=options.compress,
+                ssl_context=self._tls() if target.secure else None,
+                proxy=options.proxy,
+                unix=options.unix if ours else None,
+                socket_options=options.socket_options,
+                max_redirects=options.max_redirects,
+            )
+        except TimeoutError as error:
+            error.timeout = limit  # as it was given, not what of it was left
+            raise
 
     def _tls(self) -> ssl.SSLContext | None:
         return self._options.ssl_context
@@ -390,7 +405,8 @@ class ConnectionPool(Generic[T]):
             self._call_back(entry, callback, deadline)
         except Exception as error:  # whatever the user's code raises
             failure = ConnectionError(
-                f"configure() failed on a new connection to {entry.target.redacted}: {type(error).__name__}"
+                f"configure() failed on a new connection to {entry.target.redacted}: {type(error).__name__};"
+                " see the cause of this error"
             )
             self._ledger.open_failed(copy.copy(failure))
             raise failure from error
@@ -566,8 +582,9 @@ class ConnectionPool(Generic[T]):
                 " another: another thread uses it, or it was lent before a fork",
                 code=1006,
             )
-        until = monotonic() + self._config.acquire_timeout
-        until = until if deadline is None else min(until, deadline)
+        now, limit = monotonic(), self._config.acquire_timeout
+        permit.limit = limit if deadline is None else min(limit, deadline - now)
+        until = now + permit.limit
         taken_at, reused_before = permit.taken_at, permit.reused
         stale.wire.holder = None
         self._part_with(permit, stale, self._look_at(stale, float("-inf")) or "closed")
@@ -639,9 +656,9 @@ class ConnectionPool(Generic[T]):
         limit = seconds(timeout, None)
         deadline = None if limit is None else monotonic() + limit
         for tries in itertools.count(1):
-            with self.acquire(uri_or_path, _left(deadline)) as conn:
+            with self.acquire(uri_or_path, limit if tries == 1 else _left(deadline)) as conn:
                 try:
-                    return conn.request(message, _left(deadline))
+                    return conn._request(message, deadline, limit)
                 except ConnectionClosedError:
                     was_idle = conn._told().created < conn._permit.asked_at
                     if not idempotent or tries > (self._config.max_connections if was_idle else 1):
@@ -654,7 +671,8 @@ class ConnectionPool(Generic[T]):
     def prewarm(self, uri_or_path: str, count: int) -> int:
         """Open connections ahead of their borrowers, until `count` are idle for that URI.
 
-        Never opens past `max_connections` and closes no other connection to make room.
+        Never opens past `max_connections` and closes no other connection to make room. One after the other,
+        all within one `acquire_timeout`.
 
         Args:
             uri_or_path: As for `acquire`.
@@ -667,7 +685,9 @@ class ConnectionPool(Generic[T]):
             TypeError: `count` is not an int.
             ValueError: `count` is negative.
             ConnectionError: The server could not be reached; what was opened before stays.
-            PoolClosedError: The pool is closed.
+            HandshakeError: The server refused; likewise.
+            TimeoutError: The connections together took longer than `acquire_timeout`; likewise.
+            PoolClosedError: The pool is closed or drained, or was meanwhile.
         """
         if isinstance(count, bool) or not isinstance(count, int):
             raise TypeError(f"count must be an int, not {count!r}")
@@ -686,6 +706,7 @@ class ConnectionPool(Generic[T]):
         """Open one more, if there is a free permit and a free slot."""
         lease = self._new_lease(frame)
         permit = lease._permit
+        permit.limit = self._config.acquire_timeout
         try:
             entry = self._new_entry(target)
             if not self._ledger.enter_for_new(permit, entry):
@@ -694,6 +715,7 @@ class ConnectionPool(Generic[T]):
             self._establish(permit, entry, deadline)
         except BaseException as error:
             self._give_up(permit, error)
+            self._tell_of_close(error)
             raise
         permit.claimed = True
         self._ledger.give_back(permit)
@@ -881,6 +903,12 @@ def _refuse_awaitable(result: object) -> None:
             "the callback returned an awaitable, which nobody awaits; give an ordinary function that has"
             " done its work when it returns"
         )
+
+
+def _after_another(error: TimeoutError, earlier: BaseException) -> TimeoutError:
+    """The error of an attempt that ran out of time, which may be no more than what was left for it."""
+    text = f"{error}; the attempt before failed: {earlier}"
+    return TimeoutError(text, operation=error.operation, timeout=error.timeout)
 
 
 def worth_retrying(error: BaseException) -> bool:

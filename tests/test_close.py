@@ -147,10 +147,11 @@ def test_a_blocked_send_wakes_at_once() -> None:
     assert at - start < 0.5
 
 
-def test_whoever_waits_for_the_upgrade_is_told_at_once() -> None:
+@pytest.mark.parametrize("asking", [lambda pool: pool.acquire("/"), lambda pool: pool.prewarm("/", 1)])
+def test_whoever_waits_for_the_upgrade_is_told_at_once(asking: Callable[[ConnectionPool[Any]], Any]) -> None:
     with RawServer(hold) as server:
         pool = pool_for(server.uri)
-        dialling = [in_thread(lambda: pool.acquire("/")) for _ in range(3)]
+        dialling = [in_thread(lambda: asking(pool)) for _ in range(3)]
         wait_until(lambda: server.accepted == 3)
         start = monotonic()
         pool.close()

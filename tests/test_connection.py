@@ -357,7 +357,7 @@ def test_a_lease_after_release_touches_nobody(echo: EchoServer, make_pool: MakeP
             lambda: old.ping(1),
             lambda: next(iter(old)),
         ):
-            with pytest.raises(InvalidStateError, match="released"):
+            with pytest.raises(InvalidStateError, match=f"{echo.uri}/ was released"):
                 call()
         old.discard()
         assert conn.recv_raw(5) == "mine"

@@ -43,6 +43,7 @@ from tests.servers import (
     answer,
     answer_close,
     frame,
+    hold,
     read_client_frame,
     read_request,
     refusing_port,
@@ -870,9 +871,41 @@ def test_attempts_end_with_the_deadline(make_pool: MakePool) -> None:
     with refusing_port() as port:
         pool = make_pool(f"ws://127.0.0.1:{port}", manager_kwargs={"connect_attempts": 1000})
         began = monotonic()
-        with pytest.raises((jetsocket.ConnectionError, TimeoutError)):
+        with pytest.raises((jetsocket.ConnectionError, TimeoutError), match="refused"):  # the cause is told
             pool.acquire("/", 0.5)
         assert monotonic() - began < 2
+
+
+def test_an_attempt_without_time_tells_of_the_one_before(raw_server: MakeRaw, make_pool: MakePool) -> None:
+    def script(sock: Any) -> None:
+        if server.accepted == 1:
+            answer("503 Busy")(sock)
+        else:
+            hold(sock)
+
+    server = raw_server(script)
+    pool = make_pool(server, manager_kwargs={"connect_attempts": 2})
+    with pytest.raises(TimeoutError, match=r"allow more time.*refused with 503") as raised:
+        pool.acquire("/", 1)
+    assert (raised.value.operation, raised.value.timeout) == ("connect", 1)
+
+
+def test_a_timeout_is_told_as_it_was_given(
+    echo: EchoServer, raw_server: MakeRaw, make_pool: MakePool
+) -> None:
+    late, mute = {"delay": 3}, raw_server(hold)
+    hurried = make_pool(mute, manager_kwargs={"connect_timeout": 0.3})
+    for call, told in (
+        (lambda: make_pool(mute).acquire("/", 0.3), "allow more time"),
+        (lambda: make_pool(mute, acquire_timeout=0.3).acquire("/"), "allow more time"),
+        (lambda: make_pool(mute, acquire_timeout=0.3).prewarm("/", 1), "allow more time"),
+        (lambda: hurried.acquire("/", 5), "allow more time"),
+        (lambda: make_pool(mute).request("/", 1, 0.3), "allow more time"),
+        (lambda: make_pool(echo).request("/late", late, 0.3), r"0\.3 s were given; allow more \(timeout"),
+    ):
+        with pytest.raises(TimeoutError, match=told) as raised:
+            call()
+        assert raised.value.timeout == 0.3
 
 
 def test_backoff_grows_within_its_bounds() -> None:

@@ -328,8 +328,8 @@ class Upgrade:
         raise self.failure
 
     def _late(self, doing: str) -> TimeoutError:
-        text = self._text(f"{self._timeout:.3g} s were not enough, ended while {doing}")
-        return TimeoutError(text, operation="connect", timeout=self._timeout)
+        told = f"{self._timeout:.3g} s were not enough, ended while {doing}; allow more time"
+        return TimeoutError(self._text(told), operation="connect", timeout=self._timeout)
 
     def _refused(
         self, why: str, status: int | None = None, headers: Headers | None = None, body: bytes = b""
