@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol
 
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionClosedError, TimeoutError
@@ -19,7 +19,14 @@ from jetsocket.messages import Codec
 from jetsocket.permits import Permit
 from jetsocket.wire.channel import not_held
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # which type checkers bring along; nothing has to be installed
+
+    T = TypeVar("T", default=Any)  # so that a pool without message_type needs no annotation
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 
 class Lender(Protocol):

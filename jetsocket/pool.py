@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping
 from os import getpid
 from time import monotonic
 from types import FrameType, TracebackType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn
 
 from jetsocket.config import ConnectionPoolConfig, Options, runs_later
-from jetsocket.connection import PooledConnection, Terms, seconds
+from jetsocket.connection import PooledConnection, T, Terms, seconds
 from jetsocket.entry import Entry, key_of, stale, why_unclean
 from jetsocket.exceptions import (
     ConnectionClosedError,
@@ -43,7 +43,6 @@ from jetsocket.wire.websocket import WebSocket
 
 __all__ = ["ConnectionPool", "ConnectionPoolConfig", "PoolStats", "PooledConnection"]
 
-T = TypeVar("T")
 Callback = Callable[[PooledConnection[Any]], object]
 
 _log = logging.getLogger("jetsocket.pool")

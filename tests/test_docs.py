@@ -6,8 +6,11 @@ import ast
 import dataclasses
 import json
 import logging
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -101,6 +104,22 @@ def test_the_blocks_run_as_written(page: Path, world: EchoServer) -> None:
     assert world.opened > 0
     if page.name in ("README.md", "index.md"):
         assert [message["price"] for message in processed] == [1.0, 2.0, 3.0]
+
+
+def test_the_first_example_needs_no_annotation(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="needs mypy (the extra lint)")
+    program = tmp_path / "program.py"
+    process = "from typing import Any\n\ndef process(msg: Any) -> None: ...\n\n"
+    program.write_text(process + blocks(ROOT / "README.md")[0][2], encoding="utf-8")
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", str(program)],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 # --- the links
