@@ -441,10 +441,12 @@ class Options:
         if source is None:
             return []
         pairs = _header_pairs(f"{label}()", source()) if callable(source) else _header_pairs(label, source)
-        if self.origin is not None and any(field.lower() == "origin" for field, _ in pairs):
-            raise ValueError(
-                f'{label}: header Origin is also given by manager_kwargs["origin"]; give it once'
-            )
+        given = {field.lower() for field, _ in pairs}
+        for name, value in (("origin", self.origin), ("cookie", self.cookie)):
+            if value is not None and name in given:
+                raise ValueError(
+                    f'{label}: header {name.title()} is also given by manager_kwargs["{name}"]; give it once'
+                )
         return list(pairs)
 
     def __repr__(self) -> str:

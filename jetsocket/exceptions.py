@@ -150,7 +150,7 @@ class TimeoutError(JetSocketError, builtins.TimeoutError):
     """An operation did not end within its deadline.
 
     Attributes:
-        operation: What timed out: "connect", "send", "recv", "ping", …
+        operation: What timed out: "connect", "configure", "send", "recv", "ping", …
         timeout: The time it had, s; None if not known.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import copy
 import functools
 import inspect
@@ -153,9 +154,10 @@ class ConnectionPool(Generic[T]):
         Raises:
             PoolExhaustedError: No permit within `timeout`, or max_waiting callers are in line already.
             PoolClosedError: The pool is closed or drained, or was while waiting.
-            TimeoutError: The server could not be reached in what was left of `timeout`.
+            TimeoutError: The server could not be reached in what was left of `timeout`, or `configure` took
+                longer.
             HandshakeError: The server refused.
-            ConnectionError: The server could not be reached.
+            ConnectionError: The server could not be reached, or `configure` failed.
             ValueError: The URI is not one, or is relative without `base_uri`.
             TypeError: An argument has the wrong type.
         """
@@ -304,7 +306,7 @@ class ConnectionPool(Generic[T]):
         self._connect(permit, entry, deadline)
         entry.created = permit.taken_at = monotonic()
         if self._configure is not None:
-            self._prepare(entry, self._configure, deadline)
+            self._prepare(permit, entry, self._configure, deadline)
         self._ledger.opened(entry)
         self._ensure_housekeeper()
         permit.taken_at = monotonic()
@@ -394,19 +396,18 @@ class ConnectionPool(Generic[T]):
         if not self._ledger.closed:
             wake.acquire(timeout=max(0.0, delay))
 
-    def _prepare(self, entry: Entry, callback: Callback, deadline: float) -> None:
+    def _prepare(self, permit: Permit, entry: Entry, callback: Callback, deadline: float) -> None:
         """Run `configure` on a new connection.
 
         Raises:
-            ConnectionError: It failed or took too long; the cause is kept.
+            TimeoutError: It took too long.
+            ConnectionError: It failed; the cause is kept.
         """
         try:
             self._call_back(entry, callback, deadline)
         except Exception as error:  # whatever the user's code raises
-            failure = ConnectionError(
-                f"configure() failed on a new connection to {entry.target.redacted}: {type(error).__name__};"
-                " see the cause of this error"
-            )
+            is_late = isinstance(error, builtins.TimeoutError) and monotonic() >= deadline
+            failure = _configure_failed(entry.target, error, permit.limit if is_late else None)
             self._ledger.open_failed(copy.copy(failure))
             raise failure from error
         entry.forgive()
@@ -902,6 +903,19 @@ def _refuse_awaitable(result: object) -> None:
             "the callback returned an awaitable, which nobody awaits; give an ordinary function that has"
             " done its work when it returns"
         )
+
+
+def _configure_failed(
+    target: Target, error: Exception, limit: float | None
+) -> ConnectionError | TimeoutError:
+    """What to tell of a `configure` that raised, or had not ended within the acquire's `limit`."""
+    where = f"on a new connection to {target.redacted}"
+    if limit is None:
+        return ConnectionError(
+            f"configure() failed {where}: {type(error).__name__}; see the cause of this error"
+        )
+    told = f"configure() had not ended {where} when the {limit:g} s of the acquire were over; allow more time"
+    return TimeoutError(told, operation="configure", timeout=limit)
 
 
 def _after_another(error: TimeoutError, earlier: BaseException) -> TimeoutError:

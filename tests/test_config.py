@@ -338,6 +338,9 @@ def test_what_excludes_each_other() -> None:
         Options.from_kwargs({"unix": "/x", "proxy": "http://h:1"})
     with pytest.raises(ValueError, match="Origin is also given"):
         Options.from_kwargs({"origin": "a", "extra_headers": {"origin": "b"}})
+    with pytest.raises(ValueError, match="Cookie is also given") as raised:
+        Options.from_kwargs({"cookie": "a=secret", "extra_headers": [("cookie", "b=secret")]})
+    assert "secret" not in str(raised.value)
 
 
 # --- headers: checked when they are given, or at each connect when they come from a callable
@@ -407,9 +410,10 @@ def test_an_error_of_a_callable_comes_through() -> None:
         options.headers()
 
 
-def test_a_second_origin_of_a_callable_is_refused() -> None:
-    options = Options.from_kwargs({"origin": "a", "extra_headers": lambda: [("Origin", "b")]})
-    with pytest.raises(ValueError, match="Origin is also given"):
+@pytest.mark.parametrize("field", ["Origin", "Cookie"])
+def test_a_second_origin_or_cookie_of_a_callable_is_refused(field: str) -> None:
+    options = Options.from_kwargs({field.lower(): "a", "extra_headers": lambda: [(field, "b")]})
+    with pytest.raises(ValueError, match=f"{field} is also given"):
         options.headers()
 
 

@@ -412,12 +412,21 @@ def test_configure_that_fails_or_takes_too_long(
     pool = make_pool(echo, max_connections=1, configure=configure)
     for _ in range(3):
         began = monotonic()
-        with pytest.raises(jetsocket.ConnectionError, match="configure"):
+        late = configure is waits
+        with pytest.raises(TimeoutError if late else jetsocket.ConnectionError, match="configure") as raised:
             pool.acquire("/silent", 0.2)
         assert monotonic() - began < 2
+        if isinstance(raised.value, TimeoutError):
+            assert (raised.value.operation, raised.value.timeout) == ("configure", 0.2)
     wait_until(lambda: echo.open_now == 0)
     stats = pool.stats()
     assert (stats.active_connections, stats.idle_connections, stats.acquires) == (0, 0, 0)
+
+
+def test_configure_that_gives_up_waiting_by_itself_has_failed(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, configure=lambda conn: conn.recv(0.01))
+    with pytest.raises(jetsocket.ConnectionError, match="configure"):
+        pool.acquire("/silent", 10)
 
 
 def test_reset_makes_it_clean(echo: EchoServer, make_pool: MakePool) -> None:
