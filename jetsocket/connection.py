@@ -39,7 +39,7 @@ class Lender(Protocol):
         """Give the lease another connection for one that has ended before it was used."""
 
     def fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
-        """Whether a reused connection, not yet used by this borrower, is still clean."""
+        """Whether a connection that was idle, not yet used by this borrower, is still clean."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class PooledConnection(Generic[T]):
         """`_send` as long as the lease may still move to another connection unnoticed."""
         while True:
             entry = self._entry or self._current()
-            fresh = not self._touched and self._permit.reused and self._deadline is None
+            fresh = not self._touched and entry.idle_since > 0 and self._deadline is None
             if fresh and not self._pool.fit_for_first_use(self):
                 self._pool.replace(self, entry, deadline)
                 continue
@@ -329,6 +329,21 @@ class PooledConnection(Generic[T]):
                 raise
             yield message
 
+    def __next__(self) -> T:
+        """Receive one message, as iterating does; StopIteration at a normal close.
+
+        Raises:
+            StopIteration: The server has closed normally (1000 or 1001).
+            ConnectionClosedError: At any other end.
+            DecodeError: The payload does not decode.
+        """
+        try:
+            return self.recv()
+        except ConnectionClosedError as error:
+            if error.is_normal:
+                raise StopIteration from None
+            raise
+
     # --- liveness --------------------------------------------------------------------------------------
 
     def ping(self, timeout: float | None = None) -> float:
@@ -360,7 +375,13 @@ class PooledConnection(Generic[T]):
         self._pool.take_back(self, failed=False)
 
     def discard(self) -> None:
-        """Have the connection closed at release, whatever its state: after a subscription, or in doubt."""
+        """Have the connection closed at release, whatever its state: after a subscription, or in doubt.
+
+        Raises:
+            InvalidStateError: The lease was released: the connection may have another borrower by now.
+        """
+        if self._is_released:
+            raise not_held(self._told().target)
         self.discarded = True
 
     def __enter__(self) -> PooledConnection[T]:
@@ -409,11 +430,14 @@ class PooledConnection(Generic[T]):
         entry = self._shown
         if entry is None:
             return "<PooledConnection>"
-        is_released = self._entry is None and self._permit.claimed
-        state = "released" if is_released else "connected" if self.is_connected else "closed"
+        state = "released" if self._is_released else "connected" if self.is_connected else "closed"
         return f"<PooledConnection {entry.id} {state} {entry.target.redacted}>"
 
     # --- helpers ---------------------------------------------------------------------------------------
+
+    @property
+    def _is_released(self) -> bool:
+        return self._entry is None and self._permit.claimed  # without the latter, it could not be moved
 
     def _current(self) -> Entry:
         """The connection.
@@ -422,12 +446,13 @@ class PooledConnection(Generic[T]):
             InvalidStateError: The lease was released.
             ConnectionError: It has none: the last one has ended, and there was no other to move to.
         """
-        entry, shown = self._entry, self._shown
+        entry = self._entry
         if entry is not None:
             return entry
-        if shown is None or shown.wire.failure is None or self._permit.claimed:
-            raise not_held(None if shown is None else shown.target)
-        raise copy.copy(shown.wire.failure) from shown.wire.failure.__cause__
+        failure = self._told().wire.failure
+        if failure is None or self._is_released:
+            raise not_held(self._told().target)
+        raise copy.copy(failure) from failure.__cause__
 
     def _told(self) -> Entry:
         assert self._shown is not None, "a lease that nobody has got yet"

@@ -31,7 +31,7 @@ class Entry:
         wire: The connection itself.
         created: When it was opened (monotonic, s).
         expires: When its lifetime ends (monotonic, s).
-        idle_since: When it last came back (monotonic, s).
+        idle_since: When it last became idle (monotonic, s); 0.0 if it never was.
         uses: How often it was lent.
         sent: Messages sent when the present lease began, so that `configure`'s do not count.
         received: Messages received when the present lease began.

@@ -217,9 +217,12 @@ class ConnectionPool(Generic[T]):
 
     def _look_at(self, entry: Entry, now: float) -> str | None:
         """Why an idle connection that is ours must not be lent; None if it may."""
-        if now < entry.expires and entry.wire.at_rest():
+        # The housekeeper would close it, but comes by only now and then.
+        fresh = now - entry.idle_since < self._config.max_idle_time
+        if fresh and now < entry.expires and entry.wire.at_rest():
             return None  # `stale` would say the same, and nearly always does
-        return stale(entry, self._config.reuse, now) if entry.wire.look() else "in use"
+        why = stale(entry, self._config.reuse, now) if entry.wire.look() else "in use"
+        return why if why is not None or fresh else "idle"
 
     def _part_with(self, permit: Permit, entry: Entry, why: str) -> None:
         """Take a connection out of service that was found stale; the permit stays."""
@@ -560,7 +563,7 @@ class ConnectionPool(Generic[T]):
     # --- a stale connection costs the borrower nothing -------------------------------------------------
 
     def fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
-        """Whether a reused connection is still as clean as it was when it was lent, before its first use."""
+        """Whether one that was idle is still as clean as it was when it was lent, before its first use."""
         entry = lease._entry
         return entry is not None and self._look_at(entry, float("-inf")) in (None, "in use")
 
@@ -585,13 +588,13 @@ class ConnectionPool(Generic[T]):
         now, limit = monotonic(), self._config.acquire_timeout
         permit.limit = limit if deadline is None else min(limit, deadline - now)
         until = now + permit.limit
-        taken_at, reused_before = permit.taken_at, permit.reused
+        taken_at = permit.taken_at
         stale.wire.holder = None
         self._part_with(permit, stale, self._look_at(stale, float("-inf")) or "closed")
         entry = self._moved_to(lease, stale, until)
         if entry.uses:
             entry.count_from_here()
-        permit.reused, permit.taken_at = entry.uses > 0 and reused_before, taken_at
+        permit.reused, permit.taken_at = entry.uses > 0, taken_at
         entry.uses += 1
         lease._attach(entry)
         if self._ledger.closed:

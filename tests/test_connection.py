@@ -8,7 +8,7 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -226,6 +226,22 @@ def test_iteration_ends_at_a_normal_close(echo_server: MakeServer, code: int, ma
         assert (raised.value.code, raised.value.reason) == (code, "bye")
 
 
+def test_a_lease_is_an_iterator(echo_server: MakeServer, make_pool: MakePool) -> None:
+    with make_pool(echo_server(close_with(1000, after=4))).acquire("/") as conn:
+        for number in range(4):
+            conn.send(number)
+        assert isinstance(conn, Iterator)
+        assert next(conn) == 0
+        assert next(iter(conn)) == 1
+        assert next(conn) == 2
+        assert list(conn) == [3]
+        with pytest.raises(StopIteration):
+            next(conn)
+    other = make_pool(echo_server(close_with(1011, after=0)))
+    with other.acquire("/") as conn, pytest.raises(ConnectionClosedError):
+        next(conn)
+
+
 @pytest.mark.parametrize("code", [1002, 1008, 1011, 1012, 3000, 4999])
 def test_iteration_raises_at_any_other_close(echo_server: MakeServer, code: int, make_pool: MakePool) -> None:
     with make_pool(echo_server(close_with(code, "why"))).acquire("/") as conn:
@@ -356,10 +372,12 @@ def test_a_lease_after_release_touches_nobody(echo: EchoServer, make_pool: MakeP
             lambda: old.request("foreign", 1),
             lambda: old.ping(1),
             lambda: next(iter(old)),
+            lambda: next(old),
+            old.discard,
         ):
             with pytest.raises(InvalidStateError, match=f"{echo.uri}/ was released"):
                 call()
-        old.discard()
+        old.release()
         assert conn.recv_raw(5) == "mine"
     assert echo.messages == 2
     with pool.acquire("/") as conn:
@@ -494,12 +512,22 @@ def test_killed_while_idle(
 
 
 @pytest.mark.parametrize("way", ["send", "send_raw", "request"])
+@pytest.mark.parametrize("before", ["used", "prewarmed"])
 def test_killed_between_acquire_and_first_send(
-    echo: EchoServer, proxy: Callable[..., FaultProxy], kill: Any, way: str, make_pool: MakePool
+    echo: EchoServer,
+    proxy: Callable[..., FaultProxy],
+    kill: Any,
+    make_pool: MakePool,
+    *,
+    way: str,
+    before: str,
 ) -> None:
     between = proxy(echo)
     pool = make_pool(between.uri(), max_connections=1)
-    pool.request("/", 0, 5)
+    if before == "used":
+        pool.request("/", 0, 5)
+    else:
+        pool.prewarm("/", 1)
     with pool.acquire("/") as conn:
         first = conn.id
         kill(between, echo)
@@ -511,7 +539,8 @@ def test_killed_between_acquire_and_first_send(
         assert conn.id != first
         second = conn.id
     stats = pool.stats()
-    assert (stats.total_connections, stats.total_reconnects, stats.acquires) == (2, 1, 2)
+    assert (stats.total_connections, stats.total_reconnects, stats.reuses) == (2, 1, 0)
+    assert stats.acquires == (2 if before == "used" else 1)
     assert (stats.active_connections, stats.idle_connections) == (0, 1)
     with pool.acquire("/") as conn:
         assert conn.id == second

@@ -30,6 +30,7 @@ from jetsocket import (
     PoolClosedError,
     PoolExhaustedError,
     TimeoutError,
+    housekeeper,
 )
 from jetsocket.entry import Entry
 from jetsocket.idle import IdleQueue
@@ -1029,6 +1030,22 @@ def test_max_idle_time(echo: EchoServer, make_pool: MakePool) -> None:
     wait_until(lambda: pool.stats().discards == {"idle": pool.stats().total_connections})
     assert pool.stats().idle_connections == 0
     wait_until(lambda: pool._ledger.idle.keys == [])
+
+
+def test_max_idle_time_counts_at_acquire_too(
+    echo: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeper, "TICK", 30.0)  # it does not come by in this test
+    pool = make_pool(echo, max_idle_time=0.2, max_connections=1)
+    with pool.acquire("/") as conn:
+        first, returned_at = conn.id, monotonic()
+    wait_until(lambda: monotonic() > returned_at + 0.3)
+    with pytest.raises(PoolExhaustedError):
+        pool.acquire("/", 0)
+    with pool.acquire("/") as conn:
+        assert conn.id != first
+    assert pool.stats().discards == {"idle": 1}
+    assert pool.stats().total_reconnects == 0
 
 
 def test_a_leak_is_told_and_its_return(
