@@ -113,6 +113,7 @@ class Ledger:
         journal: What is to be logged, by whoever may.
         closed: No more leases, ever.
         draining: No more leases; those that are out may come back.
+        cut: Whether `close` found leases out: they did not come back.
         suspect: An exception struck somewhere in here: a lease may be lost, the semaphore wants recounting.
         torn: A step is under way; if the next one finds it so, an exception has ended it half-way.
         watch_version: Changes whenever the set of open connections does.
@@ -137,6 +138,7 @@ class Ledger:
         self.journal = Journal(functools.partial(self.doorbell.put, NEWS))
         self.closed = False
         self.draining = False
+        self.cut = False
         self.suspect = False
         self.torn = False
         self.watch_version = 0
@@ -525,6 +527,7 @@ class Ledger:
         if self.closed and not again:
             return None
         self.closed = True
+        self.cut = self.cut or any(permit not in self.returned for permit in self.permits.held)
         self.permits.wake_all()
         self._wake_drainers()
         idle = [*self.idle, *self.closing]

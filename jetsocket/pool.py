@@ -729,11 +729,14 @@ class ConnectionPool(Generic[T]):
     def drain(self, timeout: float | None = None) -> bool:
         """Give no more leases and wait for those that are out; callers in line get PoolClosedError.
 
+        An acquire that is connecting already counts as out: it gets its lease, which is waited for.
+
         Args:
             timeout: s; None waits for ever.
 
         Returns:
-            Whether all came back in time. Call `close` then, or to cut the rest.
+            Whether all came back in time; not if `close` has cut them meanwhile. Call `close` then, or to cut
+            the rest.
 
         Raises:
             TypeError: `timeout` is not a number.
@@ -742,9 +745,10 @@ class ConnectionPool(Generic[T]):
         limit = seconds(timeout, None)
         self._begin_anew()
         waiter = self._ledger.drain()
-        if waiter is not None:
-            waiter.acquire(timeout=-1 if limit is None else limit)
-        return not self._ledger.permits.held
+        if waiter is None:
+            return True
+        waiter.acquire(timeout=-1 if limit is None else limit)
+        return not (self._ledger.cut or self._ledger.permits.held)
 
     def close(self, timeout: float | None = None) -> None:
         """Close the pool. The second time does nothing, or what the first was kept from by a Ctrl-C.

@@ -21,7 +21,15 @@ from jetsocket import (
     PooledConnection,
 )
 from tests.faults.proxy import FaultProxy
-from tests.servers import EchoServer, RawServer, after_upgrade, hold, wait_until
+from tests.servers import (
+    EchoServer,
+    RawServer,
+    after_upgrade,
+    hold,
+    read_request,
+    upgrade_response,
+    wait_until,
+)
 
 PROMPT = 0.05  # s, by the promise
 
@@ -195,6 +203,48 @@ def test_whoever_waits_for_the_next_attempt_is_told_at_once() -> None:
     outcome, at = dialling.result(5)
     assert isinstance(outcome, PoolClosedError)
     assert at - start < 0.5
+
+
+def test_a_drain_that_close_breaks_off_has_failed(echo: EchoServer) -> None:
+    for _ in range(10):
+        pool = pool_for(echo.uri)
+        conn = pool.acquire("/")
+        draining = in_thread(pool.drain)
+        wait_until(lambda pool=pool: pool._ledger._drain_waiters)
+        pool.close()
+        assert draining.result(5)[0] is False
+        conn.release()
+        assert pool.drain(0)  # nothing is out any more
+
+
+def test_a_drain_before_close_has_succeeded(echo: EchoServer) -> None:
+    pool = pool_for(echo.uri)
+    pool.acquire("/").release()
+    assert pool.drain(0)
+    pool.close()
+    assert pool.drain(0)
+
+
+def test_an_acquire_that_is_connecting_is_waited_for_by_drain(raw_server: Callable[..., RawServer]) -> None:
+    go_on = threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        request = read_request(sock)
+        assert go_on.wait(5)
+        sock.sendall(upgrade_response(request))
+        hold(sock)
+
+    server = raw_server(script)
+    pool = pool_for(server.uri)
+    acquiring = in_thread(lambda: pool.acquire("/"))
+    wait_until(lambda: server.accepted)
+    assert not pool.drain(0)
+    go_on.set()
+    lease, _ = acquiring.result(5)
+    assert not pool.drain(0)
+    lease.release()
+    assert pool.drain(5)
+    pool.close(0)
 
 
 def test_closing_twice_does_nothing_more(echo: EchoServer) -> None:
