@@ -7,12 +7,14 @@ finalizer then rings, and the housekeeper closes what is left and ends.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import sys
 import threading
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable
 from os import getpid
 from queue import Empty, SimpleQueue
@@ -22,13 +24,15 @@ from types import FrameType
 from jetsocket.entry import Entry, stale
 from jetsocket.ledger import ABANDONED, NEWS, STOP, Ledger, Ring
 from jetsocket.permits import Permit
-from jetsocket.wire.stream import Watcher, take
+from jetsocket.wire.stream import Watcher, take, waiting
 from jetsocket.wire.websocket import WebSocket
 
 TICK = 0.5
 """s between two rounds of all chores."""
 
-_GOODBYE_TICK = 0.05  # s, while a connection says goodbye
+_SOON = 0.05  # s, while a connection says goodbye, or one had to be passed over
+_BUDGET = 0.1  # s that a chore may spend on what comes, over all connections
+_LITTLE = 4096  # B: as much as an honest server sends unasked, a ping above all
 _AUDIT_EVERY = 10.0  # s, between two recounts without a suspicion
 _START_PATIENCE = 1.0  # s, after which a thread that does not run is taken for one that never will
 
@@ -54,6 +58,7 @@ class Housekeeper:
         self._watcher = Watcher()
         self._watched: dict[int, Entry] = {}
         self._watch_version = -1
+        self._passed_over: set[int] = set()  # descriptors for which the last round had no time
         self._next_ping_round = 0.0
         self._next_audit = 0.0  # at once: something may have been lost before this one came
         self._failures_seen: set[str] = set()
@@ -115,7 +120,7 @@ class Housekeeper:
                 return
             if monotonic() >= next_round:
                 self._round()
-                next_round = monotonic() + (_GOODBYE_TICK if self.ledger.closing else TICK)
+                next_round = monotonic() + (_SOON if self.ledger.closing or self._passed_over else TICK)
 
     def _round(self) -> None:
         for chore in (
@@ -145,16 +150,39 @@ class Housekeeper:
     # --- chores ----------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Read what came where nobody is reading: answer pings, notice ends and foreign messages."""
+        """Read what came where nobody is reading: answer pings, notice ends and foreign messages.
+
+        They take turns of one read each: of those that never stop sending there may be many.
+        """
         self._sync_watcher()
-        reuse = self.ledger.config.reuse
-        for fd in self._watcher.ready():
-            entry = self._watched.get(fd)
-            if entry is not None and entry.wire.tend() and stale(entry, reuse, -math.inf) is not None:
-                self._retire_if_stale(entry)
+        until = monotonic() + _BUDGET
+        turns = deque(self._in_turn(self._watcher.ready()))
+        unheard = len(turns)
+        while turns:
+            fd = turns.popleft()
+            unheard -= 1
+            if self._hear(self._watched.get(fd)):
+                turns.append(fd)
+            if monotonic() >= until:
+                break
+        self._passed_over = set(itertools.islice(turns, max(0, unheard)))
         for wire in self.ledger.unfinished.copy():
             self.ledger.unfinished.discard(wire)  # first: it may put itself there again
-            wire.finish()
+            wire.finish(until)
+
+    def _in_turn(self, ready: list[int]) -> list[int]:
+        """In which order they are heard: first where there is little to read, then who was passed over."""
+        if len(ready) < 2:
+            return ready
+        return sorted(ready, key=lambda fd: (waiting(fd) > _LITTLE, fd not in self._passed_over))
+
+    def _hear(self, entry: Entry | None) -> bool:
+        """Read once from a connection that has something to read; True if there is more."""
+        if entry is None or not entry.wire.tend(0.0):
+            return False
+        if stale(entry, self.ledger.config.reuse, -math.inf) is not None:
+            self._retire_if_stale(entry)
+        return entry.wire.wants_reading
 
     def _sync_watcher(self) -> None:
         version = self.ledger.watch_version
@@ -204,7 +232,11 @@ class Housekeeper:
                 continue  # its borrower has not noticed yet, or it says goodbye
             if wire.ping_due_since is not None:
                 if self._is_overdue(wire):
-                    wire.tend()  # this thread may have been stopped since it listened, and the pong be there
+                    if monotonic() >= now + _BUDGET:  # the rest in the next round
+                        due = now
+                        break
+                    # This thread may have been stopped since it listened, and the pong be there.
+                    wire.tend(0.0)
                     if self._is_overdue(wire) and not wire.is_over:
                         self._give_up(entry, "no pong came")
                 due = now
@@ -283,8 +315,10 @@ class Housekeeper:
         entries = self.ledger.say_goodbye()
         if not entries:
             return
-        now = monotonic()
-        over = [entry for entry in entries if entry.wire.poll_close() or now >= entry.close_by]
+        now, share = monotonic(), _BUDGET / len(entries)
+        over = [
+            entry for entry in entries if now >= entry.close_by or entry.wire.poll_close(monotonic() + share)
+        ]
         for entry in over:
             entry.wire.shutdown()
         self.ledger.forget_closed(over)
@@ -374,18 +408,18 @@ def close_all(entries: Iterable[Entry], timeout: float) -> None:
     try:
         for entry in pending:
             entry.wire.start_close(1001)
-        while pending := [entry for entry in pending if not _has_closed(entry.wire)]:
+        while pending := [entry for entry in pending if not _has_closed(entry.wire, deadline)]:
             remaining = deadline - monotonic()
             if remaining <= 0:
                 break
-            _wait_for_any(pending, min(remaining, _GOODBYE_TICK))
+            _wait_for_any(pending, min(remaining, _SOON))
     finally:  # after a Ctrl-C, too: closing twice does nothing
         for entry in pending:
             entry.wire.shutdown()
 
 
-def _has_closed(wire: WebSocket) -> bool:
-    if not wire.poll_close():
+def _has_closed(wire: WebSocket, deadline: float) -> bool:
+    if monotonic() >= deadline or not wire.poll_close():
         return False
     wire.shutdown()
     return True

@@ -52,6 +52,7 @@ _pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
 _ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 _KNOWN_URIS = 256  # resolved URIs that a pool remembers, at least
+_LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
 _ROOM_PATIENCE = 1.0  # s that a connection has for its goodbye when its slot is wanted
 _ROOM_SHARE = 0.25  # of what an acquire has left, at most: the rest is for connecting
 _EXIT_PATIENCE = 0.1  # s, for all goodbyes together when the interpreter ends
@@ -210,6 +211,8 @@ class ConnectionPool(Generic[T]):
                 permit.taken_at = now
                 return entry
             self._part_with(permit, entry, why)
+            if monotonic() >= max(deadline, now + _LOOK_PATIENCE):  # the others may send as much as this one
+                break
             entry = ledger.take_idle(permit, key)
         if deadline <= permit.asked_at:
             raise self._exhausted(permit, target)
@@ -221,7 +224,8 @@ class ConnectionPool(Generic[T]):
         fresh = now - entry.idle_since < self._config.max_idle_time
         if fresh and now < entry.expires and entry.wire.at_rest():
             return None  # `stale` would say the same, and nearly always does
-        why = stale(entry, self._config.reuse, now) if entry.wire.look() else "in use"
+        quick = self._config.reuse != "always"  # then it does not matter how much is unread
+        why = stale(entry, self._config.reuse, now) if entry.wire.look(quick=quick) else "in use"
         return why if why is not None or fresh else "idle"
 
     def _part_with(self, permit: Permit, entry: Entry, why: str) -> None:
@@ -525,7 +529,7 @@ class ConnectionPool(Generic[T]):
         spotless = not (failed or lease.discarded or lease.timed_out) and entry.is_balanced and wire.at_rest()
         if spotless and self._reset is None and now < entry.expires:
             return None  # `why_unclean` would say the same, and nearly always does
-        if not wire.look() or wire.is_sending():
+        if not wire.look(quick=self._config.reuse != "always") or wire.is_sending():
             wire.cut("it was released while another thread used it")
             return "in use"
         reason = why_unclean(

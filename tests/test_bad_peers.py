@@ -10,7 +10,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -21,6 +21,7 @@ from jetsocket.exceptions import (
     HandshakeError,
     JetSocketError,
     MessageTooBigError,
+    PoolExhaustedError,
     ProtocolError,
     TimeoutError,
 )
@@ -651,3 +652,95 @@ def test_a_fault_while_two_threads_use_the_lease_wakes_both(bad_server: Serve) -
         for thread in threads:
             thread.join(LATE)
         assert [type(error) for error in errors] == [ProtocolError, ProtocolError]
+
+
+# --- many of them at once: they have one budget
+
+CROWD = 40
+GUSH = frame(1) * 200_000  # 400 KB, for which the kernel has room; they take some 50 ms to parse
+
+
+class Crowd:
+    """Servers of idle connections that all begin to send at the same moment."""
+
+    def __init__(self) -> None:
+        self._go = threading.Event()
+        self._sent = threading.Semaphore(0)
+
+    def __call__(self, sock: socket.socket) -> None:
+        self._go.wait(20)
+        sock.sendall(GUSH)
+        self._sent.release()
+
+    def gush(self) -> None:
+        self._go.set()
+        for _ in range(CROWD):
+            assert self._sent.acquire(timeout=20)
+
+
+@pytest.fixture
+def crowd() -> Crowd:
+    return Crowd()
+
+
+@contextlib.contextmanager
+def crowded(server: BadServer, **config: Any) -> Iterator[Pool]:
+    """A pool of so many idle connections, and one more."""
+    settings = ConnectionPoolConfig(max_connections=CROWD + 1, acquire_timeout=20, **config)
+    with ConnectionPool(settings, base_uri=server.uri, manager_kwargs={"close_timeout": 0.1}) as pool:
+        assert pool.prewarm("/bad", CROWD) == CROWD
+        yield pool
+
+
+@contextlib.contextmanager
+def within(limit: float) -> Iterator[None]:
+    start = monotonic()
+    yield
+    assert monotonic() - start < limit
+
+
+@pytest.fixture
+def no_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The housekeeper finds nothing: what is idle is as it came."""
+    monkeypatch.setattr("jetsocket.housekeeper.TICK", 60.0)
+
+
+@pytest.mark.usefixtures("no_rounds")
+def test_an_acquire_that_must_not_block_passes_a_crowd_of_floods_by(bad_server: Serve, crowd: Crowd) -> None:
+    with crowded(bad_server(after_upgrade(then=crowd))) as pool:
+        crowd.gush()
+        with within(1.0), pytest.raises(PoolExhaustedError):
+            pool.acquire("/bad", timeout=0)
+
+
+@pytest.mark.usefixtures("no_rounds")
+def test_close_keeps_its_timeout_in_a_crowd_of_floods(bad_server: Serve, crowd: Crowd) -> None:
+    with crowded(bad_server(after_upgrade(then=crowd)), reuse="always") as pool:
+        crowd.gush()
+        with within(1.0):
+            pool.close(timeout=0.3)
+
+
+@pytest.mark.parametrize("reuse", ["balanced", "always"])
+def test_an_honest_server_is_heard_in_a_crowd_of_floods(
+    bad_server: Serve, crowd: Crowd, reuse: Literal["balanced", "always"]
+) -> None:
+    took: list[float] = []
+
+    def serve(sock: socket.socket) -> None:
+        request = servers.read_request(sock)
+        sock.sendall(servers.upgrade_response(request))
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                asked_at = monotonic()
+                sock.sendall(frame(9))
+                servers.read_client_frame(sock)
+                took.append(monotonic() - asked_at)
+
+    server = bad_server(after_upgrade(then=crowd))
+    with RawServer(serve) as honest, crowded(server, reuse=reuse) as pool, pool.acquire(honest.uri):
+        wait_until(lambda: took)
+        crowd.gush()
+        before = len(took)
+        wait_until(lambda: len(took) >= before + 3, 20)
+        assert max(took[before:]) < 1.5

@@ -56,6 +56,7 @@ _LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP 
 _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
 _LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing: a
 # megabyte of empty frames takes a second to parse, and others want tending, too
+_LITTLE = 16 * 1024  # B that always are looked at: pings, a late reply, a goodbye; more costs too much
 _PING_SIZE = 4  # B, random
 _TEND_PATIENCE = _PUSH_PATIENCE = 1.0  # s
 _KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
@@ -130,6 +131,7 @@ class Channel:
         self._sending = False  # True while a frame may be half on its way
         self._left_unread = False  # whether the last look had to stop before the end
         self._ahead = 0  # B read since a borrower last asked
+        self._drained = 0  # B thrown away since the goodbye
         self._tended_by = 0  # the thread that is in `tend`
         self._pushed_by = 0  # the thread that sends a ping or pong by the way
 
@@ -187,6 +189,11 @@ class Channel:
     def unread(self) -> bool:
         """Whether a whole message waits to be read, or bytes wait that nobody has looked at."""
         return bool(self.reader.messages) or self._left_unread
+
+    @property
+    def wants_reading(self) -> bool:
+        """Whether the last look had to stop before the end, and another one would find more."""
+        return self._left_unread and self._ahead < _READ_AHEAD and self.failure is None
 
     @property
     def half_read(self) -> bool:
@@ -274,11 +281,14 @@ class Channel:
         if self.lock.locked():  # in a send: the sender must not wait for the server to take it, nor a reader
             self._live_stream().abort()
 
-    def read_available(self) -> None:
+    def read_available(self, until: float | None = None) -> None:
         """Take in what is there, without waiting; the caller holds `readlock`.
 
         Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
-        Begins no second read after 50 ms. What is left then counts as unread.
+        What is left counts as unread.
+
+        Args:
+            until: Begin no read after that (monotonic, s) once 16 KiB have come; None: 50 ms from now.
         """
         if self._reading:  # before others get it: with reuse="always" nobody else would notice
             self._lose("reading was interrupted half-way")
@@ -289,14 +299,15 @@ class Channel:
         self._left_unread = True
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
-        until = monotonic() + _LAST_LOOK
+        until, enough = monotonic() + _LAST_LOOK if until is None else until, self._ahead + _LITTLE
         while self._ahead < _READ_AHEAD and self.failure is None:
             before = self.bytes_in + self._inflated
             if not self._has_more(self._live_stream()) or not self._read_once():
                 self._left_unread = False
                 return
             self._ahead += self.bytes_in + self._inflated - before
-            if monotonic() >= until:  # after a read, for the system may have let this thread wait for long
+            # Not for the time alone: the system may have let this thread wait for long.
+            if self._ahead >= enough and monotonic() >= until:
                 break
         if self.failure is None and not self._has_more(self._live_stream()):
             self._left_unread = False
@@ -304,8 +315,11 @@ class Channel:
     def _has_more(self, stream: Stream) -> bool:
         return self.reader.paused or stream.readable_now()
 
-    def tend(self) -> bool:
+    def tend(self, until: float | None = None) -> bool:
         """Do what a reader does by the way (answer pings, notice a close), unless somebody is reading.
+
+        Args:
+            until: As for `read_available`.
 
         Returns:
             False when somebody is.
@@ -315,15 +329,18 @@ class Channel:
             if not self.readlock.acquire(blocking=False):
                 return False
             try:
-                self.read_available()
+                self.read_available(until)
             finally:
                 self.readlock.release()
         finally:
             self._tended_by = 0
         return True
 
-    def look(self) -> bool:
+    def look(self, *, quick: bool = False) -> bool:
         """Take in what is there, without waiting, but for another thread's `tend`.
+
+        Args:
+            quick: More than 16 KiB need not be taken in: that so much is unread says all.
 
         Returns:
             False when somebody is reading: another thread, or this one, interrupted by a finalizer.
@@ -331,7 +348,11 @@ class Channel:
         if not self.readlock.acquire(blocking=False) and not self._outlast_tend():
             return False
         try:
-            self.read_available()
+            stream = self._stream
+            if quick and stream is not None and not self._reading and stream.waiting > _LITTLE:
+                self._left_unread = True
+            else:
+                self.read_available(0.0 if quick else None)
         finally:
             self.readlock.release()
         return True
@@ -366,10 +387,17 @@ class Channel:
         if self.unfinished is not None and self.failure is None:
             self.unfinished.add(self)
 
-    def finish(self) -> None:
-        """Go on with what was left `unfinished`, without waiting; if that is in vain, it is there again."""
+    def finish(self, until: float = math.inf) -> None:
+        """Go on with what was left `unfinished`, without waiting; if that is in vain, it is there again.
+
+        Args:
+            until: Inflate nothing after that (monotonic, s).
+        """
         if self.reader.paused:  # of this the socket does not tell: it was taken from there
-            self.tend()
+            if monotonic() < until:
+                self.tend(0.0)
+            else:
+                self._put_off()
         self._flush()
         if self.reader.pings:
             self.answer_ping()
@@ -656,43 +684,49 @@ class Channel:
         if not sent:
             self._stream.abort()
 
-    def poll_close(self) -> bool:
-        """Whether the closing handshake is over, without waiting: the server has closed, or never will."""
+    def poll_close(self, until: float = 0.0) -> bool:
+        """Whether the closing handshake is over, without waiting: the server has closed, or never will.
+
+        Args:
+            until: Begin no read after that (monotonic, s) once 16 KiB have been thrown away.
+        """
         stream = self._stream
         if stream is None or stream.closed:
             return True
         if not self.readlock.acquire(blocking=False):
             return False
         try:
-            return self._drain(stream)
+            return self._drain(stream, until)
         finally:
             self.readlock.release()
 
-    def _drain(self, stream: Stream) -> bool:
+    def _drain(self, stream: Stream, until: float) -> bool:
         """Throw away what still comes, up to the end of the stream; False: more may come."""
-        until = monotonic() + _LAST_LOOK  # a server that never stops sending must not keep us here
         self._flush()  # our own close frame, perhaps
+        self.reader.frames_only = True
         if self.reader.paused:  # what was left there may end with its close frame
             self._note_reply(b"")
+        enough = self._drained + _LITTLE
         try:
-            while monotonic() < until:
+            # A server that never stops sending must not keep us here.
+            while self._drained < enough or monotonic() < until:
                 data = stream.read_now() if stream.readable_now() else None
                 if data is None:
                     break
                 if not data:
                     return True
+                self._drained += len(data)
                 self._note_reply(data)
         except OSError:
             return True  # reset: there is nobody left to wait for
         return self._reply_at is not None and monotonic() - self._reply_at >= _LINGER
 
     def _note_reply(self, data: bytes) -> None:
-        if self._reply_at is None and not self.reader.broken:
+        # Of a server that sends a lot all the same, only the end of the stream is waited for: looking for its
+        # close frame would cost more than the whole connection is worth.
+        if self._reply_at is None and not self.reader.broken and self._drained <= _LITTLE:
             try:
                 self.reader.feed(data)
-                while self.reader.paused:
-                    self.reader.messages.clear()
-                    self.reader.feed(b"")
             except (ProtocolError, MessageTooBigError):
                 return  # it was being closed anyway; only the end of the stream matters now
             self.reader.messages.clear()
@@ -704,7 +738,9 @@ class Channel:
         stream = self._stream
         if stream is not None and self.readlock.acquire(timeout=max(0.0, deadline - monotonic())):
             try:
-                while not self._drain(stream) and monotonic() < deadline:
+                while not self._drain(stream, min(deadline, monotonic() + _LAST_LOOK)):
+                    if monotonic() >= deadline:
+                        break
                     soon = monotonic() + _LAST_LOOK if stream.unsent else math.inf
                     stream.wait_readable(min(deadline, self._patience(), soon))
             finally:

@@ -191,6 +191,7 @@ class MessageReader:
         data_frames: Frames of messages that came in all, so that slow progress can be told from silence.
         broken: Whether `feed` has raised.
         inflater: Decompresses messages, if permessage-deflate was agreed on; set before the first frame.
+        frames_only: Set when nobody will read the messages any more: they come out empty, at no cost.
         paused: Whether something that came has not been looked at, because what came before it inflated to so
             much; `feed(b"")` goes on, and is what to do next. Nothing is when nothing was inflated.
     """
@@ -205,6 +206,7 @@ class MessageReader:
         self.data_frames = 0
         self.broken = False
         self.inflater: Inflater | None = None
+        self.frames_only = False
         self.paused = False
         self._made = 0  # B inflated since the last pause
         self._compressed = False  # whether the message under way is
@@ -338,7 +340,9 @@ class MessageReader:
         return data[len(part) :]
 
     def _finish(self, payload: bytes | bytearray) -> None:
-        if self._compressed and self.inflater is not None:
+        if self.frames_only:
+            payload = b""
+        elif self._compressed and self.inflater is not None:
             payload = self.inflater.inflate(payload)
             self._made += len(payload)
         message = _decode(payload) if self._kind == TEXT else bytes(payload)

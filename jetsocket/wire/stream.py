@@ -18,6 +18,7 @@ import queue
 import select
 import socket
 import ssl
+import struct
 import sys
 import threading
 import weakref
@@ -26,6 +27,10 @@ from os import getpid
 from time import monotonic
 from types import FrameType
 from typing import TypeAlias, TypeVar
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 _T = TypeVar("_T")
 _Poll: TypeAlias = Callable[["float | None"], object]  # ms to wait; true: there is something
@@ -38,6 +43,7 @@ _FORK_PATIENCE = 1.0  # s that a fork waits for threads that are inside OpenSSL:
 _SELECT_AT_ONCE = 500  # descriptors; Windows' select() takes 512
 _SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)  # also for programs that set SIGPIPE back to deadly
 _NOTHING = memoryview(b"")
+_INT = struct.Struct("i")
 
 
 class Socket(socket.socket):
@@ -261,6 +267,11 @@ class Stream:
     def fileno(self) -> int:
         """The descriptor, or -1 when the stream is closed."""
         return self._sock.fileno()
+
+    @property
+    def waiting(self) -> int:
+        """How many B the kernel has for the reader; 0 where it does not tell."""
+        return waiting(self._sock.fileno())
 
     def start_tls(self, context: ssl.SSLContext, server_hostname: str, deadline: float | None) -> None:
         """Do the TLS handshake; from then on the stream is encrypted. To be called once, before sharing it.
@@ -600,6 +611,20 @@ class Watcher:
         fds = list(self._fds)
         groups = [fds[start : start + _SELECT_AT_ONCE] for start in range(0, len(fds), _SELECT_AT_ONCE)]
         return [fd for group in groups for fd in _select_readable(group, timeout / len(groups))]
+
+
+def waiting(fd: int) -> int:
+    """How many B the kernel holds for whoever reads ``fd``; 0 where it does not tell."""
+    return _ask_kernel(fd, "FIONREAD")
+
+
+def _ask_kernel(fd: int, what: str) -> int:
+    if sys.platform == "win32" or fd < 0:
+        return 0
+    try:
+        return int(_INT.unpack(fcntl.ioctl(fd, getattr(termios, what), bytes(_INT.size)))[0])
+    except OSError:  # closed meanwhile, or a system that answers this for terminals alone
+        return 0
 
 
 def _select_readable(fds: list[int], timeout: float = 0.0) -> list[int]:

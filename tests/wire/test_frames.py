@@ -17,6 +17,7 @@ from websockets.speedups import apply_mask
 from websockets.streams import StreamReader
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
+from jetsocket.wire.deflate import Agreement, Inflater
 from jetsocket.wire.frames import (
     MessageReader,
     _choose_mask,
@@ -221,6 +222,15 @@ def test_empty_messages_are_messages() -> None:
     reader = MessageReader(LIMIT)
     reader.feed(frame(1) + frame(2) + frame(1, fin=0) + frame(0))
     assert list(reader.messages) == ["", b"", ""]
+
+
+def test_when_only_frames_count_nothing_is_inflated() -> None:
+    reader = MessageReader(LIMIT)
+    reader.inflater = Inflater(Agreement(), LIMIT)
+    reader.frames_only = True
+    reader.feed(frame(1, b"not deflate at all", rsv=4) + frame(2, b"x") + close_frame(1000))
+    assert reader.close == (1000, "")
+    assert reader.inflater.inflated == 0
 
 
 def test_nothing_is_read_behind_a_close_frame() -> None:
