@@ -36,8 +36,9 @@ class Entry:
         sent: Messages sent when the present lease began, so that `configure`'s do not count.
         received: Messages received when the present lease began.
         close_by: Until when its closing handshake may take (monotonic, s).
-        stalled_at_bytes: How many B had gone out when a ping found no room; -1 before.
+        stalled_at_bytes: How many B the server had taken when a ping found no room; -1 before.
         stalled_since: When that was (monotonic, s).
+        taken_at_ping: How many B the server had taken when it was last asked for a sign of life.
         checking: Whether the user's `check` runs on it.
     """
 
@@ -53,6 +54,7 @@ class Entry:
         "sent",
         "stalled_at_bytes",
         "stalled_since",
+        "taken_at_ping",
         "target",
         "uncounted_received",
         "uncounted_sent",
@@ -76,6 +78,7 @@ class Entry:
         self.checking = False
         self.stalled_at_bytes = -1
         self.stalled_since = 0.0
+        self.taken_at_ping = 0
 
     def count_from_here(self) -> None:
         """Begin a lease: what came and went before counts for nobody in it."""

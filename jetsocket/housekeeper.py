@@ -235,10 +235,7 @@ class Housekeeper:
                     if monotonic() >= now + _BUDGET:  # the rest in the next round
                         due = now
                         break
-                    # This thread may have been stopped since it listened, and the pong be there.
-                    wire.tend(0.0)
-                    if self._is_overdue(wire) and not wire.is_over:
-                        self._give_up(entry, "no pong came")
+                    self._mind_the_pong(entry)
                 due = now
             elif now - wire.last_heard >= config.health_check_interval:
                 if not self._ask(entry):
@@ -254,9 +251,24 @@ class Housekeeper:
             return False
         return monotonic() - max(since, wire.last_heard) >= self.ledger.config.health_check_timeout
 
+    def _mind_the_pong(self, entry: Entry) -> None:
+        """A pong is overdue: end the connection, unless it is this side that holds the ping or pong up."""
+        wire = entry.wire
+        looked = wire.tend(0.0)  # this thread may have been stopped since it listened, and the pong be there
+        if wire.is_over or not self._is_overdue(wire):
+            return
+        taken, before = wire.bytes_taken, entry.taken_at_ping
+        ping_waits = before < taken < wire.bytes_out  # behind a large message, and the server is at it
+        if (looked and wire.has_backlog) or ping_waits:  # the pong may be behind what nobody reads yet
+            entry.taken_at_ping = taken
+            wire.last_heard = monotonic()
+        else:
+            self._give_up(entry, "no pong came")
+
     def _ask(self, entry: Entry) -> bool:
         """Ask whether the server is alive; False: not possible, because it takes nothing just now."""
         if self.check is None:
+            entry.taken_at_ping = entry.wire.bytes_taken
             return entry.wire.send_ping()
         if not entry.checking and self.ledger.take_if_idle(entry):
             # In a thread of its own: the user's code may take its time, and other pings can't wait.
@@ -272,9 +284,9 @@ class Housekeeper:
 
     def _mind_the_stall(self, entry: Entry, now: float) -> None:
         """A borrower's send is under way and leaves no room for a ping: then bytes must move instead."""
-        out = entry.wire.bytes_out
-        if entry.stalled_at_bytes != out:
-            entry.stalled_at_bytes, entry.stalled_since = out, now
+        taken = entry.wire.bytes_taken
+        if entry.stalled_at_bytes != taken:
+            entry.stalled_at_bytes, entry.stalled_since = taken, now
         elif now - entry.stalled_since >= self.ledger.config.health_check_timeout:
             self._give_up(entry, "the server took nothing")
 

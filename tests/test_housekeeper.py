@@ -6,6 +6,7 @@ import contextlib
 import logging
 import select
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -280,6 +281,80 @@ def test_a_ping_that_waits_for_a_long_message_is_not_overdue(raw_server: Callabl
         sender.join(20)
         assert sent
         conn.discard()
+        conn.release()
+
+
+@pytest.mark.usefixtures("quick_rounds")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not tell what waits")
+def test_a_ping_behind_a_long_message_in_the_kernel_is_not_overdue(
+    raw_server: Callable[..., RawServer],
+) -> None:
+    """The send is over; the server takes what lies in the buffer all the time, for longer than allowed."""
+
+    def slow(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        upgrade(sock)
+        left = int.from_bytes(sock.recv(14, socket.MSG_WAITALL)[2:10], "big")
+        while left:
+            left -= len(sock.recv(min(left, 16384)))
+            let_pass(0.02)
+        sock.sendall(frame(1, b'"all of it"'))
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                got = read_client_frame(sock)
+                sock.sendall(frame(PONG if got.opcode == PING else CLOSE, got.payload))
+
+    room = {"socket_options": [(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)], "compress": False}
+    times = {"health_check_interval": 0.2, "health_check_timeout": 0.5}
+    with pool_to(raw_server(slow), manager_kwargs=room, **times) as pool, pool.acquire("/") as conn:
+        conn.send(bytes(2 << 20))
+        assert conn.recv(timeout=20) == "all of it"
+
+
+class Streamer:
+    """Sends more than is read ahead; its pongs come behind that.
+
+    Attributes:
+        asked: How many pings came.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, sock: socket.socket) -> None:
+        upgrade(sock)
+        # More than is read ahead, but the kernel has room for all of it.
+        sock.sendall(b"".join(frame(1, b'"%-10000d"' % number) for number in range(200)))
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                got = read_client_frame(sock)
+                self.asked += got.opcode == PING
+                sock.sendall(frame(PONG if got.opcode == PING else CLOSE, got.payload))
+
+
+@pytest.mark.usefixtures("quick_rounds")
+@pytest.mark.parametrize("borrower", ["computes", "is away"])
+def test_a_pong_behind_what_nobody_reads_is_not_overdue(
+    raw_server: Callable[..., RawServer], borrower: str
+) -> None:
+    server = Streamer()
+    times = {"health_check_interval": 0.2, "health_check_timeout": 0.3}
+    with pool_to(raw_server(server), reuse="always", **times) as pool:
+        conn = pool.acquire("/")
+        first = conn.id
+        assert int(conn.recv(timeout=10)) == 0
+        if borrower == "is away":
+            conn.release()
+        wait_until(lambda: server.asked)
+        let_pass(1.0)
+        if borrower == "is away":
+            conn = pool.acquire("/")
+        assert conn.id == first
+        for number in range(1, 200):
+            assert int(conn.recv(timeout=10)) == number
+        asked = server.asked
+        wait_until(lambda: server.asked > asked + 1)  # its pong is in time again
+        assert conn.is_connected
         conn.release()
 
 

@@ -156,6 +156,11 @@ class Channel:
         """B sent, of the whole stream (TLS and the upgrade included)."""
         return 0 if self._stream is None else self._stream.bytes_out
 
+    @property
+    def bytes_taken(self) -> int:
+        """B sent that have reached the other side, as far as the kernel tells; all of `bytes_out` at most."""
+        return 0 if self._stream is None else self._stream.bytes_out - self._stream.untaken
+
     def at_rest(self) -> bool:
         """Whether it is certainly as a connection should be that nobody uses. Never waits, reads nothing.
 
@@ -189,6 +194,11 @@ class Channel:
     def unread(self) -> bool:
         """Whether a whole message waits to be read, or bytes wait that nobody has looked at."""
         return bool(self.reader.messages) or self._left_unread
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether the last look had to stop before the end."""
+        return self._left_unread
 
     @property
     def wants_reading(self) -> bool:

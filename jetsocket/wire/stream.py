@@ -273,6 +273,11 @@ class Stream:
         """How many B the kernel has for the reader; 0 where it does not tell."""
         return waiting(self._sock.fileno())
 
+    @property
+    def untaken(self) -> int:
+        """How many B that the kernel took the peer's has not taken yet; 0 where it does not tell."""
+        return _ask_kernel(self._sock.fileno(), "TIOCOUTQ")
+
     def start_tls(self, context: ssl.SSLContext, server_hostname: str, deadline: float | None) -> None:
         """Do the TLS handshake; from then on the stream is encrypted. To be called once, before sharing it.
 
