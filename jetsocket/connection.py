@@ -356,7 +356,8 @@ class PooledConnection(Generic[T]):
             The round trip (s).
 
         Raises:
-            TimeoutError: No pong in time.
+            TimeoutError: No pong in time, or before more messages than are kept unread: `max_message_size` B
+                and 1 MiB in all, each counted with 64 B of overhead.
             ConnectionClosedError: The connection has ended.
             InvalidStateError: The lease was released.
         """

@@ -56,6 +56,8 @@ _LINGER = 0.2  # s that a server has, after the closing handshake, to close TCP 
 _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
 _LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing: a
 # megabyte of empty frames takes a second to parse, and others want tending, too
+_TOO_MUCH = "no pong came before more messages than are kept unread (receive them first)"
+_PER_MESSAGE = 64  # B that a message takes besides its payload
 _LITTLE = 16 * 1024  # B that always are looked at: pings, a late reply, a goodbye; more costs too much
 _PING_SIZE = 4  # B, random
 _TEND_PATIENCE = _PUSH_PATIENCE = 1.0  # s
@@ -181,9 +183,10 @@ class Channel:
             self.readlock.release()
 
     @property
-    def _inflated(self) -> int:
-        """B that decompression made: 1 KiB of what came may be 1 MiB of memory."""
-        return 0 if self.reader.inflater is None else self.reader.inflater.inflated
+    def _taken_in(self) -> int:
+        """B of memory that what came would take, had nobody read any of it."""
+        inflated = 0 if self.reader.inflater is None else self.reader.inflater.inflated
+        return self.bytes_in + inflated + _PER_MESSAGE * self.reader.received
 
     @property
     def messages_received(self) -> int:
@@ -294,8 +297,8 @@ class Channel:
     def read_available(self, until: float | None = None) -> None:
         """Take in what is there, without waiting; the caller holds `readlock`.
 
-        Reads at most 1 MiB ahead of a borrower who does not read: the rest is left to TCP's flow control.
-        What is left counts as unread.
+        Reads at most 1 MiB ahead of a borrower who does not read, each message counted with 64 B of overhead:
+        the rest is left to TCP's flow control. What is left counts as unread.
 
         Args:
             until: Begin no read after that (monotonic, s) once 16 KiB have come; None: 50 ms from now.
@@ -311,11 +314,11 @@ class Channel:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         until, enough = monotonic() + _LAST_LOOK if until is None else until, self._ahead + _LITTLE
         while self._ahead < _READ_AHEAD and self.failure is None:
-            before = self.bytes_in + self._inflated
+            before = self._taken_in
             if not self._has_more(self._live_stream()) or not self._read_once():
                 self._left_unread = False
                 return
-            self._ahead += self.bytes_in + self._inflated - before
+            self._ahead += self._taken_in - before
             # Not for the time alone: the system may have let this thread wait for long.
             if self._ahead >= enough and monotonic() >= until:
                 break
@@ -616,7 +619,8 @@ class Channel:
             The round trip (s).
 
         Raises:
-            TimeoutError: No pong by the deadline.
+            TimeoutError: No pong by the deadline, or before more messages than are kept unread: what one of
+                the longest takes, and 1 MiB.
             ConnectionClosedError: The connection has ended.
             InvalidStateError: `holder` is not who may use it.
         """
@@ -632,7 +636,8 @@ class Channel:
         return ping.round_trip
 
     def _await_pong(self, ping: _Ping, deadline: float | None, holder: object) -> None:
-        enough = self.bytes_in + self._inflated + _READ_AHEAD + self._max_message_size
+        # All that comes meanwhile has to be kept, so a stream can't be read for ever.
+        enough = self._taken_in + _READ_AHEAD + self._max_message_size
         while not ping.is_answered():
             if self.readlock.acquire(blocking=False):
                 try:
@@ -642,10 +647,10 @@ class Channel:
                         self._raise_failure()
                     if holder is not self.holder:  # released by another thread: what comes is for the next
                         raise not_held(self.target)
-                    # All that comes meanwhile has to be kept, so a stream can't be read for ever.
-                    in_time = self._fill(deadline) and self.bytes_in + self._inflated < enough
-                    if not in_time and not ping.is_answered() and not self.is_over:
-                        raise self._late("ping", deadline)
+                    in_time = self._fill(deadline)
+                    full = self._taken_in >= enough
+                    if (full or not in_time) and not ping.is_answered() and not self.is_over:
+                        raise self._late("ping", deadline, _TOO_MUCH if full else "")
                 finally:
                     self.readlock.release()
             elif deadline is not None and monotonic() >= deadline:
@@ -861,10 +866,11 @@ class Channel:
         if not lock.acquire(timeout=timeout):
             raise self._late(operation, deadline)
 
-    def _late(self, operation: str, deadline: float | None) -> TimeoutError:
+    def _late(self, operation: str, deadline: float | None, why: str = "") -> TimeoutError:
         where = "" if self.target is None else f" at {self.target.redacted}"
         doing = {"recv": "no whole message came", "send": "the server takes no more", "ping": "no pong came"}
-        return TimeoutError(f"{doing[operation]} in time{where}", operation=operation, timeout=None)
+        told = why or f"{doing[operation]} in time"
+        return TimeoutError(f"{told}{where}", operation=operation, timeout=None)
 
 
 def _log_end(failure: ConnectionError) -> None:

@@ -219,6 +219,16 @@ class TestDeadlines:
             ws.measure_latency(soon(0.2))
         assert caught.value.operation == "ping"
 
+    def test_a_ping_into_a_flood_of_tiny_messages(self, raw_server: RawFactory, connect: Connect) -> None:
+        def flood(sock: socket.socket) -> None:
+            while True:
+                sock.sendall(frame(2, b"ab") * 16_000)
+
+        ws = connect(raw_server(after_upgrade(then=flood)).uri, max_message_size=1 << 20)
+        with Stopwatch(20), pytest.raises(TimeoutError, match="more messages than are kept unread"):
+            ws.measure_latency(soon(60))
+        assert len(ws.reader.messages) < 60_000  # some 60 B each, beside their 2 B
+
     def test_pongs_that_nobody_asked_for_do_not_answer_a_ping(
         self, raw_server: RawFactory, connect: Connect
     ) -> None:
@@ -566,3 +576,14 @@ def test_a_look_that_took_too_long_but_read_all_leaves_nothing_unread(
     monkeypatch.setattr("jetsocket.wire.channel.monotonic", lambda: next(ticks))
     assert ws.look()
     assert not ws.unread
+
+
+def test_tiny_messages_are_read_ahead_by_what_they_take_of_memory(
+    raw_server: RawFactory, connect: Connect
+) -> None:
+    ws = connect(raw_server(after_upgrade(frame(2, b"ab") * 250_000)).uri)  # 1 MB on the wire, 16 in memory
+    while not ws.has_backlog or ws.wants_reading:
+        assert select.select([ws.fileno()], [], [], 10)[0]
+        assert ws.tend()
+    assert len(ws.reader.messages) < 40_000
+    assert [ws.recv_message(soon()) for _ in range(250_000)] == [b"ab"] * 250_000
