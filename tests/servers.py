@@ -589,6 +589,45 @@ def drip(sock: socket.socket, data: bytes, every: float, size: int = 1) -> None:
         sleep(every)
 
 
+class HandmadeTls:
+    """The server's side of TLS over a plain socket, for scripts that choose what ciphertext leaves, when.
+
+    It stands in for a socket where a script reads and sends.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self.sock = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.session = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._drive(self.session.do_handshake)
+
+    def seal(self, data: bytes = b"") -> bytes:
+        """`data` as one TLS record, behind whatever else is to be sent; nothing is sent."""
+        if data:
+            self.session.write(data)
+        return self._outgoing.read()
+
+    def sendall(self, data: bytes) -> None:
+        self.sock.sendall(self.seal(data))
+
+    def recv(self, size: int) -> bytes:
+        return self._drive(lambda: self.session.read(size))
+
+    def _drive(self, step: Callable[[], Any]) -> Any:
+        """Do a step of OpenSSL's, however often it has to read for it."""
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self.sock.sendall(self.seal())
+                received = self.sock.recv(65536)
+                if not received:
+                    raise EOFError("the peer closed") from None
+                self._incoming.write(received)
+            finally:
+                self.sock.sendall(self.seal())
+
+
 Script = Callable[[socket.socket], None]
 
 

@@ -36,9 +36,11 @@ from jetsocket.entry import Entry
 from jetsocket.idle import IdleQueue
 from jetsocket.pool import backoff
 from jetsocket.wire.websocket import WebSocket
+from tests.conftest import Tls
 from tests.servers import (
     Connection,
     EchoServer,
+    HandmadeTls,
     RawServer,
     after_upgrade,
     answer,
@@ -339,6 +341,53 @@ def test_a_half_read_message_closes_it(raw_server: MakeRaw, make_pool: MakePool)
         assert pool.request("/", number, 5) == number
     assert server.accepted == 3
     assert pool.stats().discards == {"half read": 3}
+
+
+@pytest.mark.parametrize("cut", [3, -1], ids=["within its head", "within its payload"])
+@pytest.mark.parametrize("when", ["release", "idle", "acquire"])
+def test_a_message_of_which_half_a_tls_record_has_come_reaches_nobody(
+    raw_server: MakeRaw,
+    make_pool: MakePool,
+    tls: Tls,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    when: str,
+    cut: int,
+) -> None:
+    if when == "acquire":
+        monkeypatch.setattr("jetsocket.housekeeper.TICK", 60.0)
+    released, half_sent, lent_again = threading.Event(), threading.Event(), threading.Event()
+
+    def script(sock: Any) -> None:
+        session: Any = HandmadeTls(sock, tls.server_context)
+        upgrade(session)
+        read_client_frame(session)
+        reply, stray = session.seal(frame(1, b'"mine"')), session.seal(frame(1, b'"stray"'))
+        if server.accepted == 1:
+            sock.sendall(reply + (stray[:cut] if when == "release" else b""))
+            assert released.wait(10)
+            sock.sendall(stray[:cut] if when != "release" else b"")
+            half_sent.set()
+            assert lent_again.wait(10)
+            sock.sendall(stray[cut:])
+        else:
+            sock.sendall(reply)
+        hold(session)
+
+    server = raw_server(script)
+    uri = server.uri.replace("ws:", "wss:")
+    pool = make_pool(uri, max_connections=1, manager_kwargs={"ssl_context": tls.client_context})
+    assert pool.request("/", "?", 5) == "mine"
+    released.set()
+    assert half_sent.wait(5)
+    if when == "idle":
+        wait_until(lambda: pool.stats().discards)
+    with pool.acquire("/") as conn:
+        conn.send("?")
+        lent_again.set()
+        assert conn.recv(5) == "mine"
+    assert server.accepted == 2
+    assert pool.stats().discards == {"half read" if when == "release" else "unread while idle": 1}
 
 
 @pytest.mark.parametrize("early", [True, False])

@@ -210,8 +210,9 @@ class Channel:
 
     @property
     def half_read(self) -> bool:
-        """Whether part of a message has come, or an interrupt struck while bytes were taken in."""
-        return self.reader.mid_message or self._reading
+        """Whether part of a message (or of a TLS record) has come, or bytes were lost to an interrupt."""
+        stream = self._stream
+        return self.reader.mid_message or self._reading or (stream is not None and stream.half_read)
 
     @property
     def half_sent(self) -> bool:

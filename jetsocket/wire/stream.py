@@ -37,6 +37,7 @@ _Poll: TypeAlias = Callable[["float | None"], object]  # ms to wait; true: there
 
 _READ_SIZE = 65536  # bytes asked of the kernel at once
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
+_RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1
 _ENCRYPT_SIZE = 262144  # bytes encrypted at once: a reader waits for the TLS lock no longer than that takes
 _LONGEST_POLL = 3600.0  # s; poll() takes its milliseconds as a C int, which far deadlines overflow
 _FORK_PATIENCE = 1.0  # s that a fork waits for threads that are inside OpenSSL: for milliseconds, as a rule
@@ -133,6 +134,8 @@ class _Tls:
         self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._error: ssl.SSLError | None = None  # met behind plaintext that had to be returned first
         self._ended = False  # the peer said close_notify
+        self._head = b""  # the beginning of a record's head, if what was fed ends within one
+        self._missing = 0  # bytes that the last record lacks
         self.version: str | None = None
         _fork_gate.enroll(self, self._lock)
 
@@ -153,6 +156,14 @@ class _Tls:
             self._refuse_reentry()
         with self._lock:
             self._incoming.write(ciphertext)
+        # Where records end has to be counted: OpenSSL does not tell what it holds of one that is not whole.
+        if self._head:
+            ciphertext = self._head + ciphertext
+        end, border = len(ciphertext), self._missing
+        while (payload := border + _RECORD_HEAD) <= end:
+            border = payload + (ciphertext[payload - 2] << 8 | ciphertext[payload - 1])
+        self._head = ciphertext[border:]
+        self._missing = border - end if border > end else 0
 
     def decrypt(self) -> bytes | None:
         """All plaintext there is; None when there is none now, b"" when there will never be more."""
@@ -199,6 +210,11 @@ class _Tls:
     def has_input(self) -> bool:
         """Whether `decrypt` has something to return or raise without more ciphertext."""
         return self._ended or self._error is not None or self._incoming.pending > 0
+
+    @property
+    def mid_record(self) -> bool:
+        """Whether part of a record has come and the rest has not: nobody knows yet what it carries."""
+        return self._missing > 0 or bool(self._head)
 
     @property
     def has_output(self) -> bool:
@@ -338,11 +354,16 @@ class Stream:
         return bool(poll(0))  # without the reference that a wait needs: at worst it tells of a closed socket
 
     @property
+    def half_read(self) -> bool:
+        """Whether part of a TLS record was read, and waits for the rest."""
+        return self._tls is not None and self._tls.mid_record
+
+    @property
     def at_rest(self) -> bool:
-        """Whether it is open and whole, with nothing to read and nothing unsent. Never waits."""
+        """Whether it is open and whole, with nothing to read, half-read or unsent. Never waits."""
         poll = self._poll_readable
         if poll is None or self._tls is not None or self._sock is _CLOSED:
-            return not (self._poll_reader(None) or self.broken or self.unsent)
+            return not (self._poll_reader(None) or self.half_read or self.broken or self.unsent)
         return not (poll(0) or self.broken or self._unsent)
 
     def wait_readable(self, deadline: float | None) -> bool:

@@ -24,7 +24,7 @@ import pytest
 
 from jetsocket.wire.stream import Stream, Watcher, take
 from tests.conftest import Tls
-from tests.servers import drip, read_exactly, reset, wait_until
+from tests.servers import HandmadeTls, drip, read_exactly, reset, wait_until
 
 MANY = bytes(range(256)) * 16384  # 4 MiB: more than the kernel takes at once
 
@@ -362,6 +362,32 @@ class TestTls:
         assert stream.read_now() is None
         assert not stream.wait_readable(soon(0.05))
         assert not stream.broken
+
+    def test_it_knows_where_records_end(self, tls: Tls, pair: tuple[Stream, socket.socket]) -> None:
+        stream, far = pair
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.submit(HandmadeTls, far, tls.server_context)
+            stream.start_tls(tls.client_context, "localhost", soon())
+            session = made.result(5)
+        session.sendall(b"x")
+        assert read(stream, 1) == b"x"  # behind the session tickets
+        assert stream.at_rest and not stream.half_read
+        records = [session.seal(text) for text in (b"one", b"two" * 100, b"three")]
+        far.sendall(records[0] + records[1] + records[2][:-1])
+        assert read(stream, 303) == b"one" + b"two" * 100
+        assert stream.half_read and not stream.at_rest
+        far.sendall(records[2][-1:])
+        assert read(stream, 5) == b"three"
+        assert stream.at_rest and not stream.half_read
+        record = session.seal(b"byte by byte")
+        for sent in range(1, len(record)):
+            far.sendall(record[sent - 1 : sent])
+            assert stream.wait_readable(soon())
+            assert stream.read_now() is None
+            assert stream.half_read and not stream.at_rest
+        far.sendall(record[-1:])
+        assert read(stream, 12) == b"byte by byte"
+        assert stream.at_rest and not stream.half_read
 
     def test_close_notify_is_the_end_after_all_data(
         self, tls_pair: tuple[Stream, ssl.SSLSocket], elsewhere: Callable[..., Future[Any]]
