@@ -6,8 +6,10 @@ when their `with` block ends. Importing this module needs `websockets`, not the 
 
 from __future__ import annotations
 
+import _ssl
 import base64
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -612,6 +614,37 @@ class HandmadeTls:
 
     def recv(self, size: int) -> bytes:
         return self._drive(lambda: self.session.read(size))
+
+    def call(self, function: str, *args: int) -> int:
+        """Call a function of OpenSSL's that Python does not have; its first argument is the session."""
+        found = getattr(ctypes.CDLL(_ssl.__file__), function)
+        found.argtypes = [ctypes.c_void_p, *[ctypes.c_int] * len(args)]
+        # struct PySSLSocket: the object's head, a weak reference, SSL *
+        session: Any = self.session
+        at = id(session._sslobj) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)
+        return int(found(ctypes.c_void_p.from_address(at).value, *args))
+
+    def ask_for_new_keys(self) -> bytes:
+        """A record that asks for the peer's KeyUpdate (TLS 1.3); nothing is sent."""
+        self.call("SSL_key_update", 1)
+        self.session.do_handshake()
+        return self.seal()
+
+    def ask_to_renegotiate(self) -> None:
+        """Send a HelloRequest (TLS 1.2)."""
+        self.call("SSL_renegotiate")
+        self._drive(self.session.do_handshake)
+
+    def renegotiate(self) -> None:
+        """Wait for the handshake that was asked for; the peer sends nothing else meanwhile."""
+
+        def read_on() -> None:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self.session.read(1)
+            if self.call("SSL_renegotiate_pending"):
+                raise ssl.SSLWantReadError
+
+        self._drive(read_on)
 
     def _drive(self, step: Callable[[], Any]) -> Any:
         """Do a step of OpenSSL's, however often it has to read for it."""

@@ -279,7 +279,10 @@ class Channel:
         data: bytes | None = None
         try:
             paused = self.reader.paused  # then the rest of the last read comes first
-            data = b"" if paused else self._live_stream().read_now()
+            stream = self._live_stream()
+            data = b"" if paused else stream.read_now()
+            if stream.has_replies:
+                self._flush()
             if data or paused:
                 self._feed(data or b"")
             elif data is not None:
@@ -417,17 +420,27 @@ class Channel:
             self.answer_ping()
 
     def _flush(self) -> None:
-        """Hand over what the kernel did not take of a control frame, unless a sender does it by the way."""
+        """Hand over what the kernel did not take of a control frame, and what TLS has to answer.
+
+        Unless somebody is sending: then they do it by the way, or it is for a later try.
+        """
         stream = self._stream
-        if stream is None or not stream.unsent or not self.lock.acquire(blocking=False):
+        if stream is None or not (stream.unsent or stream.has_replies):
             return
+        self._pushed_by = threading.get_ident()  # as in `answer_ping`
         try:
-            if not self._sending and not stream.flush_now():
+            if not self.lock.acquire(blocking=False):
                 self._put_off()
-        except OSError as error:
-            self._lose(f"the connection was lost: {error}", error)
+                return
+            try:
+                if not self._sending and not stream.flush_now():
+                    self._put_off()
+            except OSError as error:
+                self._lose(f"the connection was lost: {error}", error)
+            finally:
+                self.lock.release()
         finally:
-            self.lock.release()
+            self._pushed_by = 0
 
     def _closed_by_server(self, code: int, reason: str) -> None:
         if self._reply_at is not None:

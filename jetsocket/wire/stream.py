@@ -38,6 +38,7 @@ _Poll: TypeAlias = Callable[["float | None"], object]  # ms to wait; true: there
 _READ_SIZE = 65536  # bytes asked of the kernel at once
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
 _RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1
+_MOST_REPLIES = 65536  # bytes that reading has produced (KeyUpdates' answers), and the peer does not take
 _ENCRYPT_SIZE = 262144  # bytes encrypted at once: a reader waits for the TLS lock no longer than that takes
 _LONGEST_POLL = 3600.0  # s; poll() takes its milliseconds as a C int, which far deadlines overflow
 _FORK_PATIENCE = 1.0  # s that a fork waits for threads that are inside OpenSSL: for milliseconds, as a rule
@@ -195,7 +196,11 @@ class _Tls:
             self._refuse_reentry()
         with self._lock:
             while data:
-                data = data[self._session.write(data) :]
+                try:
+                    data = data[self._session.write(data) :]
+                except ssl.SSLWantReadError as error:
+                    told = "the peer renegotiates TLS, and nothing can be sent until that is over"
+                    raise ConnectionAbortedError(errno.ECONNABORTED, told) from error
             return self._outgoing.read()
 
     def _refuse_reentry(self) -> None:
@@ -220,6 +225,11 @@ class _Tls:
     def has_output(self) -> bool:
         """Whether reading has produced records that are to be sent (a KeyUpdate's answer, an alert)."""
         return self._outgoing.pending > 0
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether so much of that waits that no more should be read."""
+        return self._outgoing.pending > _MOST_REPLIES
 
 
 _TLS_CALLS = frozenset(call.__code__ for call in (_Tls.handshake, _Tls.feed, _Tls.decrypt, _Tls.encrypt))
@@ -277,8 +287,13 @@ class Stream:
 
     @property
     def unsent(self) -> bool:
-        """Whether bytes that were written wait for `flush_now`; a KeyUpdate's answer may wait besides."""
+        """Whether bytes that were written wait for `flush_now`."""
         return bool(self._unsent)
+
+    @property
+    def has_replies(self) -> bool:
+        """Whether reading has produced something for `flush_now` to send, such as a KeyUpdate's answer."""
+        return self._tls is not None and self._tls.has_output
 
     def fileno(self) -> int:
         """The descriptor, or -1 when the stream is closed."""
@@ -395,6 +410,9 @@ class Stream:
     def _read_tls(self, tls: _Tls) -> bytes | None:
         if tls.has_input and (plaintext := tls.decrypt()) is not None:
             return plaintext
+        if tls.is_flooded:
+            told = "the peer asks for ever more TLS answers, and takes none"
+            raise ConnectionAbortedError(errno.ECONNABORTED, told)
         ciphertext = self._receive()
         if not ciphertext:  # nothing now, or the end: one without close_notify is an end too
             return ciphertext
@@ -438,7 +456,7 @@ class Stream:
         return self._push()
 
     def flush_now(self) -> bool:
-        """Do as `write_now` does, without new data.
+        """Do as `write_now` does, without new data; what reading has produced leaves, too.
 
         Returns:
             True when nothing is left unsent.
@@ -446,6 +464,8 @@ class Stream:
         Raises:
             OSError: The connection is lost, the stream broken or closed.
         """
+        if self._unsent and not self.broken and not self._push():
+            return False  # replies stay where they are counted
         return self.write_now(b"")
 
     def write(self, data: bytes, deadline: float | None) -> None:

@@ -312,7 +312,10 @@ class Upgrade:
         while True:
             if not self.stream.wait_readable(deadline):
                 raise self._late("waiting for the answer to the upgrade request")
-            if (data := self.stream.read_now()) is not None:
+            data = self.stream.read_now()
+            if self.stream.has_replies:  # the server may wait for them, as one does that renegotiates TLS
+                self.stream.flush_now()
+            if data is not None:
                 return data
 
     # --- errors ----------------------------------------------------------------------------------------

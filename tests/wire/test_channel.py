@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from jetsocket.exceptions import (
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls
-from tests.servers import EchoServer, after_upgrade, close_frame, frame, wait_until
+from tests.servers import EchoServer, HandmadeTls, after_upgrade, close_frame, frame, wait_until
 from tests.wire.conftest import Connect, RawFactory, Stopwatch, in_background, soon
 
 # --- one deadline for each operation
@@ -485,6 +486,101 @@ def test_a_pong_that_can_not_be_sent_at_once_is_left_unfinished(
     ws.finish()
     assert ponged.wait(5)
     assert not ws.unfinished
+
+
+class TestTlsReplies:
+    """What TLS has to say by itself leaves though nobody sends, and does not pile up."""
+
+    @staticmethod
+    def serve(
+        raw_server: RawFactory,
+        tls: Tls,
+        script: Callable[[HandmadeTls], None],
+        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    ) -> str:
+        context = tls.issue(servers.LOCALHOST)
+        context.maximum_version = version
+        server = raw_server(lambda sock: script(HandmadeTls(sock, context)))
+        return server.uri.replace("ws:", "wss:")
+
+    def test_new_keys_are_answered_by_a_reader(
+        self, raw_server: RawFactory, connect: Connect, tls: Tls
+    ) -> None:
+        answered = threading.Event()
+
+        def script(session: Any) -> None:
+            servers.upgrade(session)
+            for _ in range(2):  # OpenSSL keeps the answer to one for its next record
+                session.sock.sendall(session.ask_for_new_keys())
+            session.sendall(frame(1, b"x"))
+            assert session.sock.recv(100)
+            answered.set()
+            servers.hold(session)
+
+        ws = connect(self.serve(raw_server, tls, script), ssl_context=tls.client_context)
+        assert ws.recv_message(soon()) == "x"
+        assert answered.wait(5)
+
+    def test_a_flood_of_them_ends_the_connection(
+        self, raw_server: RawFactory, connect: Connect, tls: Tls
+    ) -> None:
+        def script(session: Any) -> None:
+            session.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            servers.upgrade(session)
+            while True:
+                session.sock.sendall(b"".join(session.ask_for_new_keys() for _ in range(500)))
+
+        small = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)]
+        uri = self.serve(raw_server, tls, script)
+        ws = connect(uri, ssl_context=tls.client_context, socket_options=small)
+        with pytest.raises(ConnectionClosedError, match="asks for ever more TLS answers, and takes none"):
+            ws.recv_message(soon(30))
+
+    def test_a_server_may_renegotiate_before_it_answers_the_upgrade(
+        self, raw_server: RawFactory, connect: Connect, tls: Tls
+    ) -> None:
+        def script(session: Any) -> None:
+            request = servers.read_request(session)
+            session.ask_to_renegotiate()
+            session.renegotiate()
+            session.sendall(servers.upgrade_response(request) + frame(1, b"x"))
+            servers.hold(session)
+
+        uri = self.serve(raw_server, tls, script, ssl.TLSVersion.TLSv1_2)
+        ws = connect(uri, ssl_context=tls.client_context)
+        assert ws.recv_message(soon()) == "x"
+
+    def test_it_may_when_the_connection_is_open(
+        self, raw_server: RawFactory, connect: Connect, tls: Tls
+    ) -> None:
+        def script(session: Any) -> None:
+            servers.upgrade(session)
+            session.ask_to_renegotiate()
+            session.renegotiate()
+            session.sendall(frame(1, b"x"))
+            session.sendall(frame(1, servers.read_client_frame(session).payload))
+            servers.hold(session)
+
+        uri = self.serve(raw_server, tls, script, ssl.TLSVersion.TLSv1_2)
+        ws = connect(uri, ssl_context=tls.client_context)
+        assert ws.recv_message(soon()) == "x"
+        ws.send_message("y", soon())
+        assert ws.recv_message(soon()) == "y"
+
+    def test_a_send_meanwhile_says_what_happened(
+        self, raw_server: RawFactory, connect: Connect, tls: Tls
+    ) -> None:
+        def script(session: Any) -> None:
+            servers.upgrade(session)
+            session.ask_to_renegotiate()
+            session.sendall(frame(1, b"x"))
+            servers.hold(session)
+
+        uri = self.serve(raw_server, tls, script, ssl.TLSVersion.TLSv1_2)
+        ws = connect(uri, ssl_context=tls.client_context)
+        assert ws.recv_message(soon()) == "x"
+        with pytest.raises(ConnectionClosedError, match="renegotiates TLS"):
+            ws.send_message("y", soon())
 
 
 class TestAtRest:
