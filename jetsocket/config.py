@@ -190,15 +190,16 @@ def _optional_field_value(name: str, value: object) -> str | None:
 def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
+    # None of them is shown: browsers' clients send tokens this way, and so do others.
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise _wrong_type(name, value, "a list or tuple of str")
+        raise TypeError(f"{name} must be a list or tuple of str, not {type(value).__name__}")
     for item in value:
         if not isinstance(item, str):
-            raise _wrong_type(name, value, "a list or tuple of str")
+            raise TypeError(f"{name} must be a list or tuple of str, without {type(item).__name__}")
         if not _TOKEN.fullmatch(item):
-            raise _out_of_range(name, value, "made of tokens (RFC 6455 §4.1)")
+            raise ValueError(f"{name} must be made of tokens (RFC 6455 §4.1)")
     if len(set(value)) < len(value):
-        raise _out_of_range(name, value, "without repetitions (RFC 6455 §4.1)")
+        raise ValueError(f"{name} must be without repetitions (RFC 6455 §4.1)")
     return tuple(value)
 
 
@@ -474,4 +475,6 @@ def _shown(name: str, value: Any) -> str:
         return f"<{', '.join(field for field, _ in value)}>"
     if name == "cookie":
         return "'***'"
+    if name == "subprotocols":
+        return f"<{len(value)}>"
     return repr(uris.redact(value)) if name == "proxy" and isinstance(value, str) else repr(value)

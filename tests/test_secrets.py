@@ -29,12 +29,15 @@ SECRETS = {
     "header": "s3cr3t-header",
     "cookie": "s3cr3t-cookie",
     "proxy": "s3cr3t-proxy",
+    "subprotocol": "s3cr3t-subprotocol",
     "set-cookie": "s3cr3t-of-the-server",
 }
 BASIC = base64.b64encode(f"{SECRETS['user']}:{SECRETS['password']}".encode()).decode()
+PROXY_BASIC = base64.b64encode(f"{SECRETS['user']}:{SECRETS['proxy']}".encode()).decode()
 OPTIONS: dict[str, Any] = {
     "extra_headers": {"Authorization": f"Bearer {SECRETS['header']}", "X-Key": SECRETS["header"]},
     "cookie": f"session={SECRETS['cookie']}",
+    "subprotocols": ["realtime", f"key.{SECRETS['subprotocol']}"],
     "close_timeout": 0.1,
 }
 PATH = f"/feed?token={SECRETS['query']}&n=1"
@@ -51,7 +54,7 @@ def requests_of(server: EchoServer, count: int) -> list[Any]:
 
 
 def assert_no_secret(text: str) -> None:
-    for secret in (*SECRETS.values(), BASIC):
+    for secret in (*SECRETS.values(), BASIC, PROXY_BASIC):
         assert secret not in text
 
 
@@ -113,6 +116,26 @@ def test_the_life_of_a_connection_is_told_without_secrets(
     assert [record for record in log.records if record.name.startswith("jetsocket")]
 
 
+def reflect(status: str, *, keeps: int = 0) -> servers.Script:
+    """Answer with a status line whose reason is all that the client has sent, or its last `keeps` bytes."""
+
+    def script(sock: socket.socket) -> None:
+        seen = servers.read_request(sock).raw.replace(b"\r\n", b" | ")[-keeps:]
+        sock.sendall(b"HTTP/1.1 %s %s\r\n\r\n" % (status.encode(), seen))
+
+    return script
+
+
+def reflect_header(name: str, field: str) -> servers.Script:
+    """Upgrade, with a header of the request sent back as another one."""
+
+    def script(sock: socket.socket) -> None:
+        request = servers.read_request(sock)
+        sock.sendall(servers.upgrade_response(request, [(field, request.headers[name])]))
+
+    return script
+
+
 ANSWERS: dict[str, servers.Script] = {
     "401": servers.answer("401 Unauthorized", [("WWW-Authenticate", "Basic")], b"no"),
     "redirect": servers.answer("302 Found", [("Location", f"ws://other.example/?token={SECRETS['query']}")]),
@@ -126,6 +149,23 @@ ANSWERS: dict[str, servers.Script] = {
     "end of stream": lambda sock: servers.read_request(sock) and None,
     "reset": lambda sock: (servers.read_request(sock), servers.reset(sock))[1],
     "reflect the request": lambda sock: sock.sendall(servers.read_request(sock).raw),
+    "reflect the request in the reason": reflect("401"),
+    "reflect the end of it in the reason": reflect("503", keeps=90),
+    "reflect the request in a 407": reflect("407"),
+    "reflect the request as headers": lambda sock: sock.sendall(
+        b"HTTP/1.1 400 Bad Request\r\n" + servers.read_request(sock).raw
+    ),
+    "reflect the subprotocols": reflect_header("sec-websocket-protocol", "Sec-WebSocket-Protocol"),
+    "reflect a header as an extension": reflect_header("authorization", "Sec-WebSocket-Extensions"),
+    "another subprotocol": lambda sock: sock.sendall(
+        servers.upgrade_response(servers.read_request(sock), [("Sec-WebSocket-Protocol", "other")])
+    ),
+    "reflect a header in a redirect": lambda sock: sock.sendall(
+        servers.response("302 Found", [("Location", f"//h/{servers.read_request(sock).headers['cookie']}")])
+    ),
+    "reflect a header in a bad redirect": lambda sock: sock.sendall(
+        servers.response("302 Found", [("Location", f"ws:{servers.read_request(sock).headers['x-key']}")])
+    ),
     "reflect its headers in a 101": lambda sock: sock.sendall(
         b"HTTP/1.1 101 OK\r\n" + servers.read_request(sock).raw.replace(b": ", b" : ").partition(b"\r\n")[2]
     ),
@@ -174,10 +214,11 @@ def test_failed_tls_tells_no_secrets(echo_tls: EchoServer, log: pytest.LogCaptur
         frame(1, b"\xff"),
         frame(2, declared_length=10**10),
         close_frame(1008, b"policy"),
+        close_frame(1008, f"{SECRETS['query']} and {SECRETS['header']} and {SECRETS['cookie']}".encode()),
         b"",
         b"\x81",
     ],
-    ids=["protocol", "bad UTF-8", "too big", "close", "silence", "half a frame"],
+    ids=["protocol", "bad UTF-8", "too big", "close", "close with an echo", "silence", "half a frame"],
 )
 def test_a_failed_receive_tells_no_secrets(
     raw_server: RawFactory, log: pytest.LogCaptureFixture, stream: bytes
@@ -267,6 +308,10 @@ def test_a_dropped_lease_is_warned_about_without_secrets(
         {"extra_headers": {"X": SECRETS["header"].encode()}},
         {"cookie": f"{SECRETS['cookie']}\n"},
         {"cookie": SECRETS["cookie"].encode()},
+        {"subprotocols": [f"key. {SECRETS['subprotocol']}"]},
+        {"subprotocols": [SECRETS["subprotocol"]] * 2},
+        {"subprotocols": SECRETS["subprotocol"]},
+        {"subprotocols": [SECRETS["subprotocol"].encode()]},
         {"proxy": f"http://me:{SECRETS['proxy']}@127.0.0.1"},
         {"proxy": f"ftp://me:{SECRETS['proxy']}@127.0.0.1:1"},
         {"proxy": f"me:{SECRETS['proxy']}@127.0.0.1:1"},
@@ -302,7 +347,7 @@ def test_bad_uris_are_refused_without_telling_what_is_secret(uri: str) -> None:
 
 def refuse_tunnel(sock: socket.socket) -> None:
     seen = servers.read_request(sock).raw
-    sock.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n" + seen)
+    sock.sendall(b"HTTP/1.1 407 %s\r\n\r\n" % seen.replace(b"\r\n", b" | ")[-150:] + seen)
 
 
 @pytest.mark.usefixtures("log")

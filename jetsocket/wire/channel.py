@@ -47,6 +47,7 @@ from jetsocket.wire.frames import (
     encode_close,
     encode_frame,
 )
+from jetsocket.wire.redaction import hide, secrets_of
 from jetsocket.wire.stream import Stream
 
 ABNORMAL = 1006
@@ -126,6 +127,7 @@ class Channel:
         self._deflater: deflate.Deflater | None = None  # guarded by `lock`
         self._keys: Iterator[bytes] = iter(())  # likewise
         self._stream: Stream | None = None
+        self._request = b""  # the upgrade's; what it has of secrets is not shown in what the server says
         self._pings: dict[bytes, _Ping] = {}
         self._close_sent = False
         self._reply_at: float | None = None  # when the server's close frame was seen
@@ -446,7 +448,8 @@ class Channel:
         if self._reply_at is not None:
             return
         self._reply_at = monotonic()
-        told = f"{code} {reason!r}" if reason else str(code)
+        shown = hide(reason, secrets_of(self._request)) if reason else ""
+        told = f"{code} {shown!r}" if shown else str(code)
         self._fail(self._closed(f"the server closed the connection with {told}", code, reason))
         self._send_close(1000 if code == NO_STATUS else code)
 

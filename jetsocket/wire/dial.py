@@ -19,6 +19,7 @@ from time import monotonic
 from jetsocket import exceptions, uris
 from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, look_up
 from jetsocket.wire.proxies import Hop, Proxy, import_python_socks, proxy_for, redact_proxy, tame
+from jetsocket.wire.redaction import hide, secrets_of_login
 from jetsocket.wire.stream import Socket, Stream, take
 
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
@@ -210,9 +211,10 @@ class Dialing:
         except TimeoutError:
             raise self._timed_out() from None
         except (python_socks.ProxyError, OSError, ValueError) as error:
-            raise self._failed(
-                tame(str(error)), "check its URL, its credentials, and what it lets through"
-            ) from error
+            said = hide(str(error), secrets_of_login(proxy.username, proxy.password))
+            raise self._failed(tame(said), "check its URL, its credentials, and what it lets through") from (
+                error if said == str(error) else None
+            )
         if hop.has_more:
             raise self._failed("it sent data behind its answer", "check that this is the proxy's address")
         return stream

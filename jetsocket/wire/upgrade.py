@@ -16,6 +16,7 @@ from time import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.uris import Target, redact, resolve
 from jetsocket.wire.deflate import Agreement, agree
+from jetsocket.wire.redaction import hide, secrets_of
 from jetsocket.wire.stream import Stream
 
 MAX_HEAD = 64 * 1024
@@ -103,7 +104,7 @@ def parse_head(head: bytes) -> tuple[int, str, Headers]:
     for line in lines:
         name, colon, value = line.decode("latin-1").partition(":")
         if not colon or not _TOKEN.fullmatch(name):
-            raise ValueError(f"a header line has no valid name: {name[:32]!r}")
+            raise ValueError("a header line has no valid name")  # an echo may have a secret in its place
         if _BREAKS.search(value):
             # websocket-client, and whoever writes the value into a head of his own, would see two lines.
             raise ValueError(f"the header line {name[:32]} has a CR, LF or NUL in its value")
@@ -133,11 +134,11 @@ def check_upgrade(
     if headers.get("sec-websocket-accept") != accept_for(key):
         raise ValueError("its Sec-WebSocket-Accept does not fit the key that was sent")
     if "sec-websocket-extensions" in headers and not compress:
-        named = headers["sec-websocket-extensions"][:_SHOWN_REASON]
-        raise ValueError(f"it chose an extension that was not offered: {named!r}")
+        raise ValueError("it chose an extension that was not offered")
     chosen = headers.get("sec-websocket-protocol")
     if chosen is not None and chosen not in offered:
-        raise ValueError(f"it chose the subprotocol {chosen[:_SHOWN_REASON]!r}, offered were {list(offered)}")
+        # Neither is shown: tokens travel as subprotocols, too, and a server may echo them.
+        raise ValueError(f"it chose a subprotocol that is none of the {len(offered)} that were offered")
     return chosen
 
 
@@ -161,12 +162,16 @@ class Redirected(HandshakeError):
 
     Attributes:
         location: The Location header as it came.
+        shown: The same, fit for a message.
     """
 
-    def __init__(self, message: str, *, status_code: int, headers: Headers, body: bytes) -> None:
+    def __init__(
+        self, message: str, *, status_code: int, headers: Headers, body: bytes, shown: str = ""
+    ) -> None:
         """See HandshakeError."""
         super().__init__(message, status_code=status_code, headers=headers, body=body)
         self.location = headers.get("location", "")
+        self.shown = shown
 
 
 class Upgrade:
@@ -177,6 +182,7 @@ class Upgrade:
         subprotocol: The one the server chose.
         agreement: How the server agreed to compress; None if it did not.
         leftover: Bytes that came after the head: the server's first frames.
+        request: The head of the request, once sent.
         failure: What went wrong, as the user is to see it; websocket-client may have wrapped it.
     """
 
@@ -196,6 +202,7 @@ class Upgrade:
         self.subprotocol: str | None = None
         self.agreement: Agreement | None = None
         self.leftover = b""
+        self.request = b""
         self.failure: ConnectionError | TimeoutError | None = None
         self._target = target
         self._offered = subprotocols
@@ -221,9 +228,9 @@ class Upgrade:
         found = _KEY.search(request)
         self._key = found[1] if found else b""
         resource = self._target.resource.encode("ascii")
-        head = b"GET " + resource + b" HTTP/1.1\r\n" + rest.decode("utf-8").encode("latin-1")
+        self.request = b"GET " + resource + b" HTTP/1.1\r\n" + rest.decode("utf-8").encode("latin-1")
         try:
-            self.stream.write(head, self._deadline)
+            self.stream.write(self.request, self._deadline)
         except OSError as error:
             self._fail(error, "sending the upgrade request")
         return len(request)
@@ -255,7 +262,8 @@ class Upgrade:
         try:
             status, reason, headers = parse_head(head)
         except ValueError as error:
-            raise self._refused(f"the server did not answer in HTTP: {error}") from error
+            why = self._unless_echoed(error, head.decode("latin-1"))
+            raise self._refused(f"the server did not answer in HTTP: {why}") from None
         if status != 101:
             self._refuse(status, reason, headers, rest)
         try:
@@ -263,7 +271,8 @@ class Upgrade:
             chosen = headers.get("sec-websocket-extensions")
             self.agreement = None if chosen is None else agree(chosen)
         except ValueError as error:
-            raise self._refused(f"the server's upgrade is not valid: {error}", 101, headers) from error
+            why = self._unless_echoed(error, headers.get("sec-websocket-extensions", ""))
+            raise self._refused(f"the server's upgrade is not valid: {why}", 101, headers) from None
         self.headers, self.leftover = headers, rest
         # As short as can be, for websocket-client takes it byte by byte.
         shown = [f"{name}:{headers[name]}" for name in _SHOWN if name in headers]
@@ -288,9 +297,10 @@ class Upgrade:
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
         body = self._read_body(headers, body)
         if status in _REDIRECTS and "location" in headers:
-            text = self._text(f"the server redirects to {redact(headers['location'])} ({status})")
-            raise Redirected(text, status_code=status, headers=headers, body=body)
-        shown = "".join(filter(str.isprintable, reason[:_SHOWN_REASON]))
+            shown = redact(self._hide(headers["location"]))
+            text = self._text(f"the server redirects to {shown} ({status})")
+            raise Redirected(text, status_code=status, headers=headers, body=body, shown=shown)
+        shown = "".join(filter(str.isprintable, self._hide(reason)[:_SHOWN_REASON]))
         told = f"the server refused with {status} {shown}".rstrip()
         raise self._refused(f"{told}; {_advice(status)}", status, headers, body)
 
@@ -319,6 +329,13 @@ class Upgrade:
                 return data
 
     # --- errors ----------------------------------------------------------------------------------------
+
+    def _hide(self, said: str) -> str:
+        return hide(said, secrets_of(self.request))
+
+    def _unless_echoed(self, why: ValueError, said: str) -> str:
+        """What is wrong with what the server `said`; if that has a secret of the request, not even a part."""
+        return str(why) if self._hide(said) == said else "it repeats what was sent to it"
 
     def _fail(self, error: OSError, doing: str) -> None:
         if isinstance(error, (ConnectionError, TimeoutError)):

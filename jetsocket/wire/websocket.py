@@ -22,7 +22,7 @@ from jetsocket.exceptions import (
     InvalidStateError,
     ProtocolError,
 )
-from jetsocket.uris import Target, parse, redact
+from jetsocket.uris import Target, parse
 from jetsocket.wire import deflate
 from jetsocket.wire.channel import Channel
 from jetsocket.wire.dial import Dialing
@@ -180,7 +180,9 @@ class WebSocket(Channel, websocket.WebSocket):
                 raise ValueError("more redirects than max_redirects allows")
             return follow(self.target, error.location)
         except ValueError as why:
-            told = f"no WebSocket at {self.target.redacted}: redirected to {redact(error.location)}: {why}"
+            # Of a URI that is none, only what is wrong: it is shown already, without what was sent to it.
+            fault = str(why).rpartition(": ")[2]
+            told = f"no WebSocket at {self.target.redacted}: redirected to {error.shown}: {fault}"
             raise HandshakeError(
                 told, status_code=error.status_code, headers=error.headers, body=error.body
             ) from None
@@ -228,6 +230,7 @@ class WebSocket(Channel, websocket.WebSocket):
             raise
         self._dialing = None
         self.sock = None  # all I/O goes through the stream from here
+        self._request = upgrade.request
         self.response_headers, self._subprotocol = upgrade.headers, upgrade.subprotocol
         if upgrade.agreement is not None:
             self._deflater = deflate.Deflater(upgrade.agreement, self._compression_threshold)
