@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import itertools
 import os
 import queue
@@ -456,10 +455,19 @@ def _listed(failures: Iterable[_Failure]) -> str:
 # ---- TLS
 
 
-@functools.cache
+_default_contexts: list[ssl.SSLContext] = []  # one, once it is good
+
+
 def default_ssl_context() -> ssl.SSLContext:
     """What wss:// trusts unless told otherwise: the system's authorities, and names are checked.
 
     Made at first use, as loading the authorities takes milliseconds; one per process.
     """
-    return ssl.create_default_context()
+    if _default_contexts:
+        return _default_contexts[0]
+    context = ssl.create_default_context()
+    # With no descriptor free, OpenSSL can't open the file of authorities, and does not say so. A directory of
+    # them is only looked into when a certificate is there.
+    if context.cert_store_stats()["x509"] or ssl.get_default_verify_paths().cafile is None:
+        _default_contexts[:] = [context]
+    return context

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -43,6 +44,17 @@ def reset_after_reading(sock: socket.socket) -> None:
 
 def soon(seconds: float = 5.0) -> float:
     return monotonic() + seconds
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Nothing can be opened while the block runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def dialing(uri: str, seconds: float = 5.0, **kwargs: Any) -> Dialing:
@@ -451,6 +463,19 @@ class TestTls:
         assert context is default_ssl_context()
         assert context.check_hostname
         assert context.verify_mode == ssl.CERT_REQUIRED
+
+    def test_a_moment_without_descriptors_does_not_spoil_what_is_trusted(
+        self, raw_server: Serve, tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tls.ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+        monkeypatch.setattr("jetsocket.wire.dial._default_contexts", [])
+        with no_descriptors():
+            default_ssl_context()
+        server = raw_server(hold, ssl_context=tls.server_context)
+        dialing(f"wss://127.0.0.1:{server.port}/").open().close()
+        assert default_ssl_context() is default_ssl_context()
 
     def test_a_server_that_speaks_no_tls(self, raw_server: Serve, tls: Tls) -> None:
         server = raw_server(lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
