@@ -17,6 +17,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from logging import DEBUG
 from os import getpid
 from time import monotonic
 from types import FrameType, TracebackType
@@ -123,6 +124,7 @@ class ConnectionPool(Generic[T]):
             self._options.serializer, self._options.deserializer, self._options.message_type
         )
         self._configure, self._reset, self._check = configure, reset, check
+        self._max_idle_time = self._config.max_idle_time
         known = max(_KNOWN_URIS, self._config.max_connections)  # resolving costs as much as borrowing
         self._resolve = functools.lru_cache(known)(functools.partial(_resolve, base=self._base))
         self._ledger, self._terms = self._new_books()
@@ -221,7 +223,7 @@ class ConnectionPool(Generic[T]):
     def _look_at(self, entry: Entry, now: float) -> str | None:
         """Why an idle connection that is ours must not be lent; None if it may."""
         # The housekeeper would close it, but comes by only now and then.
-        fresh = now - entry.idle_since < self._config.max_idle_time
+        fresh = now - entry.idle_since < self._max_idle_time
         if fresh and now < entry.expires and entry.wire.at_rest():
             return None  # `stale` would say the same, and nearly always does
         quick = self._config.reuse != "always"  # then it does not matter how much is unread
@@ -255,22 +257,22 @@ class ConnectionPool(Generic[T]):
         raise self._exhausted(permit, target)
 
     def _lend(self, lease: PooledConnection[T], entry: Entry) -> None:
-        permit = lease._permit
-        if entry.uses:  # what comes unasked on a new one counts, however early it came
+        permit, ledger, uses = lease._permit, self._ledger, entry.uses
+        if uses:  # what comes unasked on a new one counts, however early it came
             entry.count_from_here()
-        permit.reused = entry.uses > 0
-        entry.uses += 1
+        permit.reused = uses > 0
+        entry.uses = uses + 1
         lease._attach(entry)
         permit.lent = True
-        self._ledger.lent.add(permit)
-        if self._ledger.closed:
+        ledger.lent.add(permit)
+        if ledger.closed:
             entry.wire.cut("the pool was closed")
-            raise self._ledger.closed_error()
-        if self._ledger.returned:
-            self._ledger.settle()
-        if _log.isEnabledFor(logging.DEBUG):
-            how = "reused" if permit.reused else "opened"
-            self._ledger.journal.tell(
+            raise ledger.closed_error()
+        if ledger.returned:
+            ledger.settle()
+        if _log.isEnabledFor(DEBUG):
+            how = "reused" if uses else "opened"
+            ledger.journal.tell(
                 "[%s] connection %d %s for %s", self._name, entry.id, how, entry.target.redacted
             )
 
@@ -500,7 +502,7 @@ class ConnectionPool(Generic[T]):
         try:
             entry = lease._detach()
             now = monotonic()
-            permit.lent_for = max(1e-9, now - permit.taken_at)
+            permit.lent_for = now - permit.taken_at or 1e-9
             if entry is not None:
                 permit.reason = self._why_unclean(lease, entry, failed, now)
                 if permit.reason is not None:
@@ -517,7 +519,7 @@ class ConnectionPool(Generic[T]):
             ledger.give_back(permit)
         if permit.reason is not None and entry is not None:
             told = "[%s] connection %d not kept: %s"
-            ledger.journal.note(logging.DEBUG, told, self._name, entry.id, permit.reason)
+            ledger.journal.note(DEBUG, told, self._name, entry.id, permit.reason)
         if permit.warned:
             told = "[%s] the leaked connection came back after %.3g s"
             ledger.journal.note(logging.WARNING, told, self._name, permit.lent_for)
@@ -794,7 +796,7 @@ class ConnectionPool(Generic[T]):
             entry.close_by = monotonic() + limit  # of an interrupted close() the housekeeper does the rest
         close_all(idle, limit)
         ledger.forget_closed(idle)
-        ledger.journal.note(logging.DEBUG, "[%s] closed", self._name)
+        ledger.journal.note(DEBUG, "[%s] closed", self._name)
         ledger.doorbell.put(STOP)
         keeper, self._housekeeper = self._housekeeper, None
         if keeper is not None and keeper.ledger is ledger and not keeper.is_this_thread:
