@@ -49,7 +49,7 @@ Callback = Callable[[PooledConnection[Any]], object]
 
 _log = logging.getLogger("jetsocket.pool")
 _numbers = itertools.count(1)
-_pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
+_pools: set[weakref.ref[ConnectionPool[Any]]] = set()
 _ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 _KNOWN_URIS = 256  # resolved URIs that a pool remembers, at least
@@ -131,7 +131,7 @@ class ConnectionPool(Generic[T]):
         self._housekeeper: Housekeeper | None = None
         self._books_of: dict[int, tuple[Ledger, Terms[T]]] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
-        _pools.add(self)
+        _pools.add(weakref.ref(self, _pools.discard))
 
     def _new_books(self) -> tuple[Ledger, Terms[T]]:
         ledger = Ledger(self._config, self._name, self._options.close_timeout)
@@ -163,6 +163,7 @@ class ConnectionPool(Generic[T]):
             ConnectionError: The server could not be reached, or `configure` failed.
             ValueError: The URI is not one, or is relative without `base_uri`.
             TypeError: An argument has the wrong type.
+            InvalidStateError: Called from a finalizer or signal handler that interrupted the pool itself.
         """
         if self._ledger.pid != getpid():
             self._begin_anew()
@@ -810,6 +811,8 @@ class ConnectionPool(Generic[T]):
         self._begin_anew()
         ledger, own = self._ledger, threading.get_ident()
         ledger.journal.muted = True
+        if not ledger.entries:
+            return
         lent = [permit.entry for permit in ledger.out() if permit.thread == own and permit.entry is not None]
         entries = [entry for entry in lent if not entry.wire.readlock.locked()]
         close_all(
@@ -842,7 +845,11 @@ class ConnectionPool(Generic[T]):
     # --- what it is ------------------------------------------------------------------------------------
 
     def stats(self) -> PoolStats:
-        """The pool's figures at this moment."""
+        """The pool's figures at this moment.
+
+        Raises:
+            InvalidStateError: Called from a finalizer or signal handler that interrupted the pool itself.
+        """
         self._begin_anew()
         return self._ledger.stats()
 
@@ -1010,17 +1017,22 @@ def _checker(pool: weakref.ref[ConnectionPool[Any]]) -> Callable[[Entry], bool]:
     return check
 
 
+def _all_pools() -> list[ConnectionPool[Any]]:
+    # No WeakSet: others may make pools meanwhile. CPython copies a plain set in one go.
+    return [pool for ref in list(_pools) if (pool := ref()) is not None]
+
+
 def _after_fork_in_child() -> None:
     for ledger in list(_ledgers):  # also those of pools that were dropped and still say goodbye
         if ledger.pid != getpid():
             ledger.disown()
-    for pool in list(_pools):
+    for pool in _all_pools():
         pool._begin_anew()
 
 
 def _close_at_exit() -> None:
     deadline = monotonic() + _EXIT_PATIENCE
-    for pool in list(_pools):
+    for pool in _all_pools():
         pool._leave(deadline)
 
 

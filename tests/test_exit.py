@@ -55,6 +55,15 @@ while pool.stats().total_messages_received < 50: time.sleep(0.001)
     + LENT
     + "node.conn = conn\n"
     "del pool, conn, node\n",
+    "pools are made meanwhile": IDLE
+    + """
+others = [ConnectionPool() for _ in range(10)]
+def meanwhile(frame, event, arg):           # as another thread might, between any two steps
+    sys.setprofile(None)
+    others.append(ConnectionPool())
+    if len(others) < 30: sys.setprofile(meanwhile)
+atexit.register(sys.setprofile, meanwhile)  # called just before the library's own
+""",
     "a debug log to a closed stream": "import logging\nstream = open(os.devnull, 'w')\n"
     + "logging.basicConfig(level=logging.DEBUG, stream=stream)\n"
     + IDLE
