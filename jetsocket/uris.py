@@ -1,7 +1,7 @@
 """What a WebSocket URI means, how a path joins a base, and how a URI may be shown (RFC 6455 §3, RFC 3986).
 
 The splitting is done here and not by ``urllib.parse``: that one drops control characters silently, and puts
-passwords into its error messages. Only the joining of a path to a base is its own.
+passwords into its error messages; and its ``urljoin`` drops empty segments and an empty query.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import socket
 import string
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote, unquote_to_bytes, urljoin
+from urllib.parse import quote, unquote_to_bytes
 
 __all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
 
@@ -100,7 +100,7 @@ def parse(uri: str) -> Target:
 
 
 def resolve(uri_or_path: str, base: Target | str | None) -> Target:
-    """Read an absolute URI, or join a path to a base as ``urllib.parse.urljoin`` does (RFC 3986 §5.2).
+    """Read an absolute URI, or join a path to a base (RFC 3986 §5.2).
 
     Args:
         uri_or_path: ``wss://host/path``, ``//host/path`` (with the base's scheme), ``/path``, ``path``,
@@ -174,7 +174,34 @@ def _resolve(text: str, base: Target | None) -> Target:
         raise _Fault("a relative path needs base_uri; give the pool one, or write wss://host/path")
     if text.startswith("//"):
         return _parse(f"{base.scheme}:{text}")
-    return _parse(urljoin(base.uri, text))
+    return _parse(base.uri.removesuffix(base.resource) + _joined(base.resource, text))
+
+
+def _joined(base: str, text: str) -> str:
+    """Join a path, with or without a query, to a resource (RFC 3986 §5.2.2)."""
+    if not text:
+        return base
+    base_path = base.partition("?")[0]
+    path, mark, query = text.partition("?")
+    if not path:
+        path = base_path
+    elif not path.startswith("/"):
+        path = base_path[: base_path.rindex("/") + 1] + path
+    return _without_dots(path) + mark + query
+
+
+def _without_dots(path: str) -> str:
+    """Resolve the segments ``.`` and ``..`` of an absolute path (RFC 3986 §5.2.4)."""
+    segments = path.split("/")[1:]
+    kept: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
 
 
 def _parse(uri: str) -> Target:

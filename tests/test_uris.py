@@ -9,7 +9,7 @@ from time import thread_time
 from urllib.parse import quote, urljoin
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from jetsocket.uris import parse, redact, resolve, same_origin
@@ -174,6 +174,11 @@ def test_a_uri_is_a_str(bad: object) -> None:
         ("wss://h/api/?a=1", "", "wss://h/api/?a=1"),
         ("wss://h/api/x?a=1", "?q=1", "wss://h/api/x?q=1"),
         ("wss://h/a/b", "../c", "wss://h/c"),
+        ("wss://h/a/b", "../../../c/./d/..", "wss://h/c/"),
+        ("wss://h/a//b", "p/https://x", "wss://h/a//p/https://x"),
+        ("wss://h/a/", "/x?", "wss://h/x?"),
+        ("wss://h/a?b", "?", "wss://h/a?"),
+        ("wss://h/a?b/../c", "x;y?z/../..", "wss://h/x;y?z/../.."),
         ("wss://h", "ü", "wss://h/%C3%BC"),
         ("wss://h", "./a:b", "wss://h/a:b"),
         ("wss://h:8443/x", "//o:99/y", "wss://o:99/y"),
@@ -323,6 +328,7 @@ def test_the_canonical_uri_means_the_same(uri: str) -> None:
 def test_paths_join_as_urljoin_does(uri: str, path: str) -> None:
     base = parse(uri)
     relative = "/" + path.lstrip("/\\")
+    assume("//" not in relative and not relative.endswith("?"))  # which urljoin changes
     assert resolve(relative, base) == parse(urljoin(base.uri, relative))
     assert same_origin(resolve(relative, base), base)
 
