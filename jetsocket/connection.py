@@ -189,16 +189,20 @@ class PooledConnection(Generic[T]):
             binary: True sends a binary message, False a text one; None goes by the type of `data`.
 
         Raises:
-            TypeError: `data` is neither `str` nor `bytes`.
+            TypeError: `data` is neither `str` nor `bytes`, or `binary` no bool.
             ValueError: `bytes` that are not UTF-8 can't go out as text.
             TimeoutError: As `send`.
             ConnectionClosedError: As `send`.
             InvalidStateError: The lease was released.
         """
         payload = data if type(data) is str or type(data) is bytes else _raw(data)
-        if binary is False and isinstance(payload, bytes):
-            payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
-        text = None if binary is None else not binary
+        text = None
+        if binary is not None:
+            if not isinstance(binary, bool):
+                raise TypeError(f"binary must be True, False or None, not {binary!r}")
+            text = not binary
+            if text and isinstance(payload, bytes):
+                payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
         limit = self._terms.send_timeout
         self._send(payload, text, self._until(limit), limit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections import OrderedDict
@@ -132,15 +133,18 @@ class Permits:
         Returns:
             How many permits were lost (more than 0) or too many (less).
         """
-        free = 0
-        while self._semaphore.acquire(blocking=False):
-            free += 1
-        should_be = self.count - len(self.held)
-        for _ in range(should_be):
-            self._semaphore.release()
+        out = len(self.held)
+        # By giving back all that is out, not by taking all that is free: there may be millions of those.
+        missing = 0
+        with contextlib.suppress(ValueError):  # it is full
+            while True:
+                self._semaphore.release()
+                missing += 1
+        for _ in self.held:
+            self._semaphore.acquire(blocking=False)
         while self.line and self._semaphore.acquire(blocking=False):
             self._grant_first()
-        return should_be - free
+        return missing - out
 
     def renew(self) -> None:
         """Take a new semaphore that agrees with `held`: in the old one, an exception may have struck."""

@@ -52,7 +52,7 @@ _numbers = itertools.count(1)
 _pools: set[weakref.ref[ConnectionPool[Any]]] = set()
 _ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
-_KNOWN_URIS = 256  # resolved URIs that a pool remembers, at least
+_KNOWN_URIS, _MOST_KNOWN_URIS = 256, 65_536  # resolved URIs that a pool remembers, at least and at most
 _LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
 _ROOM_PATIENCE = 1.0  # s that a connection has for its goodbye when its slot is wanted
 _ROOM_SHARE = 0.25  # of what an acquire has left, at most: the rest is for connecting
@@ -116,6 +116,8 @@ class ConnectionPool(Generic[T]):
                 raise TypeError(
                     f"{label} must be an ordinary function, not an async one or a generator: {callback!r}"
                 )
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str or None, not {name!r}")
         self._config = config if config is not None else ConnectionPoolConfig()
         self._options = Options.from_kwargs(manager_kwargs)
         self._base = None if base_uri is None else parse(base_uri)
@@ -125,7 +127,8 @@ class ConnectionPool(Generic[T]):
         )
         self._configure, self._reset, self._check = configure, reset, check
         self._max_idle_time = self._config.max_idle_time
-        known = max(_KNOWN_URIS, self._config.max_connections)  # resolving costs as much as borrowing
+        # Resolving costs as much as borrowing.
+        known = min(max(_KNOWN_URIS, self._config.max_connections), _MOST_KNOWN_URIS)
         self._resolve = functools.lru_cache(known)(functools.partial(_resolve, base=self._base))
         self._ledger, self._terms = self._new_books()
         self._housekeeper: Housekeeper | None = None
@@ -953,7 +956,8 @@ def worth_retrying(error: BaseException) -> bool:
 
 def backoff(attempt: int, jitter: float) -> float:
     """How long to wait (s) after the so-manieth failed attempt: exponential, with full jitter in [0, 1)."""
-    return float(min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** (attempt - 1)) * jitter)
+    doublings = min(attempt - 1, 10)  # more would be more than the most, and one day too much for a float
+    return float(min(_BACKOFF_MOST, _BACKOFF_FIRST * 2**doublings) * jitter)
 
 
 def why_exhausted(permit: Permit, config: ConnectionPoolConfig) -> str:

@@ -106,6 +106,8 @@ def test_what_cannot_be_sent_leaves_the_connection_clean(echo: EchoServer, make_
             conn.send(circle)
         with pytest.raises(TypeError, match="send_raw takes str or bytes"):
             conn.send_raw({"a": 1})  # type: ignore[arg-type]  # the point
+        with pytest.raises(TypeError, match="binary must be True, False or None"):
+            conn.send_raw(b"x", binary=0)  # type: ignore[arg-type]  # the point
         with pytest.raises(UnicodeDecodeError):
             conn.send_raw(b"\xff", binary=False)
         with pytest.raises(UnicodeEncodeError):

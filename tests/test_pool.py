@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -973,6 +974,7 @@ def test_backoff_grows_within_its_bounds() -> None:
     assert most[0] <= 0.1
     assert most[-1] <= 5.0
     assert backoff(3, 0.0) == 0.0
+    assert backoff(10**6, 0.5) == 2.5
 
 
 # --- prewarm, drain, lifetime, leaks, close
@@ -1167,11 +1169,20 @@ def test_bad_arguments_cost_no_permit(echo: EchoServer, make_pool: MakePool) -> 
         {"check": object()},
         {"manager_kwargs": {"extra_header": {}}},
         {"base_uri": 7},
+        {"name": 7},
     ],
 )
 def test_bad_pools_are_not_made(given: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
         ConnectionPool(**given)
+
+
+@pytest.mark.parametrize("size", [10**9, sys.maxsize, 10**30])
+def test_a_pool_that_is_as_good_as_unlimited(echo: EchoServer, make_pool: MakePool, size: int) -> None:
+    pool = make_pool(echo, max_connections=size)
+    for number in range(3):
+        assert pool.request("/", number, 5) == number
+        assert pool._ledger.recount() == 0  # as the housekeeper does, with all waiting for it
 
 
 def test_many_pools_and_names(echo: EchoServer, make_pool: MakePool) -> None:
