@@ -414,6 +414,19 @@ def test_what_the_thread_inside_gives_back_itself_is_booked_when_it_leaves() -> 
     assert list(ledger.faults()) == []
 
 
+def test_what_came_back_counts_as_idle_before_it_is_booked() -> None:
+    ledger = new_ledger()
+    permit = borrow(ledger)
+    assert permit.entry is not None
+    key = permit.entry.key
+    with ledger.lock:  # as another thread's step
+        give_back(ledger, permit)
+    assert permit.held
+    assert ledger.idle_count(key) == 1  # or prewarm() would open one too many
+    assert not permit.held
+    assert ledger.idle_count(key) == 1
+
+
 def test_a_step_that_raises_books_what_came_back_meanwhile() -> None:
     ledger = new_ledger(cap=1)
     permit = borrow(ledger)
