@@ -94,11 +94,14 @@ class ConnectionPool(Generic[T]):
             base_uri: What paths given to `acquire` are relative to.
             manager_kwargs: How connections are made; see the table in docs/usage.md.
             configure: Called once with each new connection, before its first borrower: log in, swallow a
-                greeting. Within the acquire's deadline. What it sends and receives counts for nobody.
-            reset: Called with each connection that is released. If it returns, the connection is clean
-                whatever the rule says. Within health_check_timeout.
+                greeting. Within the acquire's deadline. What it sends and receives counts for nobody, so
+                it must read every reply it asks for: the first borrower would take it for theirs.
+            reset: Called with each connection that is released. If it returns, the connection is kept,
+                whatever the rule says of the lease; not if something is unread then. Within
+                health_check_timeout.
             check: Called with a connection that has been idle for health_check_interval, in place of a
-                ping, for servers that answer none. Within health_check_timeout.
+                ping, for servers that answer none; lent ones are not pinged then. Within
+                health_check_timeout.
                 Any of these three raising, or taking too long, means: close this connection, never lend it.
             name: For log lines and threads.
 
