@@ -569,9 +569,8 @@ class Ledger:
 
     @_step
     def idle_count(self, key: str) -> int:
-        """How many are idle under this key, with those that came back and are not booked yet."""
-        back = [permit.entry for permit in self.returned.copy() if permit.held and permit.reason is None]
-        return self.idle.count(key) + sum(entry is not None and entry.key == key for entry in back)
+        """How many are idle under this key."""
+        return self.idle.count(key)
 
     @_step
     def faults(self) -> list[str]:
