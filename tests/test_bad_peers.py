@@ -187,9 +187,16 @@ REFUSALS: dict[str, tuple[Bad, int | None]] = {
             "429 Too Many Requests",
             "500 Internal Server Error",
             "503 Service Unavailable",
-            "100 Continue",
         )
     },
+    "after an interim response": (
+        say(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", servers.response("403 Forbidden")),
+        403,
+    ),
+    "interim responses without end": (
+        lambda sock, request: flood(b"HTTP/1.1 102 Processing\r\n\r\n" * 1000)(sock),
+        None,
+    ),
     "301 without a location": (say(servers.response("301 Moved")), 301),
     "a body of unknown length, held": (say(servers.response("403 Forbidden", body=b"never ends")), 403),
     "64 MiB of body": (big_refusal, 401),

@@ -28,11 +28,13 @@ MAX_ERROR_BODY = 4 * 1024
 _SHOWN_REASON = 100  # characters of a status line's reason, or of a header, that go into a message
 _ERROR_BODY_PATIENCE = 1.0  # s, for a body whose length nobody told
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_WITHOUT_BODY = frozenset({204, 304})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5
 _BREAKS = re.compile(r"[\r\n\0]")  # dangerous in a value; to be refused, or replaced (RFC 9110 §5.5)
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _LENGTH = re.compile("[0-9]{1,10}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What websocket-client needs to see of the answer. Cookies above all must not get to it: its jar is
@@ -110,6 +112,26 @@ def parse_head(head: bytes) -> tuple[int, str, Headers]:
             raise ValueError(f"the header line {name[:32]} has a CR, LF or NUL in its value")
         fields.append((name, value.strip(" \t")))
     return int(status[1]), (status[2] or b"").decode("latin-1"), Headers(fields)
+
+
+def unchunk(body: bytes) -> tuple[bytes, bool]:
+    """The content of a chunked body as far as it has come, and whether there is no more (RFC 9112 §7.1).
+
+    A body that does not begin with a chunk is its own content.
+    """
+    parts: list[bytes] = []
+    start = 0
+    while (end := body.find(b"\r\n", start)) >= 0 and (found := _CHUNK_SIZE.match(body, start, end)):
+        start = end + 2 + int(found[0], 16)
+        if start == end + 2:
+            return b"".join(parts), True
+        parts.append(body[end + 2 : start])
+        start += 2
+    return (b"".join(parts) if parts else body), False
+
+
+def _is_chunked(headers: Headers) -> bool:
+    return headers.get("transfer-encoding", "").lower().endswith("chunked")
 
 
 def accept_for(key: bytes) -> str:
@@ -258,12 +280,7 @@ class Upgrade:
 
     def _read_answer(self) -> bytes:
         """What of the answer concerns websocket-client, once it is whole and says 101."""
-        head, rest = self._read_head()
-        try:
-            status, reason, headers = parse_head(head)
-        except ValueError as error:
-            why = self._unless_echoed(error, head.decode("latin-1"))
-            raise self._refused(f"the server did not answer in HTTP: {why}") from None
+        status, reason, headers, rest = self._read_final_head()
         if status != 101:
             self._refuse(status, reason, headers, rest)
         try:
@@ -278,25 +295,43 @@ class Upgrade:
         shown = [f"{name}:{headers[name]}" for name in _SHOWN if name in headers]
         return "\n".join(["HTTP/1.1 101", *shown, "", ""]).encode("latin-1")
 
-    def _read_head(self) -> tuple[bytes, bytes]:
-        data = bytearray()
+    def _read_final_head(self) -> tuple[int, str, Headers, bytes]:
+        """Status, reason and headers, and what came behind them; interim responses are skipped."""
+        rest, left = b"", MAX_HEAD
+        while True:
+            head, rest = self._read_head(rest, left)
+            left -= len(head)
+            try:
+                status, reason, headers = parse_head(head)
+            except ValueError as error:
+                why = self._unless_echoed(error, head.decode("latin-1"))
+                raise self._refused(f"the server did not answer in HTTP: {why}") from None
+            if status == 101 or status >= 200:
+                return status, reason, headers, rest
+            # A 103, say: any number may come (RFC 9110 §15.2), as far as the limit of the head goes.
+
+    def _read_head(self, come: bytes, most: int) -> tuple[bytes, bytes]:
+        """A head of at most so many B, of which some may have come already, and what came behind it."""
+        data = bytearray(come)
         seen = 0
         while (end := data.find(b"\r\n\r\n", max(0, seen - 3))) < 0:
             seen = len(data)
-            if seen > MAX_HEAD:
+            if seen > most:
                 raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
             more = self._read(self._deadline)
             if not more:
                 said = f"after {seen} B of its answer" if seen else "without an answer"
                 raise self._refused(f"the server closed the connection {said}")
             data += more
-        if end > MAX_HEAD:
+        if end > most:
             raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
         return bytes(data[:end]), bytes(data[end + 4 :])
 
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
-        body = self._read_body(headers, body)
-        if status in _REDIRECTS and "location" in headers:
+        leads_on = status in _REDIRECTS and "location" in headers  # then the body is of no interest
+        patience = 0.0 if leads_on else _ERROR_BODY_PATIENCE
+        body = b"" if status in _WITHOUT_BODY else self._read_body(headers, body, patience)
+        if leads_on:
             shown = redact(self._hide(headers["location"]))
             text = self._text(f"the server redirects to {shown} ({status})")
             raise Redirected(text, status_code=status, headers=headers, body=body, shown=shown)
@@ -304,19 +339,23 @@ class Upgrade:
         told = f"the server refused with {status} {shown}".rstrip()
         raise self._refused(f"{told}; {_advice(status)}", status, headers, body)
 
-    def _read_body(self, headers: Headers, body: bytes) -> bytes:
-        """As much of a refusal's body as comes in time, at most MAX_ERROR_BODY."""
-        length = headers.get("content-length", "")
-        # At most ten digits: int() refuses thousands of them with a ValueError.
-        wanted = min(MAX_ERROR_BODY, int(length)) if _LENGTH.fullmatch(length) else MAX_ERROR_BODY
-        deadline = min(self._deadline, monotonic() + _ERROR_BODY_PATIENCE)
+    def _read_body(self, headers: Headers, body: bytes, patience: float) -> bytes:
+        """As much of a refusal's body as comes in time, at most MAX_ERROR_BODY, chunks with their framing."""
+        length, chunked = headers.get("content-length", ""), _is_chunked(headers)
+        wanted = MAX_ERROR_BODY
+        if _LENGTH.fullmatch(length) and not chunked:  # int() refuses thousands of digits with a ValueError
+            wanted = min(wanted, int(length))
+        deadline = min(self._deadline, monotonic() + patience)
         try:
-            while len(body) < wanted and (more := self._read(deadline)):
+            while len(body) < wanted and not (chunked and unchunk(body)[1]):
+                more = self._read(deadline)
+                if not more:
+                    break
                 body += more
         except OSError:
             # Late or cut off: the status is what counts, and the body is a courtesy.
             pass
-        return body[:wanted]
+        return unchunk(body[:wanted])[0] if chunked else body[:wanted]
 
     def _read(self, deadline: float) -> bytes:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from time import thread_time
+from time import monotonic, thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from jetsocket.exceptions import HandshakeError
 from jetsocket.uris import parse
-from jetsocket.wire.upgrade import MAX_HEAD, Headers, accept_for, check_upgrade, follow, parse_head
+from jetsocket.wire.upgrade import (
+    MAX_HEAD,
+    Headers,
+    accept_for,
+    check_upgrade,
+    follow,
+    parse_head,
+    unchunk,
+)
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.servers import RawServer
@@ -232,6 +240,57 @@ class TestOverASocket:
             WebSocket().connect(server.uri, timeout=5)
         assert caught.value.status_code == 503
         assert caught.value.body.startswith(b"later")
+
+    def test_interim_responses_come_before_the_upgrade(self, raw_server: RawFactory) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            request = servers.read_request(sock)
+            sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r")
+            sock.sendall(b"\n\r\n" + servers.upgrade_response(request) + servers.frame(1, b"early"))
+            servers.hold(sock)
+
+        ws = WebSocket()
+        ws.connect(raw_server(script).uri, timeout=5)
+        assert "link" not in ws.response_headers
+        ws.settimeout(5)
+        assert ws.recv() == "early"
+        ws.shutdown()
+
+    @pytest.mark.parametrize(
+        ("answer", "body"),
+        [
+            (b"204 No Content\r\n\r\n", b""),
+            (b"304 Not Modified\r\n\r\n", b""),
+            (b"302 Found\r\nLocation: /round-and-round\r\n\r\n", b""),
+            (
+                b"401 No\r\nTransfer-Encoding: x, Chunked\r\n\r\n5\r\nhello\r\n6;x=y\r\n there\r\n0\r\n\r\n",
+                b"hello there",
+            ),
+            (b"401 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b""),
+        ],
+        ids=["204", "304", "redirect", "chunked", "no chunk"],
+    )
+    def test_the_end_of_a_body_is_known_and_not_waited_for(
+        self, raw_server: RawFactory, monkeypatch: pytest.MonkeyPatch, answer: bytes, body: bytes
+    ) -> None:
+        monkeypatch.setattr("jetsocket.wire.upgrade._ERROR_BODY_PATIENCE", 60.0)
+
+        def script(sock: servers.socket.socket) -> None:
+            servers.read_request(sock)
+            sock.sendall(b"HTTP/1.1 " + answer)
+            servers.hold(sock)
+
+        server = raw_server(script)
+        start = monotonic()
+        with pytest.raises(HandshakeError) as caught:
+            WebSocket().connect(server.uri, timeout=10)
+        assert caught.value.body == body
+        assert monotonic() - start < 5
+
+    @given(st.lists(st.binary(min_size=1, max_size=50), max_size=5), st.integers(0, 400))
+    def test_chunks_are_joined_as_far_as_they_have_come(self, chunks: list[bytes], come: int) -> None:
+        framed = b"".join(b"%X\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+        assert unchunk(framed) == (b"".join(chunks), True)
+        assert unchunk(framed[:come])[1] == (come >= len(framed) - 2)
 
     @pytest.mark.parametrize(
         "location", ["http://[", "http://h:port/", "//", "http://user:pw@[::1", "\x01", "ws://\xe4.example/"]
