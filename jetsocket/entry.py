@@ -145,10 +145,10 @@ def why_unclean(
         return "half sent"
     if reuse == "always":
         return None
+    if timed_out:  # first, for it often is the exception, too
+        return "timeout"
     if failed:
         return "exception"
-    if timed_out:
-        return "timeout"
     if half_read:
         return "half read"
     if unread:

@@ -68,6 +68,10 @@ def test_each_fault_alone_has_its_own_reason(facts: dict[str, Any], reason: str)
     assert why_unclean("balanced", **{**CLEAN, **facts}) == reason
 
 
+def test_a_timeout_that_left_the_block_is_a_timeout() -> None:
+    assert why_unclean("balanced", **{**CLEAN, "failed": True, "timed_out": True}) == "timeout"
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_truth_table_of_idle_connections(mode: Reuse) -> None:
     names = ("alive", "half_sent", "half_read", "unread", "expired")

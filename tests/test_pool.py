@@ -217,6 +217,13 @@ def test_an_exception_in_the_block_closes_it(echo: EchoServer, make_pool: MakePo
     assert pool.stats().discards == {"exception": 3}
 
 
+def test_a_request_without_a_reply_in_time_counts_as_a_timeout(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo)
+    with pytest.raises(TimeoutError):
+        pool.request("/silent", 1, timeout=0.5)
+    assert pool.stats().discards == {"timeout": 1}
+
+
 def test_always_survives_an_exception(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, reuse="always")
     with pytest.raises(KeyError), pool.acquire("/") as conn:
