@@ -428,6 +428,8 @@ def _set_options(sock: socket.socket, options: Iterable[_Option]) -> None:
 def _outcome(sock: socket.socket) -> OSError | None:
     """How an attempt to connect ended; None: well."""
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code in (errno.EPIPE, errno.ECONNRESET) and _has_input(sock):
+        return None  # it was connected: a server that is too busy said so and hung up
     if code:
         return _os_error(code)
     try:
@@ -436,6 +438,12 @@ def _outcome(sock: socket.socket) -> OSError | None:
         return error.with_traceback(None)  # whose frames lead back to it and to the socket: a cycle
     # With nobody listening on the port dialled, the kernel may pick it as ours: a socket connected to itself.
     return _os_error(errno.ECONNREFUSED) if met_itself else None
+
+
+def _has_input(sock: socket.socket) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    return False
 
 
 def _os_error(code: int) -> OSError:

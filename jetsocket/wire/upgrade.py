@@ -10,6 +10,7 @@ import base64
 import builtins
 import hashlib
 import re
+import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 
@@ -234,6 +235,8 @@ class Upgrade:
         self._key = b""
         self._shown = b""  # what websocket-client has not read yet of the head
         self._has_answer = False
+        self._heard = False  # whether a byte of an answer came
+        self._not_sent: OSError | None = None  # why the request did not leave
 
     # --- what websocket-client calls -------------------------------------------------------------------
 
@@ -253,8 +256,10 @@ class Upgrade:
         self.request = b"GET " + resource + b" HTTP/1.1\r\n" + rest.decode("utf-8").encode("latin-1")
         try:
             self.stream.write(self.request, self._deadline)
-        except OSError as error:
+        except builtins.TimeoutError as error:
             self._fail(error, "sending the upgrade request")
+        except OSError as error:
+            self._not_sent = error  # a server that is too busy to read may have said so: `recv` looks
         return len(request)
 
     def recv(self, size: int) -> bytes:
@@ -264,6 +269,8 @@ class Upgrade:
             try:
                 self._shown = self._read_answer()
             except OSError as error:
+                if self._not_sent is not None and not self._heard and not isinstance(error, ssl.SSLError):
+                    self._fail(self._not_sent, "sending the upgrade request")
                 self._fail(error, "waiting for the answer to the upgrade request")
         if size == 1:
             # websocket-client asks for one byte after the other until it gets a line feed, and joins them. It
@@ -362,9 +369,10 @@ class Upgrade:
             if not self.stream.wait_readable(deadline):
                 raise self._late("waiting for the answer to the upgrade request")
             data = self.stream.read_now()
-            if self.stream.has_replies:  # the server may wait for them, as one does that renegotiates TLS
+            if self.stream.has_replies and not self.stream.broken:  # one that renegotiates TLS waits for them
                 self.stream.flush_now()
             if data is not None:
+                self._heard |= bool(data)
                 return data
 
     # --- errors ----------------------------------------------------------------------------------------

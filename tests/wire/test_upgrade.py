@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Callable
 from time import monotonic, thread_time
 
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetsocket.exceptions import HandshakeError
+from jetsocket.exceptions import ConnectionError, HandshakeError
 from jetsocket.uris import parse
+from jetsocket.wire.stream import Stream
 from jetsocket.wire.upgrade import (
     MAX_HEAD,
     Headers,
+    Upgrade,
     accept_for,
     check_upgrade,
     follow,
@@ -23,6 +26,7 @@ from jetsocket.wire.upgrade import (
 )
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
+from tests.conftest import Tls
 from tests.servers import RawServer
 
 RawFactory = Callable[..., RawServer]
@@ -220,6 +224,37 @@ class TestOverASocket:
         ws.connect(server.uri, timeout=5)
         ws.shutdown()
         assert "cookie" not in asked[-1].headers
+
+    def test_a_refusal_is_heard_though_the_request_was_not(self, raw_server: RawFactory) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            sock.sendall(servers.response("503 Busy", body=b"later"))
+            sock.shutdown(servers.socket.SHUT_WR)
+            servers.reset(sock)
+
+        server = raw_server(script)
+        for _ in range(40):  # where connecting, sending and reading meet the reset differs
+            with pytest.raises(HandshakeError, match="refused with 503 Busy") as caught:
+                WebSocket().connect(server.uri, timeout=5)
+            assert caught.value.body == b"later"
+
+    def test_so_is_an_alert(self, raw_server: RawFactory, tls: Tls) -> None:
+        context = tls.issue(servers.LOCALHOST)
+        context.verify_mode = ssl.CERT_REQUIRED
+        server = raw_server(servers.hold, ssl_context=context)
+        for _ in range(20):
+            with pytest.raises(ConnectionError, match="CERTIFICATE_REQUIRED"):
+                WebSocket().connect(server.uri, timeout=5, ssl_context=tls.client_context)
+
+    def test_a_server_that_goes_without_a_word_left_the_request_unsent(self) -> None:
+        near, far = servers.socket.socketpair()
+        upgrade = Upgrade(
+            Stream(near), parse("ws://h/"), subprotocols=(), deadline=monotonic() + 5, timeout=5.0
+        )
+        far.close()
+        upgrade.send(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(ConnectionError, match=r"sending the upgrade request: .*Broken pipe"):
+            upgrade.recv(1)
+        upgrade.close()
 
     @pytest.mark.parametrize(
         "fields",
