@@ -34,6 +34,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5
 _BREAKS = re.compile(r"[\r\n\0]")  # dangerous in a value; to be refused, or replaced (RFC 9110 §5.5)
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _LENGTH = re.compile("[0-9]{1,10}")
@@ -92,13 +93,17 @@ def header_fields(header: Mapping[str, str] | Iterable[str | tuple[str, str]]) -
     return fields
 
 
-def parse_head(head: bytes) -> tuple[int, str, Headers]:
+def parse_head(head: bytes, line_end: bytes = b"\r\n") -> tuple[int, str, Headers]:
     """Status, reason and headers of a response head.
+
+    Args:
+        head: Without the empty line at its end.
+        line_end: What ends each of its lines, and may be in none.
 
     Raises:
         ValueError: It is not HTTP/1.x; the text says where.
     """
-    first, *lines = head.split(b"\r\n")
+    first, *lines = head.split(line_end)
     status = _STATUS_LINE.fullmatch(first)
     if status is None:
         # No more than its first word: a server that echoes would have us show the request, secrets and all.
@@ -259,7 +264,8 @@ class Upgrade:
         except builtins.TimeoutError as error:
             self._fail(error, "sending the upgrade request")
         except OSError as error:
-            self._not_sent = error  # a server that is too busy to read may have said so: `recv` looks
+            # A server that is too busy to read may have said so: `recv` looks. Its frames lead back.
+            self._not_sent = error.with_traceback(None)
         return len(request)
 
     def recv(self, size: int) -> bytes:
@@ -306,10 +312,10 @@ class Upgrade:
         """Status, reason and headers, and what came behind them; interim responses are skipped."""
         rest, left = b"", MAX_HEAD
         while True:
-            head, rest = self._read_head(rest, left)
+            head, line_end, rest = self._read_head(rest, left)
             left -= len(head)
             try:
-                status, reason, headers = parse_head(head)
+                status, reason, headers = parse_head(head, line_end)
             except ValueError as error:
                 why = self._unless_echoed(error, head.decode("latin-1"))
                 raise self._refused(f"the server did not answer in HTTP: {why}") from None
@@ -317,11 +323,11 @@ class Upgrade:
                 return status, reason, headers, rest
             # A 103, say: any number may come (RFC 9110 §15.2), as far as the limit of the head goes.
 
-    def _read_head(self, come: bytes, most: int) -> tuple[bytes, bytes]:
-        """A head of at most so many B, of which some may have come already, and what came behind it."""
+    def _read_head(self, come: bytes, most: int) -> tuple[bytes, bytes, bytes]:
+        """A head of at most so many B (some may have come already), what ends its lines, and the rest."""
         data = bytearray(come)
         seen = 0
-        while (end := data.find(b"\r\n\r\n", max(0, seen - 3))) < 0:
+        while (found := _HEAD_END.search(data, max(0, seen - 3))) is None:
             seen = len(data)
             if seen > most:
                 raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
@@ -330,9 +336,15 @@ class Upgrade:
                 said = f"after {seen} B of its answer" if seen else "without an answer"
                 raise self._refused(f"the server closed the connection {said}")
             data += more
+        end, rest = found.span()
         if end > most:
             raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
-        return bytes(data[:end]), bytes(data[end + 4 :])
+        # Whoever ends the first line in LF alone may do so with all of them (RFC 9112 §2.2), but not now and
+        # then: what is one line to us must not be two to whoever reads it next.
+        line_end = b"\n" if data.find(b"\n") != data.find(b"\r\n") + 1 else b"\r\n"
+        if found[0] != line_end * 2:
+            raise self._refused("the server ends some lines of its answer in CR LF, and others in LF alone")
+        return bytes(data[:end]), line_end, bytes(data[rest:])
 
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
         leads_on = status in _REDIRECTS and "location" in headers  # then the body is of no interest

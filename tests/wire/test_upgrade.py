@@ -256,6 +256,46 @@ class TestOverASocket:
             upgrade.recv(1)
         upgrade.close()
 
+    def test_all_lines_may_end_in_a_line_feed_alone(self, raw_server: RawFactory) -> None:
+        asked: list[servers.Upgrade] = []
+
+        def script(sock: servers.socket.socket) -> None:
+            asked.append(servers.read_request(sock))
+            fields = [("Set-Cookie", "sid=evil; Domain=handshake.invalid"), ("X", "y")]
+            head = servers.upgrade_response(asked[-1], fields).replace(b"\r\n", b"\n")
+            sock.sendall(head + servers.frame(1, b"\r\n\r\n"))
+            servers.hold(sock)
+
+        server = raw_server(script)
+        for _ in range(2):
+            ws = WebSocket()
+            ws.connect(server.uri, timeout=5)
+            assert ws.response_headers["x"] == "y"
+            assert ws.recv_message(monotonic() + 5) == "\r\n\r\n"
+            ws.shutdown()
+        assert "cookie" not in asked[-1].headers
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"HTTP/1.1 101 OK\r\nUpgrade: websocket\nConnection: Upgrade\n\n",
+            b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\n\r\n",
+            b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\n",
+            b"HTTP/1.1 101 OK\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            b"HTTP/1.1 101 OK\nUpgrade: websocket\r\nConnection: Upgrade\n\n",
+            b"garbage\n\n",
+        ],
+    )
+    def test_some_may_not(self, raw_server: RawFactory, head: bytes) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            servers.read_request(sock)
+            sock.sendall(head)
+            servers.hold(sock)
+
+        server = raw_server(script)
+        with pytest.raises(HandshakeError, match=r"LF alone|has a CR, LF or NUL|not a HTTP"):
+            WebSocket().connect(server.uri, timeout=5)
+
     @pytest.mark.parametrize(
         "fields",
         [
