@@ -14,6 +14,7 @@ from jetsocket import uris
 from jetsocket.wire.stream import Stream
 
 _MAX_HEAD = 65536  # bytes of a proxy's answer to CONNECT
+_MOST_LOGIN = 255  # characters of a user name, and of a password, RFC 1929 §2
 _SHOWN_REPLY = 200  # characters of what a proxy says that go into a message
 _VARIABLES = {
     "http": ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"),
@@ -49,6 +50,8 @@ class Proxy(NamedTuple):
         except ValueError:
             raise ValueError("the port in its URL is not a number from 1 to 65535") from None
         username, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
+        if parts.scheme != "http" and not _fits_socks(username, password):
+            raise ValueError("a SOCKS user name or password is ASCII, without NUL, of at most 255 characters")
         return cls(parts.scheme, parts.hostname, port, username, password)
 
     @property
@@ -176,6 +179,11 @@ def redact_proxy(url: str) -> str:
         return "***"
     credentials = "***@" if "@" in parts.netloc else ""
     return f"{parts.scheme}://{credentials}{uris.bracketed(parts.hostname or '')}{port}"
+
+
+def _fits_socks(*texts: str) -> bool:
+    """Whether python-socks can send them, RFC 1929 §2; it would show what is not ASCII in its error."""
+    return all(text.isascii() and "\0" not in text and len(text) <= _MOST_LOGIN for text in texts)
 
 
 def _split_proxy(url: str) -> urllib.parse.SplitResult:

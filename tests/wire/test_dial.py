@@ -672,6 +672,10 @@ class TestProxy:
             ("http://127.0.0.1:99999", "port"),
             ("http://127.0.0.1:none", "port"),
             ("http://[::1", "correct the proxy's URL"),
+            ("socks5://u:s3cret%C3%BC@127.0.0.1:1", "SOCKS user name or password is ASCII"),
+            ("socks5h://%C3%BC:s3cret@127.0.0.1:1", "correct the proxy's URL"),
+            ("socks4a://u%00x@127.0.0.1:1", "without NUL"),
+            (f"socks5://{'u' * 256}:s3cret@127.0.0.1:1", "at most 255 characters"),
         ],
     )
     def test_urls_that_name_no_proxy(self, url: str, message: str) -> None:
