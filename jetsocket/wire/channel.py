@@ -300,7 +300,7 @@ class Channel:
         if self.lock.locked():  # in a send: the sender must not wait for the server to take it, nor a reader
             self._live_stream().abort()
 
-    def read_available(self, until: float | None = None) -> None:
+    def read_available(self, until: float | None = None, *, quick: bool = False) -> None:
         """Take in what is there, without waiting; the caller holds `readlock`.
 
         Reads at most 1 MiB ahead of a borrower who does not read, each message counted with 64 B of overhead:
@@ -308,6 +308,7 @@ class Channel:
 
         Args:
             until: Begin no read after that (monotonic, s) once 16 KiB have come; None: 50 ms from now.
+            quick: As for `look`.
         """
         if self._reading:  # before others get it: with reuse="always" nobody else would notice
             self._lose("reading was interrupted half-way")
@@ -316,6 +317,8 @@ class Channel:
             self._left_unread = False  # nearly always: at each acquire and release
             return
         self._left_unread = True
+        if quick and stream is not None and stream.waiting > _LITTLE:
+            return
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         until, enough = monotonic() + _LAST_LOOK if until is None else until, self._ahead + _LITTLE
@@ -367,11 +370,7 @@ class Channel:
         if not self.readlock.acquire(blocking=False) and not self._outlast_tend():
             return False
         try:
-            stream = self._stream
-            if quick and stream is not None and not self._reading and stream.waiting > _LITTLE:
-                self._left_unread = True
-            else:
-                self.read_available(0.0 if quick else None)
+            self.read_available(0.0 if quick else None, quick=quick)
         finally:
             self.readlock.release()
         return True
