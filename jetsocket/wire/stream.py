@@ -665,7 +665,9 @@ def waiting(fd: int) -> int:
 
 
 def _ask_kernel(fd: int, what: str) -> int:
-    if sys.platform == "win32" or fd < 0:
+    if sys.platform == "win32":
+        return 0
+    if fd < 0 or not hasattr(termios, what):
         return 0
     try:
         return int(_INT.unpack(fcntl.ioctl(fd, getattr(termios, what), bytes(_INT.size)))[0])
