@@ -810,17 +810,17 @@ class ConnectionPool(Generic[T]):
             keeper.join(_ROOM_PATIENCE)
 
     def _leave(self, deadline: float) -> None:
-        """When the interpreter ends: say goodbye to what is idle or this thread's, and leave the rest be.
+        """When the interpreter ends: say goodbye on each connection that nobody is using just now.
 
         Nobody is woken and nothing is refused: a daemon thread would have time to print the error.
         """
         self._begin_anew()
-        ledger, own = self._ledger, threading.get_ident()
+        ledger = self._ledger
         ledger.journal.muted = True
         if not ledger.entries:
             return
-        lent = [permit.entry for permit in ledger.out() if permit.thread == own and permit.entry is not None]
-        entries = [entry for entry in lent if not entry.wire.readlock.locked()]
+        lent = [permit.entry for permit in ledger.out() if permit.entry is not None]
+        entries = [entry for entry in lent if entry.wire.take_leave()]
         close_all(
             [*ledger.say_goodbye(), *ledger.idle_too_long(math.inf), *entries],
             max(0.0, deadline - monotonic()),

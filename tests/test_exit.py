@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 
 from tests import scripts
-from tests.servers import EchoServer, RawServer, after_upgrade
+from tests.servers import EchoServer, RawServer, after_upgrade, wait_until
 
 OPEN = """
 import atexit, os, signal, sys, threading, time
@@ -173,14 +174,64 @@ def test_a_black_hole_does_not_hold_the_exit_up() -> None:
         assert run_promptly(script + ENDED, hole.uri).check().took < 0.5
 
 
-def test_the_server_hears_a_goodbye_at_exit(echo_server: object) -> None:
+BORROWERS = {
+    "idle": (IDLE, 1),
+    "lent": (LENT, 1),
+    "a thread that has ended": (
+        "held = []\n"
+        "thread = threading.Thread(target=lambda: held.append(pool.acquire('/')))\n"
+        "thread.start(); thread.join()\n",
+        1,
+    ),
+    "an executor": (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "threads = ThreadPoolExecutor(2)\n"
+        "held = list(threads.map(pool.acquire, ['/'] * 2))\n",
+        2,
+    ),
+    "a daemon thread that uses it once more": (
+        """
+ready = threading.Event()
+def work():
+    conn = pool.acquire('/')
+    ready.set()
+    left.wait()
+    conn.request(1)
+left = threading.Event()
+threading.Thread(target=work, daemon=True).start(); ready.wait()
+leave = pool._leave
+pool._leave = lambda deadline: (leave(deadline), left.set(), time.sleep(0.05))
+""",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("borrower", BORROWERS)
+def test_the_server_hears_a_goodbye_at_exit(borrower: str) -> None:
     codes: list[int | None] = []
 
-    def note(conn: object) -> None:
-        for message in conn:  # type: ignore[attr-defined]
-            conn.send(message)  # type: ignore[attr-defined]
-        codes.append(conn.close_code)  # type: ignore[attr-defined]
+    def note(conn: Any) -> None:
+        for message in conn:
+            conn.send(message)
+        codes.append(conn.close_code)
 
+    script, count = BORROWERS[borrower]
     with EchoServer(note) as server:
-        scripts.run(OPEN + IDLE + ENDED, server.uri).check()
-    assert codes == [1001]
+        scripts.run(OPEN + script + ENDED, server.uri).check()
+        wait_until(lambda: len(codes) == count)
+    assert codes == [1001] * count
+
+
+def test_a_lease_that_is_used_after_the_goodbye_tells_so(echo: EchoServer) -> None:
+    script = """
+import atexit
+def late():
+    for use in (lambda: conn.send(1), lambda: conn.recv(), lambda: conn.ping()):
+        try: use()
+        except ConnectionError as error: print(error.args[0].rpartition(": ")[2])
+    conn.release(); pool.close()
+atexit.register(late)       # before the library is imported: it runs behind the library's own
+"""
+    ended = run_promptly(script + OPEN + LENT + "conn.request(1)\n", echo.uri)
+    assert ended.check().out.splitlines() == ["the process ends"] * 3

@@ -275,16 +275,23 @@ class InterruptedSession:
 @pytest.mark.parametrize("call", ["read", "write"])
 @pytest.mark.parametrize("what", ["release", "close"])
 def test_a_return_inside_a_tls_session_does_not_wait_for_itself(
-    echo_tls: EchoServer, tls: Tls, make_pool: Callable[..., Any], what: str, call: str
+    echo_tls: EchoServer,
+    tls: Tls,
+    make_pool: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    call: str,
 ) -> None:
+    monkeypatch.setattr("jetsocket.housekeeper.TICK", 60.0)  # or it might read what is to be read here
     pool = make_pool(echo_tls, manager_kwargs={"ssl_context": tls.client_context}, max_connections=1)
     outcome: list[Exception] = []
 
     def borrow() -> None:
         conn = pool.acquire("/")
         stream = conn._entry.wire._stream
+        wait_until(lambda: echo_tls.connections and pool._housekeeper._next_audit > 0)  # it has been round
         echo_tls.connections[0].send("1")  # there is something to look at
-        assert stream.wait_readable(None)
+        assert stream.wait_readable(monotonic() + 5)
         do = conn.release if what == "release" else pool.close
         stream._tls._session = InterruptedSession(stream._tls._session, call, do)
         try:

@@ -138,6 +138,7 @@ class Channel:
         self._drained = 0  # B thrown away since the goodbye
         self._tended_by = 0  # the thread that is in `tend`
         self._pushed_by = 0  # the thread that sends a ping or pong by the way
+        self._left_by = 0  # the thread that has taken leave
 
     # --- what it is ------------------------------------------------------------------------------------
 
@@ -725,7 +726,7 @@ class Channel:
         if stream is None or stream.closed:
             return True
         if not self.readlock.acquire(blocking=False):
-            return False
+            return self._left_by == threading.get_ident() and self._drain(stream)
         try:
             return self._drain(stream, until)
         finally:
@@ -782,6 +783,28 @@ class Channel:
         """Until when the server may still close TCP itself."""
         return math.inf if self._reply_at is None else self._reply_at + _LINGER
 
+    def take_leave(self) -> bool:
+        """Say goodbye as the process ends (1001), if nobody is inside; and let nobody in any more.
+
+        A daemon thread that comes later waits, and ends with the process; an error it would print.
+
+        Returns:
+            Whether that was possible; then `poll_close`, in this thread.
+        """
+        if not self.connected or not self.lock.acquire(blocking=False):
+            return False
+        if self._is_mid_frame() or not self.readlock.acquire(blocking=False):
+            self.lock.release()
+            return False
+        if not self._push(CLOSE, encode_close(1001)):
+            self.readlock.release()
+            self.lock.release()
+            return False
+        self._close_sent = True
+        self._left_by = threading.get_ident()
+        self._fail(self._closed("the process ends"))
+        return True
+
     def cut(self, why: str, code: int = ABNORMAL) -> None:
         """End it now, in whatever state: blocked senders and readers wake with ConnectionClosedError.
 
@@ -822,7 +845,7 @@ class Channel:
         # so does this thread, if a signal handler forked.
         if type(self.lock).__module__ == "_thread" and not self._is_inside():
             self.lock, self.readlock = threading.Lock(), threading.Lock()
-        self._tended_by = self._pushed_by = 0
+        self._tended_by = self._pushed_by = self._left_by = 0
         if self._stream is not None:
             self._stream.disown()
 
@@ -878,6 +901,8 @@ class Channel:
         return self._stream
 
     def _wait_for(self, lock: Any, deadline: float | None, operation: str) -> None:
+        if self._left_by == threading.get_ident():
+            self._raise_failure()  # it would wait for itself
         timeout = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
         if not lock.acquire(timeout=timeout):
             raise self._late(operation, deadline)

@@ -137,6 +137,7 @@ class _Tls:
         self._ended = False  # the peer said close_notify
         self._head = b""  # the beginning of a record's head, if what was fed ends within one
         self._missing = 0  # bytes that the last record lacks
+        self.is_flooded = False  # whether so many answers to reading wait to be sent that no more should be read
         self.version: str | None = None
         _fork_gate.enroll(self, self._lock)
 
@@ -188,6 +189,8 @@ class _Tls:
                     self._error = error
                     break
                 self._ended = not parts[-1]  # the peer's close_notify reads as b""
+            # Here, with the lock: while another thread encrypts, what it has done so far is in there, too.
+            self.is_flooded = self._outgoing.pending > _MOST_REPLIES
         return b"".join(parts) or (b"" if self._ended else None)
 
     def encrypt(self, data: memoryview) -> bytes:
@@ -225,11 +228,6 @@ class _Tls:
     def has_output(self) -> bool:
         """Whether reading has produced records that are to be sent (a KeyUpdate's answer, an alert)."""
         return self._outgoing.pending > 0
-
-    @property
-    def is_flooded(self) -> bool:
-        """Whether so much of that waits that no more should be read."""
-        return self._outgoing.pending > _MOST_REPLIES
 
 
 _TLS_CALLS = frozenset(call.__code__ for call in (_Tls.handshake, _Tls.feed, _Tls.decrypt, _Tls.encrypt))
