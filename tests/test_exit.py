@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -235,3 +236,21 @@ atexit.register(late)       # before the library is imported: it runs behind the
 """
     ended = run_promptly(script + OPEN + LENT + "conn.request(1)\n", echo.uri)
     assert ended.check().out.splitlines() == ["the process ends"] * 3
+
+
+@pytest.mark.parametrize("use", ["conn.send('bye')", "conn.recv()", "conn.ping(1)", "conn.request(1)"])
+def test_a_hook_that_runs_after_we_took_leave_gets_an_error(echo: EchoServer, use: str) -> None:
+    """Registered before jetsocket was imported, or a finalizer of a module."""
+    script = f"""
+    import atexit
+    def late():
+        try: {use}
+        except ConnectionError as error: print(type(error).__name__)
+        conn.release()
+    atexit.register(late)
+    import sys
+    from jetsocket import ConnectionPool
+    pool = ConnectionPool(base_uri=sys.argv[1])
+    conn = pool.acquire("/")
+    """
+    assert scripts.run(dedent(script), echo.uri, watchdog=20).check().out == "ConnectionClosedError\n"

@@ -259,6 +259,12 @@ def test_a_hundred_pools_leave_no_thread_behind(echo: EchoServer) -> None:
     wait_until(lambda: threading.active_count() <= before)
 
 
+@pytest.fixture
+def long_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The housekeeper comes by once, and leaves the rest to be read by the test."""
+    monkeypatch.setattr("jetsocket.housekeeper.TICK", 60.0)
+
+
 class InterruptedSession:
     """A TLS session; inside one of its calls comes, once, what a finalizer or signal handler does there."""
 
@@ -274,15 +280,10 @@ class InterruptedSession:
 
 @pytest.mark.parametrize("call", ["read", "write"])
 @pytest.mark.parametrize("what", ["release", "close"])
+@pytest.mark.usefixtures("long_rounds")
 def test_a_return_inside_a_tls_session_does_not_wait_for_itself(
-    echo_tls: EchoServer,
-    tls: Tls,
-    make_pool: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    what: str,
-    call: str,
+    echo_tls: EchoServer, tls: Tls, make_pool: Callable[..., Any], what: str, call: str
 ) -> None:
-    monkeypatch.setattr("jetsocket.housekeeper.TICK", 60.0)  # or it might read what is to be read here
     pool = make_pool(echo_tls, manager_kwargs={"ssl_context": tls.client_context}, max_connections=1)
     outcome: list[Exception] = []
 
