@@ -901,10 +901,8 @@ class Channel:
         return self._stream
 
     def _wait_for(self, lock: Any, deadline: float | None, operation: str) -> None:
-        if self._left_by == threading.get_ident():  # a hook or finalizer that runs after we took leave
-            self._raise_failure()
         if self._left_by == threading.get_ident():
-            self._raise_failure()  # it would wait for itself
+            self._raise_failure()  # a hook or finalizer that runs after that: it would wait for itself
         timeout = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
         if not lock.acquire(timeout=timeout):
             raise self._late(operation, deadline)

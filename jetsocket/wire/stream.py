@@ -137,9 +137,7 @@ class _Tls:
         self._ended = False  # the peer said close_notify
         self._head = b""  # the beginning of a record's head, if what was fed ends within one
         self._missing = 0  # bytes that the last record lacks
-        self.is_flooded = (
-            False  # whether so many answers to reading wait to be sent that no more should be read
-        )
+        self.is_flooded = False  # whether so many answers wait to be sent that no more should be read
         self.version: str | None = None
         _fork_gate.enroll(self, self._lock)
 
