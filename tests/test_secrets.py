@@ -9,6 +9,7 @@ import pickle
 import re
 import socket
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -284,16 +285,14 @@ def test_callbacks_that_raise_are_logged_without_secrets(
 def test_a_dropped_lease_is_warned_about_without_secrets(
     echo: EchoServer, log: pytest.LogCaptureFixture
 ) -> None:
-    def drop(pool: ConnectionPool[Any]) -> None:
-        pool.acquire(PATH)
-
     base = with_userinfo(echo.uri)
     with (
-        ConnectionPool(base_uri=base, manager_kwargs=OPTIONS) as pool,
-        pytest.warns(ResourceWarning) as caught,
+        warnings.catch_warnings(record=True) as caught,
+        ConnectionPool[Any](base_uri=base, manager_kwargs=OPTIONS) as pool,
     ):
-        drop(pool)
-        wait_until(lambda: len(caught) > 0)
+        warnings.simplefilter("always", ResourceWarning)
+        pool.acquire(PATH)
+        wait_until(lambda: caught)
     assert_no_secret("\n".join(str(warning.message) for warning in caught))
 
 
