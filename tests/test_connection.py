@@ -530,6 +530,7 @@ def test_killed_between_acquire_and_first_send(
         pool.request("/", 0, 5)
     else:
         pool.prewarm("/", 1)
+        wait_until(lambda: echo.open_now == 1)  # or there is nothing to kill yet
     with pool.acquire("/") as conn:
         first = conn.id
         kill(between, echo)
