@@ -24,7 +24,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from os import getpid
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import TypeAlias, TypeVar
 
@@ -90,29 +90,23 @@ class _ForkGate:
         self.renew()
 
     def renew(self) -> None:
-        """In a forked child: forget the parent's sessions, and a lock that another thread may have held."""
-        self._lock = threading.RLock()  # guards `_sessions`; a finalizer may connect inside `enroll`
-        self._sessions: weakref.WeakKeyDictionary[_Tls, threading.Lock] = weakref.WeakKeyDictionary()
+        """In a forked child: forget the parent's sessions."""
+        # No lock, which an interrupt could leave locked: CPython adds, discards and copies in one go each.
+        self._sessions: set[weakref.ref[_Tls]] = set()
 
-    def enroll(self, session: _Tls, lock: threading.Lock) -> None:
-        """Wait for that session, too: who is inside holds its lock."""
-        with self._lock:
-            self._sessions[session] = lock
+    def enroll(self, session: _Tls) -> None:
+        """Wait for that session, too."""
+        self._sessions.add(weakref.ref(session, self._sessions.discard))
 
     def wait(self) -> None:
         """Before a fork. In vain for a signal handler that came inside a session, hence the patience."""
         deadline = monotonic() + _FORK_PATIENCE
-        while (busy := self._busy()) is not None and (left := deadline - monotonic()) > 0:
-            if busy.acquire(timeout=left):
-                busy.release()
+        while self._is_busy() and monotonic() < deadline:
+            sleep(0.001)  # its lock is not waited for: an interrupt could leave that locked, too
 
-    def _busy(self) -> threading.Lock | None:
-        if not self._lock.acquire(timeout=_FORK_PATIENCE):
-            return None
-        try:
-            return next((lock for lock in self._sessions.values() if lock.locked()), None)
-        finally:
-            self._lock.release()
+    def _is_busy(self) -> bool:
+        sessions = [ref() for ref in list(self._sessions)]
+        return any(session is not None and session.is_busy for session in sessions)
 
 
 _fork_gate = _ForkGate()
@@ -139,7 +133,12 @@ class _Tls:
         self._missing = 0  # bytes that the last record lacks
         self.is_flooded = False  # whether so many answers wait to be sent that no more should be read
         self.version: str | None = None
-        _fork_gate.enroll(self, self._lock)
+        _fork_gate.enroll(self)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread is inside."""
+        return self._lock.locked()
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is done, False when the peer has to speak first."""

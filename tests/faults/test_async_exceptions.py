@@ -169,6 +169,38 @@ def test_a_connect_that_is_struck_at_any_moment_leaves_no_socket(
     assert moment > 50
 
 
+def test_a_connect_that_is_struck_locks_nobody_out(echo_tls: EchoServer, tls: Tls) -> None:
+    """Whatever all TLS sessions of the process share must not stay locked; here at each of its moments."""
+
+    def connect() -> None:
+        wire = WebSocket()
+        wire.connect(echo_tls.uri, timeout=HEALED, ssl_context=tls.client_context, proxy=None)
+        wire.shutdown()
+
+    class InEnroll(Strike):
+        def __call__(self, frame: FrameType, event: str, arg: object) -> None:
+            above: FrameType | None = frame
+            while above is not None and above.f_code.co_name != "enroll":
+                above = above.f_back
+            if above is not None:
+                super().__call__(frame, event, arg)
+
+    for moment in itertools.count():
+        sys.setprofile(InEnroll(moment))
+        try:
+            connect()
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        other = threading.Thread(target=connect, daemon=True)
+        other.start()
+        other.join(HEALED)
+        assert not other.is_alive(), f"struck at moment {moment}"
+    assert moment > 1
+
+
 @contextlib.contextmanager
 def struck_in(name: str) -> Iterator[None]:
     """Raise KeyboardInterrupt in this thread when that function of the library is called, and swallow it."""
