@@ -71,7 +71,13 @@ def dial(name: str, place: Place, *, tls: bool) -> Callable[[str], tuple[Any, Cl
 
         def open_one(path: str) -> tuple[Any, Close]:
             manager = connect(
-                base + path, compression=None, proxy=None, max_size=None, close_timeout=0.1, **secure
+                base + path,
+                compression=None,
+                proxy=None,
+                max_size=None,
+                open_timeout=60,
+                close_timeout=0.1,
+                **secure,
             )
             ws = manager.__enter__()
             return ws, ws.close
