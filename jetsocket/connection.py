@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 import weakref
@@ -454,10 +453,10 @@ class PooledConnection(Generic[T]):
         entry = self._entry
         if entry is not None:
             return entry
-        failure = self._told().wire.failure
-        if failure is None or self._is_released:
+        wire = self._told().wire
+        if wire.failure is None or self._is_released:
             raise not_held(self._told().target)
-        raise copy.copy(failure) from failure.__cause__
+        wire.raise_failure()
 
     def _told(self) -> Entry:
         assert self._shown is not None, "a lease that nobody has got yet"

@@ -291,14 +291,19 @@ class ConnectionPool(Generic[T]):
         permit.claimed = True
         permit.lent = False
         ledger.lent.discard(permit)
-        for entry in (permit.entry, permit.room):
-            if entry is not None:
-                entry.wire.holder = None
-                entry.wire.shutdown()
+        self._shut(permit)
         permit.reason, permit.gone = "connect failed", True
         ledger.give_back(permit)
         if not isinstance(error, (PoolExhaustedError, PoolClosedError)):
             ledger.journal.tell("[%s] acquire failed: %s", self._name, type(error).__name__)
+
+    @staticmethod
+    def _shut(permit: Permit) -> None:
+        """Close what hangs on a permit, and let nobody use it any more."""
+        for entry in (permit.entry, permit.room):
+            if entry is not None:
+                entry.wire.holder = None
+                entry.wire.shutdown()
 
     def _tell_of_close(self, error: BaseException) -> None:
         """Raise PoolClosedError in place of what `close` has made of connecting."""
@@ -629,9 +634,7 @@ class ConnectionPool(Generic[T]):
 
     def _abandon(self, permit: Permit) -> None:
         """Close what a permit that stays out was about to get; its slot is free again."""
-        for entry in (permit.entry, permit.room):
-            if entry is not None:
-                entry.wire.shutdown()
+        self._shut(permit)
         permit.room, permit.gone = None, True
         self._ledger.swap(permit, "connect failed")
 

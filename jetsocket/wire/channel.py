@@ -259,7 +259,7 @@ class Channel:
         while not messages:
             self._ahead = 0
             if self.failure is not None:
-                self._raise_failure()
+                self.raise_failure()
             if not self._fill(deadline) and not messages and not self.is_over:
                 raise self._late("recv", deadline)
         return messages.popleft()
@@ -528,7 +528,7 @@ class Channel:
         if self._sending:
             self._lose("sending was interrupted half-way")
         if self.failure is not None:
-            self._raise_failure()
+            self.raise_failure()
         stream = self._stream or self._live_stream()
         self._sending = True
         try:
@@ -542,7 +542,7 @@ class Channel:
             self._look_for_reason()
             self._lose(f"the connection was lost: {error}", error)
             self._sending = False
-            self._raise_failure()
+            self.raise_failure()
         self._sending = False
 
     def _look_for_reason(self) -> None:
@@ -661,7 +661,7 @@ class Channel:
                     if ping.is_answered():
                         return
                     if self.is_over:
-                        self._raise_failure()
+                        self.raise_failure()
                     if holder is not self.holder:  # released by another thread: what comes is for the next
                         raise not_held(self.target)
                     in_time = self._fill(deadline)
@@ -880,7 +880,8 @@ class Channel:
             with contextlib.suppress(RuntimeError):  # released already: whoever waits is awake
                 ping.answered.release()
 
-    def _raise_failure(self) -> NoReturn:
+    def raise_failure(self) -> NoReturn:
+        """Tell why the connection is over, which it has to be."""
         assert self.failure is not None
         # A copy each: two threads raising one object would write into each other's traceback.
         raise copy.copy(self.failure) from self.failure.__cause__
@@ -902,7 +903,7 @@ class Channel:
 
     def _wait_for(self, lock: Any, deadline: float | None, operation: str) -> None:
         if self._left_by == threading.get_ident():
-            self._raise_failure()  # a hook or finalizer that runs after that: it would wait for itself
+            self.raise_failure()  # a hook or finalizer that runs after that: it would wait for itself
         timeout = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
         if not lock.acquire(timeout=timeout):
             raise self._late(operation, deadline)
