@@ -23,7 +23,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
-from types import FrameType
 from typing import Any, NoReturn
 
 from jetsocket.exceptions import (
@@ -48,7 +47,7 @@ from jetsocket.wire.frames import (
     encode_frame,
 )
 from jetsocket.wire.redaction import hide, secrets_of
-from jetsocket.wire.stream import Stream
+from jetsocket.wire.stream import Stream, frames_from
 
 ABNORMAL = 1006
 """Stands for a connection that ended without a close frame (RFC 6455 §7.4.1); never sent."""
@@ -851,12 +850,10 @@ class Channel:
 
     def _is_inside(self) -> bool:
         """Whether this very thread uses this connection, below us on the stack."""
-        frame: FrameType | None = sys._getframe(2)
-        while frame is not None:
-            if frame.f_globals is _GLOBALS and frame.f_locals.get("self") is self:
-                return True
-            frame = frame.f_back
-        return False
+        return any(
+            frame.f_globals is _GLOBALS and frame.f_locals.get("self") is self
+            for frame in frames_from(sys._getframe(2))
+        )
 
     # --- errors ----------------------------------------------------------------------------------------
 

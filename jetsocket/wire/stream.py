@@ -22,7 +22,7 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import getpid
 from time import monotonic, sleep
 from types import FrameType
@@ -75,6 +75,13 @@ class _Closed:
 
 
 _CLOSED = _Closed()
+
+
+def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
+    """The frames of a stack from that one down; without the line numbers that `traceback` looks up."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 class _ForkGate:
@@ -207,11 +214,8 @@ class _Tls:
 
     def _refuse_reentry(self) -> None:
         # Inside any session, not only this one: two threads, each inside the other's, would wait in a circle.
-        frame: FrameType | None = sys._getframe(2)
-        while frame is not None:
-            if frame.f_code in _TLS_CALLS:
-                raise OSError(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
-            frame = frame.f_back
+        if any(frame.f_code in _TLS_CALLS for frame in frames_from(sys._getframe(2))):
+            raise OSError(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
 
     @property
     def has_input(self) -> bool:
