@@ -8,10 +8,10 @@ import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol
 
+from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionClosedError, TimeoutError
 from jetsocket.messages import Codec

@@ -19,9 +19,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.demo_server import HOST
 from jetsocket.exceptions import JetSocketError, PoolClosedError

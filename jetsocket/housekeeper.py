@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from os import getpid
 from queue import Empty, SimpleQueue
-from time import monotonic
 from types import FrameType
 
+from jetsocket.clock import monotonic
 from jetsocket.entry import Entry, stale
 from jetsocket.ledger import ABANDONED, NEWS, STOP, Ledger, Ring
 from jetsocket.permits import Permit

@@ -22,10 +22,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from time import monotonic
 from types import FrameType
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
+from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError, PoolClosedError

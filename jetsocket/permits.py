@@ -6,10 +6,11 @@ import contextlib
 import threading
 import weakref
 from collections import OrderedDict
-from time import monotonic
 from traceback import StackSummary
 from types import CodeType
 from typing import TYPE_CHECKING
+
+from jetsocket.clock import monotonic
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry

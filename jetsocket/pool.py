@@ -19,10 +19,10 @@ import weakref
 from collections.abc import Callable, Mapping
 from logging import DEBUG
 from os import getpid
-from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Generic, NoReturn
 
+from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig, Options, runs_later
 from jetsocket.connection import PooledConnection, T, Terms, seconds
 from jetsocket.entry import Entry, key_of, stale, why_unclean

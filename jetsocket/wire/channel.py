@@ -22,9 +22,9 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from time import monotonic
 from typing import Any, NoReturn
 
+from jetsocket.clock import monotonic
 from jetsocket.exceptions import (
     ConnectionClosedError,
     ConnectionError,

@@ -13,9 +13,9 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from time import monotonic
 
 from jetsocket import exceptions, uris
+from jetsocket.clock import monotonic
 from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, look_up
 from jetsocket.wire.proxies import Hop, Proxy, import_python_socks, proxy_for, redact_proxy, tame
 from jetsocket.wire.redaction import hide, secrets_of_login

@@ -14,9 +14,9 @@ import socket
 import sys
 import threading
 from collections import deque
-from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
+from jetsocket.clock import monotonic
 from jetsocket.uris import bracketed
 
 # getaddrinfo wants it; a signal handler that interrupts its first import and connects would not find it.

@@ -24,9 +24,10 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from os import getpid
-from time import monotonic, sleep
 from types import FrameType
 from typing import TypeAlias, TypeVar
+
+from jetsocket.clock import monotonic, sleep
 
 if sys.platform != "win32":
     import fcntl

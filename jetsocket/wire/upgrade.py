@@ -12,8 +12,8 @@ import hashlib
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from time import monotonic
 
+from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.uris import Target, redact, resolve
 from jetsocket.wire.deflate import Agreement, agree

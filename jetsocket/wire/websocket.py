@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
-from time import monotonic
 from typing import Any
 
 import websocket
 from websocket import ABNF, WebSocketException
 
+from jetsocket.clock import monotonic
 from jetsocket.exceptions import (
     ConnectionClosedError,
     HandshakeError,
