@@ -1,13 +1,34 @@
-"""What a stranger says, fit for a message: without the secrets of the request that it may repeat."""
+"""What a stranger says, fit for a message: without the secrets of the request that it may repeat.
+
+Also the one way in which an error of a library below this one, or of the user's, becomes the `__cause__` of
+an error of ours: `as_cause` makes a stand-in for it, and `raise_alone` raises without `__context__`. The
+original cannot be reached from what is raised: its text, arguments, attributes and the frames of its
+traceback may hold payloads and passwords, and a traceback goes to logs.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 from collections.abc import Iterable, Iterator
-from urllib.parse import unquote_plus
+from typing import NoReturn
+from urllib.parse import quote, unquote_plus
 
+_SHOWN = 200  # characters of what a stranger says that go into a message
 _SHORTEST = 4  # characters; what is shorter can be guessed, and hiding it would blot out half a text
+_MADE_OF_MORE = frozenset({
+    "UnicodeDecodeError",
+    "UnicodeEncodeError",
+    "UnicodeTranslateError",
+    "BaseExceptionGroup",
+    "ExceptionGroup",
+})  # fmt: skip
+_FROM_OPENSSL = (
+    "library",
+    "reason",
+    "verify_code",
+    "verify_message",
+)  # attributes; none says anything of the peer
 _PUBLIC = frozenset({
     "host",
     "upgrade",
@@ -24,6 +45,54 @@ def hide(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted({each for each in secrets if len(each) >= _SHORTEST}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
+
+
+def printable(text: str, most: int = _SHOWN) -> str:
+    """`text` on one line, at most so many characters, none of which moves a cursor or turns the writing."""
+    if len(text) > most:
+        text = text[: most - 1] + "…"
+    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
+
+
+def censored(text: str, secrets: Iterable[str] = ()) -> str:
+    """What a stranger says, fit for a message: without `secrets`, on one line, printable, and short."""
+    return printable(hide(text, secrets))  # in this order: half a secret would not be found
+
+
+def as_cause(error: BaseException, secrets: Iterable[str] = (), *, text: str | None = None) -> BaseException:
+    """A stand-in for `error` that shows nothing secret, to be the `__cause__` of an error of ours.
+
+    It is of the same type where that is one of Python's own for the system's errors (`OSError` and its
+    subclasses, `ssl.SSLError`, `socket.gaierror`; ``errno`` is kept), else of the nearest built-in type, with
+    the name of the original's in front of the text. It has no traceback, cause and context of its own, and
+    does not refer to `error`.
+
+    Args:
+        error: What was raised.
+        secrets: What is replaced by *** in its text.
+        text: What to say instead of its text, as for one that quotes a message.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        said = str(error.strerror or "") if text is None else text
+        return _system_error(error, censored(said, secrets))
+    said = censored(str(error) if text is None else text, secrets)
+    kind = next(each for each in type(error).__mro__ if _is_made_of_text(each))
+    if kind is not type(error):
+        said = f"{type(error).__qualname__}: {said}" if said else type(error).__qualname__
+    stand_in: BaseException = kind(said)
+    return stand_in
+
+
+def raise_alone(failure: BaseException, cause: BaseException | None = None) -> NoReturn:
+    """Raise `failure` from `cause`, within an ``except`` block too, without what is being handled there.
+
+    ``raise … from …`` would keep it as the `__context__`, where whatever logs an error finds it.
+    """
+    try:
+        raise failure from cause
+    finally:
+        failure.__context__ = None
+        del failure, cause  # this frame is in its traceback: a cycle
 
 
 def secrets_of(request: bytes) -> set[str]:
@@ -43,11 +112,25 @@ def secrets_of(request: bytes) -> set[str]:
 
 def secrets_of_login(username: str, password: str) -> set[str]:
     """The same of a user name and a password."""
-    return {username, password, *_both_ways(f"{username}:{password}")}
+    login = f"{username}:{password}"
+    plain = {username, password, login}
+    # As a URL has them, and as UTF-8 looks to one who reads Latin-1.
+    otherwise = {quote(each, safe="") for each in plain} | {each.encode().decode("latin-1") for each in plain}
+    return plain | otherwise | {base64.b64encode(login.encode()).decode()}
 
 
-def _both_ways(login: str) -> tuple[str, str]:
-    return login, base64.b64encode(login.encode()).decode()
+def _system_error(error: OSError, said: str) -> OSError:
+    kind = next(each for each in type(error).__mro__ if each.__module__ in ("builtins", "socket", "ssl"))
+    stand_in: OSError = kind(error.errno, said)
+    for name in _FROM_OPENSSL:
+        value = getattr(error, name, None)
+        if value is not None:
+            setattr(stand_in, name, printable(value) if isinstance(value, str) else value)
+    return stand_in
+
+
+def _is_made_of_text(kind: type) -> bool:
+    return kind.__module__ == "builtins" and kind.__name__ not in _MADE_OF_MORE
 
 
 def _of_target(target: str) -> Iterator[str]:

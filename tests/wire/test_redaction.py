@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import base64
+import builtins
+import errno
+import gc
+import json
+import pickle
+import socket
+import ssl
+import sys
+import traceback
+import types
+import weakref
 
-from jetsocket.wire.redaction import hide, secrets_of, secrets_of_login
+import pytest
+
+from jetsocket.wire.redaction import (
+    as_cause,
+    censored,
+    hide,
+    printable,
+    raise_alone,
+    secrets_of,
+    secrets_of_login,
+)
 
 BASIC = base64.b64encode(b"someone:pass:word").decode()
 REQUEST = "\r\n".join([
@@ -43,3 +64,167 @@ def test_the_longest_is_hidden_first_and_what_is_short_not_at_all() -> None:
 def test_a_login_is_known_in_both_forms() -> None:
     told = hide(f"no {BASIC} for someone", secrets_of_login("someone", "pass:word"))
     assert told == "no *** for ***"
+
+
+def test_a_login_is_known_in_all_forms() -> None:
+    login = "user:hunter2-東"
+    forms = [
+        "hunter2-東",
+        "hunter2-%E6%9D%B1",
+        "hunter2-東".encode().decode("latin-1"),
+        base64.b64encode(login.encode()).decode(),
+    ]
+    assert hide(" ".join(forms), secrets_of_login("user", "hunter2-東")) == "*** *** *** ***"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Busy", "Busy"),
+        ("a\r\nb\tc\u2028d", "a  b c d"),
+        ("\x1b[31mred\x00\x9b\u202etext\ud800", "?[31mred???text?"),
+        ("東京", "東京"),
+        ("x" * 200, "x" * 200),
+        ("x" * 60_000, "x" * 199 + "…"),
+    ],
+)
+def test_what_is_shown_is_printable_and_short(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_secret_at_the_end_of_what_is_shown_is_hidden_before_the_rest_is_cut() -> None:
+    assert censored("x" * 190 + "s3cr3t-password", ["s3cr3t-password"]) == "x" * 190 + "***"
+
+
+class Foreign(ValueError):
+    """An error of a library, with the raw text in an attribute."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.raw = text
+
+
+class ForeignOSError(ConnectionResetError):
+    pass
+
+
+class Unrelated(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (Foreign("no s3cr3t\x1b"), ValueError, "Foreign: no ***?"),
+        (Unrelated("s3cr3t"), Exception, "Unrelated: ***"),
+        (Unrelated(), Exception, "Unrelated"),
+        (ValueError("s3cr3t"), ValueError, "***"),
+        (KeyError("s3cr3t"), KeyError, "\"'***'\""),
+        (OSError("s3cr3t"), OSError, "***"),
+        (OSError(errno.ECONNREFUSED, "s3cr3t"), ConnectionRefusedError, f"[Errno {errno.ECONNREFUSED}] ***"),
+        (OSError(errno.ENOENT, "none", "/s3cr3t"), FileNotFoundError, f"[Errno {errno.ENOENT}] none"),
+        (ForeignOSError(errno.ECONNRESET, "gone"), ConnectionResetError, f"[Errno {errno.ECONNRESET}] gone"),
+        (ForeignOSError("gone"), ConnectionResetError, "ForeignOSError: gone"),
+        (socket.gaierror(socket.EAI_NONAME, "none"), socket.gaierror, f"[Errno {socket.EAI_NONAME}] none"),
+        (ssl.SSLError(1, "bad s3cr3t"), ssl.SSLError, "bad ***"),
+        (ssl.SSLCertVerificationError(1, "bad"), ssl.SSLCertVerificationError, "bad"),
+        (UnicodeDecodeError("utf-8", b"s3cr3t\xff", 6, 7, "why"), UnicodeError, None),
+        (
+            json.JSONDecodeError("why", "s3cr3t", 3),
+            ValueError,
+            "JSONDecodeError: why: line 1 column 4 (char 3)",
+        ),
+    ],
+)
+def test_a_stand_in_keeps_type_errno_and_what_of_the_text_is_no_secret(
+    error: BaseException, kind: type[BaseException], text: str | None
+) -> None:
+    if isinstance(error, ssl.SSLCertVerificationError):  # as the ssl module fills them in
+        error.verify_code, error.verify_message = 18, "self-signed certificate"
+    stand_in = as_cause(error, ["s3cr3t"])
+    assert type(stand_in) is kind
+    assert text is None or str(stand_in) == text
+    assert "s3cr3t" not in repr((str(stand_in), stand_in, stand_in.args, vars(stand_in)))
+    if isinstance(stand_in, OSError):
+        assert isinstance(error, OSError)
+        assert stand_in.errno == error.errno
+        assert stand_in.filename is None
+    if isinstance(stand_in, ssl.SSLCertVerificationError):
+        assert (stand_in.verify_code, stand_in.verify_message) == (18, "self-signed certificate")
+    assert type(pickle.loads(pickle.dumps(stand_in))) is kind
+
+
+def test_a_stand_in_can_say_something_else_than_the_error() -> None:
+    assert str(as_cause(Foreign("input_value='IBAN'"), text="name: missing")) == "Foreign: name: missing"
+    assert str(as_cause(Foreign("input_value='IBAN'"), text="")) == "Foreign"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are none before")
+def test_a_group_of_errors_is_told_by_its_name() -> None:
+    group: BaseException = builtins.ExceptionGroup("s3cr3t", [ValueError("s3cr3t")])  # type: ignore[attr-defined,unused-ignore]
+    stand_in = as_cause(group, ["s3cr3t"])
+    assert type(stand_in) is Exception
+    assert "s3cr3t" not in repr(vars(stand_in)) + str(stand_in)
+
+
+def reachable(error: BaseException) -> list[BaseException]:
+    """All errors that can be got at from this one: what it is made of, and what its frames hold."""
+    seen: dict[int, object] = {}
+    todo: list[object] = [error]
+    while todo:
+        each = todo.pop()
+        if id(each) in seen or isinstance(each, (type, types.ModuleType, types.FunctionType)):
+            continue
+        seen[id(each)] = each
+        todo += gc.get_referents(each)
+    return [each for each in seen.values() if isinstance(each, BaseException)]
+
+
+def fail_alone() -> None:
+    try:
+        try:
+            raise KeyError("s3cr3t of the first")
+        except KeyError as first:
+            raise Foreign("s3cr3t of the second") from first
+    except Foreign as error:
+        raise_alone(RuntimeError("what we say"), as_cause(error, text="why"))
+
+
+def caught_alone() -> BaseException:
+    try:
+        fail_alone()
+    except RuntimeError as error:
+        return error.with_traceback(error.__traceback__.tb_next)  # type: ignore[union-attr]
+    raise AssertionError
+
+
+def test_the_original_cannot_be_reached_from_what_is_raised() -> None:
+    error = caught_alone()
+    assert sorted(
+        map(repr, (each for each in reachable(error) if "what we" in str(each) or "why" in str(each)))
+    ) == [
+        "RuntimeError('what we say')",
+        "ValueError('Foreign: why')",
+    ]
+    assert error.__context__ is None
+    assert not [each for each in reachable(error) if "s3cr3t" in str(each)]
+    told = "".join(traceback.format_exception(error))
+    assert "ValueError: Foreign: why" in told
+    assert "of the second" not in told.replace('raise Foreign("s3cr3t of the second")', "")
+
+
+class Watched(Exception):
+    """One that a weak reference can watch."""
+
+
+def test_what_is_raised_alone_makes_no_cycle() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            raise_alone(Watched(), ValueError())
+        except Watched as error:
+            gone = weakref.ref(error)
+        assert gone() is None
+    finally:
+        gc.enable()
