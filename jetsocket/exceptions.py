@@ -1,8 +1,10 @@
 """The errors of jetsocket: one tree, every leaf with the figures a caller may want to act on.
 
-``str(error)`` is the message and nothing else. Payloads, bodies and headers are attributes only: they may
-hold secrets, and a message ends up in logs. All of them survive ``pickle`` and ``copy``, so that a task queue
-can ship them between processes. One that ships the message only can make them anew of that.
+``str(error)`` is the message and nothing else. ``args`` is the message and, behind it, the facts of the class
+in the order in which its ``__init__`` takes them, all of them what JSON can carry: so a task queue that ships
+``args`` and makes ``type(error)(*args)`` of them, as Celery's JSON result backend does, gets the same error.
+Payloads, bodies and headers are attributes only: they may hold secrets, and what is in ``args`` gets to logs
+and databases. ``pickle`` and ``copy`` keep all of it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import builtins
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
+
+from jetsocket.text import printable
 
 __all__ = [
     "ConnectionClosedError",
@@ -29,9 +33,10 @@ __all__ = [
 _NORMAL_CLOSES = (1000, 1001)
 
 
-def _blank(kind: type[JetSocketError], args: tuple[Any, ...]) -> JetSocketError:
-    """Make an error without its ``__init__``, which wants more than ``args``; pickle fills in the rest."""
+def _restored(kind: type[JetSocketError], args: tuple[Any, ...], state: dict[str, Any]) -> JetSocketError:
+    """Make an error of what `__reduce__` has kept of one, without its ``__init__``, which asks for less."""
     error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
     error.args = args
     return error
 
@@ -45,11 +50,35 @@ def _portable(error: BaseException) -> BaseException:
     return error
 
 
+def _as_fact(value: object) -> object:
+    """A fact as it is in ``args``: what JSON can carry, and fit to be shown."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, JetSocketError):
+        kind = next(kind for kind in type(value).__mro__ if kind.__module__ == __name__)
+        return [kind.__name__, list(value.args)]
+    if isinstance(value, BaseException):
+        told = f"{type(value).__name__}; its text, which may quote anything, is not kept"
+        return ["JetSocketError", [told]]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _of_fact(fact: BaseException | Sequence[Any] | None) -> BaseException | None:
+    """The error that `_as_fact` has put into ``args``."""
+    if fact is None or isinstance(fact, BaseException):
+        return fact
+    name, args = fact
+    kind: type[JetSocketError] = globals()[name] if name in __all__ else JetSocketError
+    return kind(*args)
+
+
 class JetSocketError(Exception):
     """The root: ``except JetSocketError`` catches everything this library raises on purpose.
 
     Wrong arguments are the exception: they are plain ``TypeError`` and ``ValueError``.
     """
+
+    _facts: ClassVar[tuple[str, ...]] = ()  # attributes that follow the message in `args`
 
     def __init__(self, message: str) -> None:
         """Keep the message.
@@ -59,9 +88,20 @@ class JetSocketError(Exception):
         """
         super().__init__(message)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name in self._facts:  # also of an error that is completed later
+            self.args = (str(self), *(_as_fact(getattr(self, fact, None)) for fact in self._facts))
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by arguments and attributes; the default would call ``__init__`` without its keywords."""
-        return _blank, (type(self), self.args), self._state()
+        """Pickle by arguments and attributes: these are more than ``args``."""
+        return _restored, (type(self), self.args, self._state())
 
     def _state(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -77,14 +117,16 @@ class HandshakeError(ConnectionError):
     Attributes:
         status_code: The HTTP status, or None if there was no readable one.
         headers: The response headers; empty if there were none.
-        body: The beginning of the response body, bytes.
+        body: The beginning of the response body, bytes. Neither headers nor body are in ``args``.
     """
+
+    _facts = ("status_code",)
 
     def __init__(
         self,
         message: str,
-        *,
         status_code: int | None = None,
+        *,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> None:
@@ -100,10 +142,12 @@ class ConnectionClosedError(ConnectionError):
 
     Attributes:
         code: The close code (RFC 6455 §7.4).
-        reason: The close reason the peer gave, or an empty string.
+        reason: The close reason as the peer gave it, or an empty string; in ``args`` it is fit to be shown.
     """
 
-    def __init__(self, message: str, *, code: int = 1006, reason: str = "") -> None:
+    _facts = ("code", "reason")
+
+    def __init__(self, message: str, code: int = 1006, reason: str = "") -> None:
         """Keep the message and the close."""
         super().__init__(message)
         self.code = code
@@ -122,7 +166,9 @@ class ProtocolError(ConnectionError):
         code: The close code it was failed with (1002, 1007, …), or None if none was sent.
     """
 
-    def __init__(self, message: str, *, code: int | None = None) -> None:
+    _facts = ("code",)
+
+    def __init__(self, message: str, code: int | None = None) -> None:
         """Keep the message and the close code."""
         super().__init__(message)
         self.code = code
@@ -137,9 +183,10 @@ class MessageTooBigError(ConnectionError):
         size: The size declared or reached, bytes; None if not known.
     """
 
+    _facts = ("limit", "size")
     code = 1009
 
-    def __init__(self, message: str, *, limit: int = 0, size: int | None = None) -> None:
+    def __init__(self, message: str, limit: int = 0, size: int | None = None) -> None:
         """Keep the message and the sizes."""
         super().__init__(message)
         self.limit = limit
@@ -154,7 +201,9 @@ class TimeoutError(JetSocketError, builtins.TimeoutError):
         timeout: The time it had, s; None if not known.
     """
 
-    def __init__(self, message: str, *, operation: str = "unknown", timeout: float | None = None) -> None:
+    _facts = ("operation", "timeout")
+
+    def __init__(self, message: str, operation: str = "unknown", timeout: float | None = None) -> None:
         """Keep the message, the operation and the time it had."""
         super().__init__(message)
         self.operation = operation
@@ -172,23 +221,24 @@ class PoolExhaustedError(JetSocketError):
         last_connect_error: Why the last attempt to open a connection failed, if one did.
     """
 
-    def __init__(
+    _facts = ("max_connections", "timeout", "waiting", "idle", "last_connect_error")
+
+    def __init__(  # noqa: PLR0917 - `args` holds them in this order
         self,
         message: str,
-        *,
         max_connections: int = 0,
         timeout: float = 0.0,
         waiting: int = 0,
         idle: int = 0,
-        last_connect_error: BaseException | None = None,
+        last_connect_error: BaseException | Sequence[Any] | None = None,
     ) -> None:
-        """Keep the message and the pool's figures."""
+        """Keep the message and the pool's figures; `last_connect_error` may be as it is in ``args``."""
         super().__init__(message)
         self.max_connections = max_connections
         self.timeout = timeout
         self.waiting = waiting
         self.idle = idle
-        self.last_connect_error = last_connect_error
+        self.last_connect_error = _of_fact(last_connect_error)
 
     def _state(self) -> dict[str, Any]:
         state = super()._state()
@@ -209,8 +259,10 @@ class InvalidStateError(JetSocketError):
         required_states: The states in which the call is allowed.
     """
 
+    _facts = ("current_state", "required_states")
+
     def __init__(
-        self, message: str, *, current_state: str = "unknown", required_states: Sequence[str] = ()
+        self, message: str, current_state: str = "unknown", required_states: Sequence[str] = ()
     ) -> None:
         """Keep the message and the states."""
         super().__init__(message)
@@ -222,7 +274,8 @@ class DecodeError(JetSocketError):
     """A message arrived whole but the deserializer would not have it. The connection stays usable.
 
     Attributes:
-        payload: The message as it came: ``str`` for text, ``bytes`` for binary.
+        payload: The message as it came: ``str`` for text, ``bytes`` for binary. It is not in ``args``:
+            empty in an error that was made of these.
     """
 
     def __init__(self, message: str, *, payload: str | bytes = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import json
 import pickle
 from collections.abc import Callable
 
@@ -58,17 +59,74 @@ def test_every_error_survives_a_trip(
 ) -> None:
     arrived = travel(error)
     assert type(arrived) is type(error)
-    assert arrived.args == error.args == ("m",)
+    assert arrived.args == error.args
     assert str(arrived) == "m"
     assert _facts(arrived) == _facts(error)
 
 
+# What does not go with `args`: it may be secret, and `args` end up in logs and databases.
+PRIVATE = {"headers", "body", "payload"}
+
+
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 def test_every_error_can_be_made_of_its_message(error: JetSocketError) -> None:
-    """As Celery does with what its JSON serializer has left of one."""
-    arrived = type(error)(*error.args)
+    arrived = type(error)("m")
     assert str(arrived) == "m"
     assert vars(arrived).keys() == vars(error).keys()
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_made_anew_of_its_args_states_the_same_facts(error: JetSocketError) -> None:
+    """As Celery does with what its JSON serializer has left of one."""
+    arrived = type(error)(*json.loads(json.dumps(error.args)))
+    assert (str(arrived), repr(arrived)) == (str(error), repr(error))
+    assert json.dumps(arrived.args) == json.dumps(error.args)
+    facts, expected = vars(arrived), vars(error)
+    assert facts.keys() == expected.keys()
+    for name in facts.keys() - PRIVATE - {"last_connect_error"}:
+        assert facts[name] == expected[name]
+    for name in facts.keys() & PRIVATE:
+        assert not facts[name]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_the_fields_of_the_system_s_errors_stay_empty(error: JetSocketError) -> None:
+    """OSError takes two arguments or more for a number and a text of the system's."""
+    arrived = type(error)(*error.args)
+    for each in (error, arrived, copy.copy(error)):
+        if isinstance(each, OSError):
+            assert (each.errno, each.strerror, each.filename) == (None, None, None)
+
+
+def test_a_last_connect_error_of_ours_can_be_made_anew_of_args() -> None:
+    refused = HandshakeError("refused", status_code=503, headers={"Set-Cookie": "secret"}, body=b"secret")
+    args = _exhausted(refused).args
+    assert "secret" not in repr(args)
+    arrived = PoolExhaustedError(*json.loads(json.dumps(args))).last_connect_error
+    assert isinstance(arrived, HandshakeError)
+    assert (str(arrived), arrived.status_code) == ("refused", 503)
+
+
+def test_of_a_foreign_last_connect_error_args_keep_the_type_only() -> None:
+    args = _exhausted(OSError(111, "secret")).args
+    assert "secret" not in repr(args)
+    arrived = PoolExhaustedError(*json.loads(json.dumps(args))).last_connect_error
+    assert str(arrived).startswith("ConnectionRefusedError; ")
+
+
+def test_what_args_hold_of_a_close_reason_is_fit_to_be_shown() -> None:
+    error = ConnectionClosedError("m", code=1011, reason="a\x1b[31m\r\nb" + "x" * 500)
+    assert error.reason.startswith("a\x1b[31m\r\nb")
+    assert error.args[:2] == ("m", 1011)
+    assert error.args[2].startswith("a?[31m??bxx") and len(error.args[2]) == 200
+
+
+def test_facts_that_are_set_later_are_in_args_too() -> None:
+    error = exceptions.TimeoutError("m", operation="connect", timeout=0.7)
+    error.timeout = 2.0
+    assert error.args == ("m", "connect", 2.0)
+    error.args = ("more", *error.args[1:])
+    assert (str(error), copy.copy(error).args) == ("more", ("more", "connect", 2.0))
 
 
 def test_every_public_error_has_an_example() -> None:

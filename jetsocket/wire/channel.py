@@ -33,6 +33,7 @@ from jetsocket.exceptions import (
     ProtocolError,
     TimeoutError,
 )
+from jetsocket.text import printable
 from jetsocket.uris import Target
 from jetsocket.wire import deflate
 from jetsocket.wire.frames import (
@@ -449,7 +450,9 @@ class Channel:
         self._reply_at = monotonic()
         shown = hide(reason, secrets_of(self._request)) if reason else ""
         told = f"{code} {shown!r}" if shown else str(code)
-        self._fail(self._closed(f"the server closed the connection with {told}", code, reason))
+        error = self._closed(f"the server closed the connection with {told}", code, reason)
+        error.args = (*error.args[:2], printable(shown))  # it may repeat what is secret
+        self._fail(error)
         self._send_close(1000 if code == NO_STATUS else code)
 
     # --- sending ---------------------------------------------------------------------------------------
@@ -862,7 +865,7 @@ class Channel:
         code = 1009 if isinstance(error, MessageTooBigError) else (error.code or 1002)
         where = "" if self.target is None else f" (at {self.target.redacted})"
         told = copy.copy(error)
-        told.args = (f"{error}{where}",)
+        told.args = (f"{error}{where}", *error.args[1:])
         told.__cause__ = error.__cause__
         self._fail(told)
         self._send_close(code)
