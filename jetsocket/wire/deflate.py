@@ -11,21 +11,26 @@ from jetsocket.exceptions import MessageTooBigError, ProtocolError
 NAME = "permessage-deflate"
 
 WINDOW_BITS = 12
-"""Of both directions: 4 KiB of history. It costs little compression on small messages, and with the memory
-level below an idle connection costs some 55 KiB in place of 300."""
+"""Of what we compress, at most: 4 KiB of history. It costs little compression on small messages, and with the
+memory level below it takes some 40 KiB in place of 260."""
 
+_INFLATE_BITS = 15  # always: there are servers that agree to less, and refer to all of 32 KiB (zlib grows to it)
 _MEM_LEVEL = 5
 _TAIL = b"\x00\x00\xff\xff"  # left off by the sender, put back by the receiver (§7.2.1, §7.2.2)
 _INFLATE_STEP = 65536  # B asked of zlib at once, so that little is in memory past the limit
 _SHOWN = 100  # characters of a server's header that go into a message
 _SMALLEST_DEFLATE_BITS = 9  # zlib can't compress with a window of 256 B
 
-OFFER = f"{NAME}; server_max_window_bits={WINDOW_BITS}; client_max_window_bits={WINDOW_BITS}"
-"""The Sec-WebSocket-Extensions of the request."""
+OFFER = f"{NAME}; client_max_window_bits"
+"""The Sec-WebSocket-Extensions of the request.
+
+It asks nothing of the server: one that can't limit its window must decline an offer that does
+(RFC 7692 §7.1.2.1), and servers refuse the whole upgrade then. Without a value, the server may limit ours
+(§7.1.2.2), or leave it out."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _EXTENSION = re.compile(
-    rf"[ \t]*({_TOKEN})((?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|\"{_TOKEN}\"))?)*)[ \t]*(?:,|$)"
+    rf"[ \t,]*({_TOKEN})((?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|\"{_TOKEN}\"))?)*)[ \t]*(?:,|$)"
 )
 _PARAMETER = re.compile(rf";[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*\"?({_TOKEN})\"?)?")
 _BITS = re.compile(r"[89]|1[0-5]")
@@ -37,8 +42,8 @@ class Agreement(NamedTuple):
     Attributes:
         server_no_context_takeover: The server starts each message with an empty window.
         client_no_context_takeover: We have to.
-        server_max_window_bits: 8 to 15.
-        client_max_window_bits: 8 to 15, never more than was offered.
+        server_max_window_bits: 8 to 15; what it says, which is not relied on.
+        client_max_window_bits: 8 to WINDOW_BITS: as far as we make use of what it allows.
     """
 
     server_no_context_takeover: bool = False
@@ -51,8 +56,8 @@ def agree(header: str) -> Agreement:
     """Read the server's Sec-WebSocket-Extensions, several of them joined by commas, in answer to `OFFER`.
 
     Raises:
-        ValueError: It names another extension, one twice, an unknown or repeated parameter, or a value
-            that is bad or more than was offered (§7.1: the client must fail the connection).
+        ValueError: It names another extension, one twice, an unknown or repeated parameter, or a bad value
+            (§7.1: the client must fail the connection).
     """
     extensions = _split(header)
     if [name for name, _ in extensions] != [NAME]:
@@ -67,6 +72,7 @@ def agree(header: str) -> Agreement:
 
 def _split(header: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
     extensions = []
+    header = header.rstrip(" \t,")  # empty elements of a list mean nothing (RFC 9110 §5.6.1)
     position = 0
     while position < len(header):
         match = _EXTENSION.match(header, position)
@@ -91,10 +97,6 @@ def _checked(found: dict[str, str | None]) -> Agreement:
             values[name] = int(value)
         else:
             raise ValueError(f"it gave {NAME} the unknown parameter {_shown(name)}")
-    if values.get("server_max_window_bits", 0) > WINDOW_BITS:
-        raise ValueError(
-            f"it chose server_max_window_bits={values['server_max_window_bits']}, over the offer"
-        )
     values["client_max_window_bits"] = min(WINDOW_BITS, values.get("client_max_window_bits", WINDOW_BITS))
     return Agreement(**values)
 
@@ -147,8 +149,6 @@ class Inflater:
 
     def __init__(self, agreement: Agreement, limit: int) -> None:
         """Inflate messages to at most `limit` B, as agreed."""
-        # zlib takes a larger window than the sender used, but none of 256 B.
-        self._bits = max(_SMALLEST_DEFLATE_BITS, agreement.server_max_window_bits)
         self._forgets = agreement.server_no_context_takeover
         self._limit = limit
         self._stream: Any = None
@@ -165,7 +165,7 @@ class Inflater:
             return b""
         stream, self._stream = self._stream, None
         if stream is None:
-            stream = zlib.decompressobj(wbits=-self._bits)
+            stream = zlib.decompressobj(wbits=-_INFLATE_BITS)
         try:
             message = self._run(stream, bytes(payload) + _TAIL)
         except zlib.error as error:
