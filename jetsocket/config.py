@@ -363,7 +363,7 @@ class Options:
         proxy: True: as the environment says; None or False: none; or a URL (``http``, ``socks4``,
             ``socks4a``, ``socks5``, ``socks5h``) with a port.
         socket_options: ``(level, option, value)`` for ``setsockopt``, before connecting.
-        max_redirects: Redirects followed, within the origin.
+        max_redirects: Redirects followed: within the origin, or from ws to wss on the same host.
         connect_attempts: Attempts to connect within an acquire.
         cross_origin_headers: Send headers, cookie and credentials to other origins than the pool's own, too.
         unix: Path of a Unix socket to connect to in place of TCP; ``unix:/path`` is accepted.

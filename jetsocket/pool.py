@@ -396,7 +396,7 @@ class ConnectionPool(Generic[T]):
                 origin=options.origin,
                 subprotocols=options.subprotocols,
                 compress=options.compress,
-                ssl_context=self._tls() if target.secure else None,
+                ssl_context=options.ssl_context,  # for ws, too: a redirect may lead to wss
                 proxy=options.proxy,
                 unix=options.unix if ours else None,
                 socket_options=options.socket_options,
@@ -405,9 +405,6 @@ class ConnectionPool(Generic[T]):
         except TimeoutError as error:
             error.timeout = limit  # as it was given, not what of it was left
             raise
-
-    def _tls(self) -> ssl.SSLContext | None:
-        return self._options.ssl_context
 
     def _pause(self, permit: Permit, delay: float) -> None:
         """Wait between two attempts; `close` ends it."""

@@ -321,7 +321,7 @@ def test_a_loop_ends_after_max_redirects(bad_server: Serve, most: int) -> None:
         assert server.asked.count("/bad/again") == most
 
 
-@pytest.mark.parametrize("scheme", ["ws", "wss", "http"])
+@pytest.mark.parametrize("scheme", ["ws", "http"])
 def test_another_origin_is_not_even_dialed(bad_server: Serve, echo: EchoServer, scheme: str) -> None:
     server = bad_server(redirect(f"{scheme}://127.0.0.1:{echo.port}/there"))
     with unharmed(server) as pool:

@@ -14,7 +14,7 @@ WINDOW_BITS = 12
 """Of what we compress, at most: 4 KiB of history. It costs little compression on small messages, and with the
 memory level below it takes some 40 KiB in place of 260."""
 
-_INFLATE_BITS = 15  # always: there are servers that agree to less, and refer to all of 32 KiB (zlib grows to it)
+_INFLATE_BITS = 15  # always: there are servers that agree to less, and refer to all of 32 KiB
 _MEM_LEVEL = 5
 _TAIL = b"\x00\x00\xff\xff"  # left off by the sender, put back by the receiver (§7.2.1, §7.2.2)
 _INFLATE_STEP = 65536  # B asked of zlib at once, so that little is in memory past the limit

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
-from jetsocket.uris import Target, redact, resolve
+from jetsocket.uris import Target, redact
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.redaction import hide, secrets_of
 from jetsocket.wire.stream import Stream
@@ -161,28 +161,34 @@ def check_upgrade(
     """
     if headers.get("sec-websocket-accept") != accept_for(key):
         raise ValueError("its Sec-WebSocket-Accept does not fit the key that was sent")
-    if "sec-websocket-extensions" in headers and not compress:
+    if chosen_of(headers, "sec-websocket-extensions") is not None and not compress:
         raise ValueError("it chose an extension that was not offered")
-    chosen = headers.get("sec-websocket-protocol")
+    chosen = chosen_of(headers, "sec-websocket-protocol")
     if chosen is not None and chosen not in offered:
         # Neither is shown: tokens travel as subprotocols, too, and a server may echo them.
         raise ValueError(f"it chose a subprotocol that is none of the {len(offered)} that were offered")
     return chosen
 
 
-def follow(target: Target, location: str) -> Target:
-    """Where a redirect leads.
+def check_switch(headers: Headers) -> None:
+    """Check that a 101 switches to WebSocket and to nothing else (RFC 6455 §4.1, steps 2 and 3).
 
     Raises:
-        ValueError: To another scheme, host or port (credentials and TLS would be lost there), or nowhere.
+        ValueError: It does not. websocket-client would be content with one of several protocols.
     """
-    for http, ws in (("http:", "ws:"), ("https:", "wss:")):
-        if location.lower().startswith(http):
-            location = ws + location[len(http) :]
-    new = resolve(location, target)
-    if new.origin != target.origin:
-        raise ValueError("another origin, where neither headers nor credentials must go")
-    return new
+    for name, wanted in (("upgrade", {"websocket"}), ("connection", {"upgrade"})):
+        told = {part.strip().lower() for part in headers.get(name, "").split(",")} - {""}
+        if told != wanted if name == "upgrade" else not wanted <= told:
+            raise ValueError(f"it switches to something else than WebSocket, by its header {name.title()}")
+
+
+def chosen_of(headers: Headers, name: str) -> str | None:
+    """What a server chose of the subprotocols or extensions; None for nothing, however that is written.
+
+    There are servers that send the header in any case, its value empty (a list without elements:
+    RFC 9110 §5.6.1).
+    """
+    return headers.get(name, "").strip(" \t,") or None
 
 
 class Redirected(HandshakeError):
@@ -297,8 +303,9 @@ class Upgrade:
         if status != 101:
             self._refuse(status, reason, headers, rest)
         try:
+            check_switch(headers)
             self.subprotocol = check_upgrade(headers, self._key, self._offered, compress=self._compress)
-            chosen = headers.get("sec-websocket-extensions")
+            chosen = chosen_of(headers, "sec-websocket-extensions")
             self.agreement = None if chosen is None else agree(chosen)
         except ValueError as error:
             why = self._unless_echoed(error, headers.get("sec-websocket-extensions", ""))
@@ -319,6 +326,8 @@ class Upgrade:
             except ValueError as error:
                 why = self._unless_echoed(error, head.decode("latin-1"))
                 raise self._refused(f"the server did not answer in HTTP: {why}") from None
+            if status == 101 and head.startswith(b"HTTP/1.0"):  # it has no upgrade (RFC 6455 §4.1)
+                raise self._refused("the server's upgrade is not valid: it is one of HTTP/1.0", 101, headers)
             if status == 101 or status >= 200:
                 return status, reason, headers, rest
             # A 103, say: any number may come (RFC 9110 §15.2), as far as the limit of the head goes.

@@ -35,7 +35,8 @@ from jetsocket.wire.frames import (
     encode_close,
     parse_close,
 )
-from jetsocket.wire.upgrade import Headers, Redirected, Upgrade, follow, header_fields
+from jetsocket.wire.redirects import follow, keeps_credentials
+from jetsocket.wire.upgrade import Headers, Redirected, Upgrade, header_fields
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 DEFAULT_COMPRESSION_THRESHOLD = 128
@@ -123,7 +124,8 @@ class WebSocket(Channel, websocket.WebSocket):
             proxy: True for the environment's, a URL, or None for none.
             unix: Path of a Unix socket to dial in place of TCP.
             socket_options: (level, name, value) for setsockopt.
-            max_redirects: How many redirects to follow, all to the same origin.
+            max_redirects: How many redirects to follow, to the same origin, or from ws:// to wss:// on the
+                same host; there with header, cookie and userinfo only from port 80 to 443.
             **others: None: an option of websocket-client's that has no meaning here is not ignored.
 
         Raises:
@@ -168,7 +170,10 @@ class WebSocket(Channel, websocket.WebSocket):
                     options=options,
                 )
             except Redirected as error:
-                self.target = self._follow(error, hop < max_redirects)
+                new = self._follow(error, hop < max_redirects)
+                if not keeps_credentials(self.target, new):
+                    fields, cookie = [], None
+                self.target = new
             else:
                 self.last_heard = monotonic()
                 return

@@ -30,7 +30,8 @@ from jetsocket.uris import parse
 from jetsocket.wire.deflate import Agreement, Inflater, agree, longest
 from jetsocket.wire.frames import _MADE_AT_ONCE as MADE_AT_ONCE
 from jetsocket.wire.frames import MessageReader
-from jetsocket.wire.upgrade import Headers, check_upgrade, follow, parse_head
+from jetsocket.wire.redirects import follow
+from jetsocket.wire.upgrade import Headers, check_upgrade, parse_head
 from jetsocket.wire.websocket import WebSocket
 
 NAMED = (HandshakeError, ConnectionClosedError, ProtocolError, MessageTooBigError, ConnectionError)
@@ -129,7 +130,7 @@ def check_head(headers: Headers) -> None:
     protocol, extensions, location = (headers.get(name) for name in asked)
     with contextlib.suppress(ValueError):
         chosen = check_upgrade(headers, KEY, ["chat", "super"], compress=extensions is not None)
-        assert chosen == protocol and chosen in (None, "chat", "super")
+        assert chosen == ((protocol or "").strip(" \t,") or None) and chosen in (None, "chat", "super")
     if extensions is not None:
         with contextlib.suppress(ValueError):
             check_agreement(agree(extensions))

@@ -19,8 +19,8 @@ from jetsocket.wire.upgrade import (
     Headers,
     Upgrade,
     accept_for,
+    check_switch,
     check_upgrade,
-    follow,
     parse_head,
     unchunk,
 )
@@ -115,6 +115,41 @@ class TestProof:
     def test_a_server_may_choose_none_of_the_offered(self) -> None:
         assert check_upgrade(Headers([ACCEPT]), KEY, ["chat"]) is None
 
+    @pytest.mark.parametrize("nothing", ["", " ", ",", ", ,\t"])
+    def test_an_empty_choice_is_none(self, nothing: str) -> None:
+        chosen = [("Sec-WebSocket-Protocol", nothing), ("Sec-WebSocket-Extensions", nothing)]
+        assert check_upgrade(Headers([ACCEPT, *chosen]), KEY, ["chat"]) is None
+        assert check_upgrade(Headers([ACCEPT, *chosen, *chosen]), KEY, []) is None
+
+    @pytest.mark.parametrize(
+        ("upgrade", "connection"),
+        [
+            ("websocket", "Upgrade"),
+            ("WebSocket", "upgrade"),
+            ("websocket, WebSocket", "keep-alive, Upgrade"),
+            (" websocket ,", "Upgrade, , Keep-Alive"),
+        ],
+    )
+    def test_a_switch_to_websocket(self, upgrade: str, connection: str) -> None:
+        check_switch(Headers([("Upgrade", upgrade), ("Connection", connection)]))
+
+    @pytest.mark.parametrize(
+        ("upgrade", "connection"),
+        [
+            ("websocket, h2c", "Upgrade"),
+            ("h2c, websocket", "Upgrade"),
+            ("h2c", "Upgrade"),
+            ("websocket/13", "Upgrade"),
+            ("", "Upgrade"),
+            ("websocket", ""),
+            ("websocket", "close"),
+            ("websocket", "not-upgrade"),
+        ],
+    )
+    def test_a_switch_to_anything_else(self, upgrade: str, connection: str) -> None:
+        with pytest.raises(ValueError, match="something else than WebSocket"):
+            check_switch(Headers([("Upgrade", upgrade), ("Connection", connection)]))
+
     @pytest.mark.parametrize(
         ("fields", "offered"),
         [
@@ -132,46 +167,6 @@ class TestProof:
     def test_anything_else_is_refused(self, fields: list[tuple[str, str]], offered: list[str]) -> None:
         with pytest.raises(ValueError, match=r"Accept|chose"):
             check_upgrade(Headers(fields), KEY, offered)
-
-
-class TestRedirects:
-    @pytest.mark.parametrize(
-        ("uri", "location", "to"),
-        [
-            ("ws://h/a/b?q", "/c;p?x=1", "ws://h/c;p?x=1"),
-            ("ws://h/a/b", "c", "ws://h/a/c"),
-            ("ws://h:81/a", "http://h:81/b", "ws://h:81/b"),
-            ("wss://h/a", "https://h:443/b", "wss://h/b"),
-            ("wss://h/a", "wss://H/b", "wss://h/b"),
-            ("wss://h/a", "//h/b", "wss://h/b"),
-        ],
-    )
-    def test_within_the_origin(self, uri: str, location: str, to: str) -> None:
-        assert follow(parse(uri), location).uri == to
-
-    @pytest.mark.parametrize(
-        ("uri", "location"),
-        [
-            ("wss://h/", "ws://h/"),
-            ("wss://h/", "http://h/"),
-            ("ws://h/", "wss://h/"),
-            ("ws://h/", "ws://h:81/"),
-            ("ws://h/", "ws://h.evil.example/"),
-            ("ws://h/", "ws://h@evil.example/"),
-            ("ws://h/", "//evil.example/"),
-            ("ws://h/", "ftp://h/"),
-            ("ws://h/", "http://["),
-            ("ws://h/", "http://h:99999/"),
-            ("ws://h/", "/a b"),
-        ],
-    )
-    def test_anywhere_else_is_refused(self, uri: str, location: str) -> None:
-        with pytest.raises(ValueError, match=r"."):
-            follow(parse(uri), location)
-
-    def test_userinfo_is_kept_within_the_origin(self) -> None:
-        start = parse("ws://alice:pw@h/a")
-        assert follow(start, "/b").authorization == start.authorization
 
 
 class TestOverASocket:
@@ -360,6 +355,70 @@ class TestOverASocket:
             WebSocket().connect(server.uri, timeout=10)
         assert caught.value.body == body
         assert monotonic() - start < 5
+
+    @pytest.mark.parametrize("compress", [True, False])
+    @pytest.mark.parametrize("offered", [[], ["chat"]])
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_empty_choices_are_as_good_as_none(
+        self, raw_server: RawFactory, offered: list[str], compress: bool, times: int
+    ) -> None:
+        empty = [("Sec-WebSocket-Protocol", ""), ("Sec-WebSocket-Extensions", "")] * times
+
+        def script(sock: servers.socket.socket) -> None:
+            servers.upgrade(sock, empty)
+            sock.sendall(servers.frame(1, b"plain"))
+            servers.hold(sock)
+
+        ws = WebSocket()
+        ws.connect(raw_server(script).uri, timeout=5, subprotocols=offered, compress=compress)
+        assert ws.subprotocol is None
+        assert ws.recv_message(monotonic() + 5) == "plain"
+        ws.shutdown()
+
+    def test_one_choice_beside_an_empty_one(self, raw_server: RawFactory) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            name = "Sec-WebSocket-Extensions"
+            servers.upgrade(sock, [(name, ""), (name, "permessage-deflate"), (name, "")])
+            servers.hold(sock)
+
+        ws = WebSocket()
+        ws.connect(raw_server(script).uri, timeout=5, compress=True)
+        assert ws.reader.inflater is not None
+        ws.shutdown()
+
+    @pytest.mark.parametrize(
+        ("old", "new", "told"),
+        [
+            (b"Upgrade: websocket", b"Upgrade: websocket, h2c", "by its header Upgrade"),
+            (b"Upgrade: websocket", b"Upgrade: websocket\r\nUpgrade: h2c", "by its header Upgrade"),
+            (b"Upgrade: websocket", b"X: y", "by its header Upgrade"),
+            (b"Connection: Upgrade", b"Connection: keep-alive", "by its header Connection"),
+            (b"HTTP/1.1", b"HTTP/1.0", "HTTP/1.0"),
+        ],
+    )
+    def test_a_101_that_is_no_upgrade_to_websocket(
+        self, raw_server: RawFactory, old: bytes, new: bytes, told: str
+    ) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            head = servers.upgrade_response(servers.read_request(sock))
+            assert old in head
+            sock.sendall(head.replace(old, new))
+            servers.hold(sock)
+
+        server = raw_server(script)
+        with pytest.raises(HandshakeError, match=told) as caught:
+            WebSocket().connect(server.uri, timeout=5)
+        assert caught.value.status_code == 101
+        servers.wait_until(lambda: not server.open_now)
+
+    def test_a_refusal_in_http_1_0_is_told_as_any_other(self, raw_server: RawFactory) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            servers.read_request(sock)
+            sock.sendall(b"HTTP/1.0 503 Busy\r\n\r\nlater")
+
+        with pytest.raises(HandshakeError, match="503 Busy") as caught:
+            WebSocket().connect(raw_server(script).uri, timeout=5)
+        assert caught.value.body == b"later"
 
     @given(st.lists(st.binary(min_size=1, max_size=50), max_size=5), st.integers(0, 400))
     def test_chunks_are_joined_as_far_as_they_have_come(self, chunks: list[bytes], come: int) -> None:

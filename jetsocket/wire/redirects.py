@@ -1,0 +1,68 @@
+"""Where a redirect of the upgrade leads, and what may go there (RFC 9110 §10.2.2, §15.4)."""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import replace
+from urllib.parse import quote
+
+from jetsocket.uris import Target, resolve, same_origin
+
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?]*")
+
+
+def follow(target: Target, location: str) -> Target:
+    """Where a redirect leads: within the origin, or from ws to wss on the same host.
+
+    Args:
+        target: Who answered with it.
+        location: Its Location header as it came, decoded as Latin-1.
+
+    Returns:
+        The new target; with the userinfo of the old one, if `keeps_credentials`.
+
+    Raises:
+        ValueError: To another host or port, or to ws from wss (credentials and TLS would be lost there), or
+            nowhere.
+    """
+    location = _readable(location)
+    for http, ws in (("http:", "ws:"), ("https:", "wss:")):
+        if location.lower().startswith(http):
+            location = ws + location[len(http) :]
+    new = resolve(location, target)
+    if target.secure and not new.secure:
+        raise ValueError("another origin, where nothing is encrypted any more")
+    if not same_origin(target, new) and (target.secure or not new.secure or target.host != new.host):
+        raise ValueError("another origin, where neither headers nor credentials must go")
+    if new.authorization is None and keeps_credentials(target, new):
+        new = replace(new, authorization=target.authorization)
+    return new
+
+
+def keeps_credentials(old: Target, new: Target) -> bool:
+    """Whether headers, cookie and userinfo that were given for `old` may go to `new`, too.
+
+    Beyond the same origin, only from port 80 to 443: another port may be another program's.
+    """
+    same_host = old.host == new.host
+    return same_origin(old, new) or (same_host and new.secure and (old.port, new.port) == (80, 443))
+
+
+def _readable(location: str) -> str:
+    """A Location as a URI: without its fragment, and with what no URI may have percent-encoded.
+
+    Servers write blanks and raw UTF-8, and browsers follow them. Bytes that are no UTF-8 are encoded as they
+    are, except in a host.
+    """
+    raw = location.encode("latin-1").partition(b"#")[0]
+    if _CONTROL.search(raw):
+        raise ValueError("there is a control character in it")
+    found = _AUTHORITY.match(raw)
+    authority = found[0] if found else b""
+    try:
+        host = authority.decode("utf-8")  # its IDNA form is `resolve`'s business
+    except UnicodeDecodeError:
+        raise ValueError("the host is no UTF-8") from None
+    return host + quote(raw[len(authority) :], safe=string.punctuation)
