@@ -12,6 +12,8 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
+from jetsocket.foreign import exc_info_of
+
 _MOST = 10_000  # lines kept; without a housekeeper, nobody may ever come
 
 _pool_log = logging.getLogger("jetsocket.pool")
@@ -31,22 +33,27 @@ class Journal:
         self._wake = wake
         self._records: deque[tuple[logging.Logger, logging.LogRecord]] = deque(maxlen=_MOST)
 
-    def note(self, level: int, text: str, *args: object, failed: bool = False) -> None:
-        """Keep a line of the pool's; `failed` adds the exception that is being handled."""
-        self._note(_pool_log, level, text, args, failed=failed)
+    def note(self, level: int, text: str, *args: object, failure: BaseException | None = None) -> None:
+        """Keep a line of the pool's; `failure` adds the traceback of what the user's code raised."""
+        self._note(_pool_log, level, text, args, failure)
 
     def note_end(self, failure: Exception) -> None:
         """Keep how a connection ended."""
-        self._note(_wire_log, logging.DEBUG, "%s", (failure,), failed=False)
+        self._note(_wire_log, logging.DEBUG, "%s", (failure,), None)
 
     def _note(
-        self, log: logging.Logger, level: int, text: str, args: tuple[object, ...], *, failed: bool
+        self,
+        log: logging.Logger,
+        level: int,
+        text: str,
+        args: tuple[object, ...],
+        failure: BaseException | None,
     ) -> None:
         if self.muted or not log.isEnabledFor(level):
             return
         frame = sys._getframe(2)  # whoever tells
         code = frame.f_code
-        info = sys.exc_info() if failed else None
+        info = None if failure is None else exc_info_of(failure)
         record = log.makeRecord(
             log.name, level, code.co_filename, frame.f_lineno, text, args, info, code.co_name
         )

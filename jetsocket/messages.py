@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from jetsocket.exceptions import DecodeError
+from jetsocket.foreign import as_told, place_of
+from jetsocket.misfits import describe_msgspec, describe_pydantic
+from jetsocket.wire.redaction import raise_alone
 
 __all__ = ["Codec", "Deserializer", "Serializer"]
 
@@ -103,17 +105,23 @@ class Codec(Generic[T]):
             What the deserializer makes of it.
 
         Raises:
-            DecodeError: The deserializer failed; its error is the cause. The message tells the size and, for
-                a message type, the field, but never the content, which is in ``payload``.
+            DecodeError: The deserializer failed. The message tells the size and, for a message type, what is
+                wrong with which of its fields, but never the content, which is in ``payload``. The cause has
+                the type of what was raised and the frames of the user's code, and no text of its own.
         """
         try:
             return self._deserialize(payload)
-        except DecodeError:
-            raise  # the user's deserializer says it in its own words
-        except Exception as error:
-            raise DecodeError(
-                _decode_message(payload, uri, error, self._describe), payload=payload
-            ) from error
+        except DecodeError as error:  # the user's deserializer says it in its own words
+            raise_alone(error, _cause_of(error))
+        except Exception as error:  # noqa: BLE001 - whatever the user's code or a library raises
+            told = _decode_message(payload, uri, error, self._describe)
+            raise_alone(DecodeError(told, payload=payload), as_told(error))
+
+
+def _cause_of(error: DecodeError) -> BaseException | None:
+    """What led to an error of the user's, as it may be told."""
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None if earlier is None else as_told(earlier)
 
 
 def _decode_message(payload: Payload, uri: str, error: Exception, describe: Describe) -> str:
@@ -121,7 +129,10 @@ def _decode_message(payload: Payload, uri: str, error: Exception, describe: Desc
     if isinstance(payload, bytes):
         what = f"binary message of {len(payload)} bytes"
     origin = f" from {uri}" if uri else ""
-    why = describe(error) or f"the deserializer raised {type(error).__name__}"
+    why = describe(error)
+    if not why:
+        place = place_of(error)
+        why = f"the deserializer raised {type(error).__name__}" + (f" in {place}" if place else "")
     return f"{what}{origin} could not be decoded: {why}; recv_raw() returns messages undecoded"
 
 
@@ -178,7 +189,8 @@ def _loads(payload: Payload) -> Any:
 
 def _describe_json(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"no valid JSON: {error.msg} at index {error.pos}"
+        said = error.msg.partition(":")[0]  # what is behind a colon is of the message
+        return f"no valid JSON: {said} at index {error.pos}"
     return f"no valid JSON ({type(error).__name__})"
 
 
@@ -226,26 +238,7 @@ def _msgspec_codec(kind: type) -> Codec[Any]:
             return msgspec.json.encode(data).decode()
         return json.dumps(data, ensure_ascii=False, default=msgspec.to_builtins)
 
-    return Codec(encode, msgspec.json.Decoder(kind).decode, _describe_msgspec)
-
-
-# The texts of msgspec that quote field names and types only; others may quote what was sent.
-_MSGSPEC_SAFE = re.compile(
-    r"(Expected|Object missing required field|Object contains unknown field) .*", re.DOTALL
-)
-_MSGSPEC_PATH = re.compile(r" - at `([^`]*)`$")
-
-
-def _describe_msgspec(error: Exception) -> str:
-    import msgspec
-
-    if not isinstance(error, msgspec.ValidationError):
-        return "no valid JSON"
-    text = str(error)
-    if _MSGSPEC_SAFE.fullmatch(text):
-        return text
-    path = _MSGSPEC_PATH.search(text)
-    return f"a value is not allowed at `{path[1] if path else '$'}`"
+    return Codec(encode, msgspec.json.Decoder(kind).decode, describe_msgspec(kind))
 
 
 def _pydantic_codec(kind: type) -> Codec[Any]:
@@ -264,14 +257,4 @@ def _pydantic_codec(kind: type) -> Codec[Any]:
             return pydantic_core.to_json(data).decode()
         return json.dumps(data, ensure_ascii=False, default=pydantic_core.to_jsonable_python)
 
-    return Codec(encode, adapter.validate_json, _describe_pydantic)
-
-
-def _describe_pydantic(error: Exception) -> str:
-    """Name each field and pydantic's code for what is wrong; its texts may quote what was sent."""
-    import pydantic
-
-    if not isinstance(error, pydantic.ValidationError):
-        return ""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return ", ".join(f"{'.'.join(map(str, fault['loc'])) or 'message'}: {fault['type']}" for fault in faults)
+    return Codec(encode, adapter.validate_json, describe_pydantic(adapter))

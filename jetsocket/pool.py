@@ -35,12 +35,14 @@ from jetsocket.exceptions import (
     PoolExhaustedError,
     TimeoutError,
 )
+from jetsocket.foreign import Misuse, as_told, exc_info_of, told
 from jetsocket.housekeeper import Housekeeper, close_all, is_housekeeping, stack_of
 from jetsocket.ledger import ABANDONED, STOP, Exhaustion, Ledger
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
 from jetsocket.stats import PoolStats
 from jetsocket.uris import Target, parse, resolve, same_origin
+from jetsocket.wire.redaction import raise_alone
 from jetsocket.wire.websocket import WebSocket
 
 __all__ = ["ConnectionPool", "ConnectionPoolConfig", "PoolStats", "PooledConnection"]
@@ -423,12 +425,17 @@ class ConnectionPool(Generic[T]):
         """
         try:
             self._call_back(entry, callback, deadline)
-        except Exception as error:  # whatever the user's code raises
+        except Exception as error:  # noqa: BLE001  # whatever the user's code raises
             is_late = isinstance(error, builtins.TimeoutError) and monotonic() >= deadline
-            failure = _configure_failed(entry.target, error, permit.limit if is_late else None)
-            self._ledger.open_failed(copy.copy(failure))
-            raise failure from error
+            raise_alone(self._not_configured(entry, error, permit.limit if is_late else None), as_told(error))
         entry.forgive()
+
+    def _not_configured(
+        self, entry: Entry, error: Exception, limit: float | None
+    ) -> ConnectionError | TimeoutError:
+        failure = _configure_failed(entry.target, error, limit)
+        self._ledger.open_failed(copy.copy(failure))
+        return failure
 
     def _call_back(self, entry: Entry, callback: Callback, deadline: float) -> None:
         """Call back with a lease of its own, whose every operation ends at the deadline.
@@ -527,11 +534,11 @@ class ConnectionPool(Generic[T]):
         finally:
             ledger.give_back(permit)
         if permit.reason is not None and entry is not None:
-            told = "[%s] connection %d not kept: %s"
-            ledger.journal.note(DEBUG, told, self._name, entry.id, permit.reason)
+            text = "[%s] connection %d not kept: %s"
+            ledger.journal.note(DEBUG, text, self._name, entry.id, permit.reason)
         if permit.warned:
-            told = "[%s] the leaked connection came back after %.3g s"
-            ledger.journal.note(logging.WARNING, told, self._name, permit.lent_for)
+            text = "[%s] the leaked connection came back after %.3g s"
+            ledger.journal.note(logging.WARNING, text, self._name, permit.lent_for)
 
     def _why_unclean(
         self, lease: PooledConnection[Any], entry: Entry, failed: bool, now: float
@@ -567,9 +574,10 @@ class ConnectionPool(Generic[T]):
         entry.count_from_here()
         try:
             self._call_back(entry, reset, monotonic() + self._config.health_check_timeout)
-        except Exception:  # noqa: BLE001  # the user's code; it is logged, and the connection closed
-            told = "[%s] reset() failed; connection %d is closed"
-            self._ledger.journal.note(logging.WARNING, told, self._name, entry.id, failed=True)
+        except Exception as error:  # noqa: BLE001  # the user's code; it is logged, and the connection closed
+            text = "[%s] reset() failed; connection %d is closed: %s"
+            args = (self._name, entry.id, told(error))
+            self._ledger.journal.note(logging.WARNING, text, *args, failure=error)
             return "reset failed"
         finally:
             entry.forgive()
@@ -925,7 +933,7 @@ def _refuse_awaitable(result: object) -> None:
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()  # or Python warns that nobody awaited it
-        raise TypeError(
+        raise Misuse(
             "the callback returned an awaitable, which nobody awaits; give an ordinary function that has"
             " done its work when it returns"
         )
@@ -938,10 +946,10 @@ def _configure_failed(
     where = f"on a new connection to {target.redacted}"
     if limit is None:
         return ConnectionError(
-            f"configure() failed {where}: {type(error).__name__}; see the cause of this error"
+            f"configure() failed {where}: {told(error)}; the cause of this error has its traceback"
         )
-    told = f"configure() had not ended {where} when the {limit:g} s of the acquire were over; allow more time"
-    return TimeoutError(told, operation="configure", timeout=limit)
+    late = f"configure() had not ended {where} when the {limit:g} s of the acquire were over; allow more time"
+    return TimeoutError(late, operation="configure", timeout=limit)
 
 
 def _after_another(error: TimeoutError, earlier: BaseException) -> TimeoutError:
@@ -1014,8 +1022,9 @@ def _checker(pool: weakref.ref[ConnectionPool[Any]]) -> Callable[[Entry], bool]:
         entry.count_from_here()
         try:
             owner._call_back(entry, owner._check, monotonic() + owner._config.health_check_timeout)
-        except Exception:  # noqa: BLE001  # the user's code; it is logged, and the connection closed
-            _log.warning("[%s] check() failed; connection %d is closed", owner._name, entry.id, exc_info=True)
+        except Exception as error:  # noqa: BLE001  # the user's code; it is logged, and the connection closed
+            text = "[%s] check() failed; connection %d is closed: %s"
+            _log.warning(text, owner._name, entry.id, told(error), exc_info=exc_info_of(error))
             return False
         finally:
             entry.forgive()

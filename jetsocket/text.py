@@ -9,6 +9,7 @@ MOST_SHOWN = 200
 
 
 def printable(text: str, most: int = MOST_SHOWN) -> str:
-    """The first characters of `text`, with "?" in place of each that could move a cursor or break a line."""
-    shown = "".join(char if char.isprintable() else "?" for char in text[:most])
-    return shown if len(text) <= most else f"{shown[: most - 1]}…"
+    """`text` on one line, at most so many characters, none of which moves a cursor or turns the writing."""
+    if len(text) > most:
+        text = text[: most - 1] + "…"
+    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)

@@ -57,12 +57,13 @@ def test_a_warning_wakes_and_has_its_traceback(
     journal.note(logging.DEBUG, "nothing of note")
     assert rung == []
     try:
-        raise ZeroDivisionError
-    except ZeroDivisionError:
-        journal.note(logging.WARNING, "it failed", failed=True)
+        raise ZeroDivisionError("s3cr3t of a message")
+    except ZeroDivisionError as error:
+        journal.note(logging.WARNING, "it failed", failure=error)
     assert rung == ["ring"]
     journal.emit()
     assert "ZeroDivisionError" in caplog.text
+    assert "\nZeroDivisionError: s3cr3t" not in caplog.text
 
 
 def test_what_is_told_comes_behind_what_waits(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:

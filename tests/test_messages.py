@@ -330,8 +330,8 @@ def test_a_message_that_does_not_fit_names_the_field(message_type: Any, payload:
     ("message_type", "payload", "said"),
     [
         (StructTrade, '{"price": 1, "side": "SECRET"}', r"a value is not allowed at `\$\.side`"),
-        (GrumpyStruct, '{"price": 1}', r"a value is not allowed at `\$`"),
-        (StrictStruct, '{"price": 1, "more": "SECRET"}', "unknown field `more`"),
+        (GrumpyStruct, '{"price": 1}', r"a value is not allowed at `\$` \(ValueError\)"),
+        (StrictStruct, '{"price": 1, "more": "SECRET"}', r"a field that the type does not know at `\$`"),
         (GrumpyModel, '{"price": 1}', "price: value_error"),
         (NestedModel, '{"trades": [{"price": 1}, {"price": "SECRET"}]}', r"trades\.1\.price: float_parsing"),
         (BrokenModel, '{"price": 1}', "the deserializer raised KeyError"),

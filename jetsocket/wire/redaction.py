@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 from urllib.parse import quote, unquote_plus
 
-_SHOWN = 200  # characters of what a stranger says that go into a message
+from jetsocket.text import printable
+
 _SHORTEST = 4  # characters; what is shorter can be guessed, and hiding it would blot out half a text
 _MADE_OF_MORE = frozenset({
     "UnicodeDecodeError",
@@ -45,13 +46,6 @@ def hide(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted({each for each in secrets if len(each) >= _SHORTEST}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
-
-
-def printable(text: str, most: int = _SHOWN) -> str:
-    """`text` on one line, at most so many characters, none of which moves a cursor or turns the writing."""
-    if len(text) > most:
-        text = text[: most - 1] + "…"
-    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
 
 
 def censored(text: str, secrets: Iterable[str] = ()) -> str:

@@ -17,11 +17,11 @@ import weakref
 
 import pytest
 
+from jetsocket.text import printable
 from jetsocket.wire.redaction import (
     as_cause,
     censored,
     hide,
-    printable,
     raise_alone,
     secrets_of,
     secrets_of_login,
