@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from jetsocket import uris
+from jetsocket.wire.proxies import Proxy, import_python_socks, redact_proxy
 
 __all__ = ["ConnectionPoolConfig", "HeaderPairs", "HeaderSource", "Options", "Reuse", "runs_later"]
 
@@ -212,8 +213,14 @@ def _proxy(name: str, value: object) -> bool | str | None:
     if url is None or url["scheme"].lower() not in _PROXY_SCHEMES or not 1 <= int(url["port"]) <= 65535:
         raise ValueError(
             f"{name} must be a URL with a port, such as http://host:3128 or socks5h://user:pw@host:1080, "
-            f"its scheme one of {', '.join(_PROXY_SCHEMES)}, not {uris.redact(value)}"
+            f"its scheme one of {', '.join(_PROXY_SCHEMES)}, not {redact_proxy(value)}"
         )
+    try:
+        proxy = Proxy.parse(value)
+    except ValueError as fault:
+        raise ValueError(f"{name}: {fault}; it is {redact_proxy(value)}") from None
+    if proxy.scheme != "http":
+        import_python_socks()  # now, and not at the first acquire
     return value
 
 
@@ -361,7 +368,7 @@ class Options:
         origin: Value of the ``Origin`` header.
         cookie: Value of the ``Cookie`` header.
         proxy: True: as the environment says; None or False: none; or a URL (``http``, ``socks4``,
-            ``socks4a``, ``socks5``, ``socks5h``) with a port.
+            ``socks4a``, ``socks5``, ``socks5h``) with a port. SOCKS needs the extra ``proxy``.
         socket_options: ``(level, option, value)`` for ``setsockopt``, before connecting.
         max_redirects: Redirects followed: within the origin, or from ws to wss on the same host.
         connect_attempts: Attempts to connect within an acquire.
@@ -371,6 +378,7 @@ class Options:
     Raises:
         TypeError: A value of the wrong type, or two that exclude each other by their meaning.
         ValueError: A value out of range. The message names the key; it quotes no header, cookie or password.
+        ImportError: A SOCKS proxy, and the extra ``proxy`` is not installed.
     """
 
     ssl_context: ssl.SSLContext | None = None

@@ -110,7 +110,7 @@ class ConnectionPool(Generic[T]):
         Raises:
             TypeError: An argument or a key of `manager_kwargs` is unknown or of the wrong type.
             ValueError: A value is out of range, or `base_uri` is no WebSocket URI.
-            ImportError: `message_type` needs an extra that is not installed.
+            ImportError: `message_type` or a SOCKS proxy needs an extra that is not installed.
         """
         if config is not None and not isinstance(config, ConnectionPoolConfig):
             raise TypeError(f"config must be a ConnectionPoolConfig, not {type(config).__name__}")

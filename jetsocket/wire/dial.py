@@ -16,9 +16,11 @@ from collections.abc import Iterable, Sequence
 
 from jetsocket import exceptions, uris
 from jetsocket.clock import monotonic
+from jetsocket.wire import tunnel
 from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, look_up
-from jetsocket.wire.proxies import Hop, Proxy, import_python_socks, proxy_for, redact_proxy, tame
-from jetsocket.wire.redaction import hide, secrets_of_login
+from jetsocket.wire.environment import Choice, is_loopback, proxy_for
+from jetsocket.wire.proxies import DIRECTLY, Proxy, import_python_socks, redact_proxy
+from jetsocket.wire.redaction import raise_alone
 from jetsocket.wire.stream import Socket, Stream, take
 
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
@@ -79,7 +81,7 @@ class Dialing:
             TimeoutError: The deadline passed.
             ConnectionError: It failed, or was cancelled. The system's or TLS's error is the `__cause__`, an
                 `ssl.SSLCertVerificationError` if the certificate was refused.
-            ImportError: A proxy is to be used, and the extra `proxy` is not installed.
+            ImportError: `proxy` is the URL of a SOCKS proxy, and the extra `proxy` is not installed.
         """
         try:
             stream = self._connect()
@@ -133,8 +135,8 @@ class Dialing:
         self._refuse_if_cancelled()
         if self._unix is not None:
             stream = self._race([_unix_address(self._unix)])
-        elif (url := proxy_for(self._target, self._proxy)) is not None:
-            stream = self._tunnel(url)
+        elif (choice := proxy_for(self._target, self._proxy)) is not None:
+            stream = self._tunnel(choice)
         else:
             stream = self._race(self._look_up(self._target.host, self._target.port))
         if self._target.secure:
@@ -189,34 +191,75 @@ class Dialing:
         self._refuse_if_cancelled()
         return stream
 
-    def _tunnel(self, url: str) -> Stream:
+    def _tunnel(self, choice: Choice) -> Stream:
         """Have a proxy connect to the target."""
-        shown = redact_proxy(url)
-        self._stage = f"using the proxy {shown}"
-        try:
-            proxy = Proxy.parse(url)
-        except ValueError as error:
-            raise self._failed(error, "correct the proxy's URL") from None
-        python_socks = import_python_socks()  # before anything is opened, for it may be missing
-        host = self._target.host
+        proxy, shown = self._usable(choice)
+        host, port = self._target.host.partition("%")[0], self._target.port  # a zone says nothing elsewhere
+        hosts = [host]
         if proxy.wants_address and not uris.is_ip(host):
             family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
-            host = self._look_up(host, self._target.port, family)[0].sockaddr[0]
-        stream = self._race(self._look_up(proxy.host, proxy.port), f"the proxy {shown}")
-        self._stage = f"asking the proxy {shown} for {uris.bracketed(host)}:{self._target.port}"
-        hop = Hop(stream, self._deadline, whole_head=proxy.scheme == "http")
+            hosts = [address.sockaddr[0] for address in _interleaved(self._look_up(host, port, family))]
+        places = self._look_up(proxy.host, proxy.port)
+        refusals: list[tunnel.Refusal] = []
+        for host in hosts:
+            stream = self._race(places, shown)
+            self._stage = f"asking {shown} for {uris.bracketed(host)}:{port}"
+            refusal = self._ask_proxy(stream, proxy, host, len(hosts) - len(refusals))
+            if refusal is None:
+                return stream
+            stream.close()
+            refusals.append(refusal)
+            if not refusal.of_address:
+                break
+        told = [f"{host}: {each.why}" for host, each in zip(hosts, refusals, strict=False)]
+        last = refusals[-1]
+        why = ", ".join(told) if told[1:] else last.why
+        raise self._failed(why, self._advised(last.advice, choice)) from last.cause
+
+    def _ask_proxy(self, stream: Stream, proxy: Proxy, host: str, left: int) -> tunnel.Refusal | None:
+        """Ask for one of so many addresses that are left; each has its share of the time."""
+        until = self._deadline if left == 1 else monotonic() + self._remaining() / left
         try:
-            proxy.client(python_socks, hop).connect(host, self._target.port)
+            return tunnel.ask(stream, proxy, host, self._target.port, until)
         except TimeoutError:
-            raise self._timed_out() from None
-        except (python_socks.ProxyError, OSError, ValueError) as error:
-            said = hide(str(error), secrets_of_login(proxy.username, proxy.password))
-            raise self._failed(tame(said), "check its URL, its credentials, and what it lets through") from (
-                error if said == str(error) else None
-            )
-        if hop.has_more:
-            raise self._failed("it sent data behind its answer", "check that this is the proxy's address")
-        return stream
+            if left == 1 or self._remaining() <= 0:
+                raise_alone(self._timed_out())
+            return tunnel.Refusal("the proxy took too long", tunnel.CHECK, of_address=True)
+        except OSError as error:
+            why, cause = error.strerror or str(error), error.with_traceback(None)
+            return tunnel.Refusal(why, tunnel.CHECK, of_address=True, cause=cause)
+
+    def _usable(self, choice: Choice) -> tuple[Proxy, str]:
+        """The proxy, and how to call it in messages."""
+        shown = f"the proxy {redact_proxy(choice.url)}"
+        advice = "correct the proxy's URL"
+        if choice.variable is not None:
+            shown += f" ({choice.variable})"
+            advice = f"correct {choice.variable}, or pass {DIRECTLY} to connect directly"
+        self._stage = f"using {shown}"
+        try:
+            proxy = Proxy.parse(choice.url)
+        except ValueError as error:
+            raise_alone(self._failed(error, advice))
+        if proxy.scheme != "http":
+            try:
+                import_python_socks()  # before anything is opened, for it may be missing
+            except ImportError as error:
+                if choice.variable is None:
+                    raise
+                why = f"{choice.variable} names a SOCKS proxy"
+                raise_alone(self._failed(why, str(error)), error.with_traceback(None))
+        return proxy, shown
+
+    def _advised(self, advice: str, choice: Choice) -> str:
+        """What to do, where a proxy has refused."""
+        host = self._target.host
+        if not is_loopback(host):
+            return advice
+        instead = f"list it in NO_PROXY, or pass {DIRECTLY}"
+        if choice.variable is None:  # then nothing of the environment counts
+            instead = f"pass {DIRECTLY}, or True in place of its URL and list it in NO_PROXY"
+        return f"{advice}; {host} is this machine, and its own to the proxy: {instead}"
 
     def _start_tls(self, stream: Stream) -> None:
         self._stage = f"doing the TLS handshake with {self._target.host_header}"

@@ -1,202 +1,125 @@
-"""Proxies: which one to use, as requests does, and what to say to it through python-socks."""
+"""A proxy's URL: what it means, and how it may be shown.
+
+The splitting is done here and not by ``urllib.parse``: that one puts passwords into its error messages.
+"""
 
 from __future__ import annotations
 
-import errno
-import ipaddress
-import os
-import sys
-import urllib.parse
-import urllib.request
-from typing import Any, NamedTuple
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from jetsocket import uris
-from jetsocket.wire.stream import Stream
+from jetsocket.text import printable
+from jetsocket.wire.redaction import raise_alone, secrets_of_login
 
-_MAX_HEAD = 65536  # bytes of a proxy's answer to CONNECT
+DIRECTLY = "proxy=None in manager_kwargs"  # for messages: what to say to connect without a proxy
+
 _MOST_LOGIN = 255  # characters of a user name, and of a password, RFC 1929 §2
-_SHOWN_REPLY = 200  # characters of what a proxy says that go into a message
-_VARIABLES = {
-    "http": ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"),
-    "https": ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
-}
-_ASKS_SYSTEM = sys.platform in ("darwin", "win32")  # where the environment says nothing
 _PORTS = {"http": 80, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
+_SAY_INSTEAD = {
+    "https": "it means TLS to the proxy itself, and most proxies take http:// on the same port",
+    "socks": "say socks5h://",
+}
+_URL = re.compile(
+    r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,19})://"
+    r"(?:(?P<login>[^/?#]*)@)?"
+    r"(?:\[(?P<address>[^\[\]]*)\]|(?P<name>[^:\[\]/?#@\s\x00-\x1f\x7f]*))"
+    r"(?::(?P<port>[^:/?#@]*))?"
+    r"(?:[/?#][^@]*)?"  # of no meaning; an @ in it is the end of a login, whose / has to be percent-encoded
+)
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]{1,40})?")
+_PORT = re.compile("[0-9]{1,5}")
+_CONTROLS = re.compile("[\x00-\x1f\x7f]")
 
 
-class Proxy(NamedTuple):
-    """A proxy's URL, taken apart."""
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy's URL, taken apart.
+
+    Attributes:
+        scheme: ``http``, ``socks4``, ``socks4a``, ``socks5`` or ``socks5h``.
+        host: Name or address (IPv6 without brackets).
+        port: TCP port.
+        username: Percent-decoded; what is no UTF-8 in it as surrogates (PEP 383).
+        password: The same.
+    """
 
     scheme: str
     host: str
     port: int
-    username: str
-    password: str
+    username: str = field(repr=False)
+    password: str = field(repr=False)
 
     @classmethod
     def parse(cls, url: str) -> Proxy:
-        """Take a URL apart.
+        """Take a URL apart; without a scheme it is ``http``.
 
         Raises:
             ValueError: It names no proxy that can be used; the text shows no credentials.
         """
-        parts = _split_proxy(url)
-        if parts.scheme not in _PORTS:
-            raise ValueError(f"{parts.scheme}:// proxies are not supported, only {', '.join(_PORTS)}")
-        if not parts.hostname:
+        match = _split(url)
+        if match is None:
+            raise ValueError(
+                "its URL is none; what is in a user name or a password has to be percent-encoded, and an "
+                "IPv6 address to be in brackets"
+            )
+        scheme = match["scheme"].lower()
+        if scheme not in _PORTS:
+            hint = f"; {_SAY_INSTEAD[scheme]}" if scheme in _SAY_INSTEAD else ""
+            raise ValueError(f"{scheme}:// proxies are not supported, only {', '.join(_PORTS)}{hint}")
+        host = match["name"] or (match["address"] or "").replace("%25", "%", 1)
+        if not host or (match["address"] is not None and not _ADDRESS.fullmatch(host)):
             raise ValueError("its URL names no host")
-        try:
-            port = parts.port or _PORTS[parts.scheme]
-        except ValueError:
-            raise ValueError("the port in its URL is not a number from 1 to 65535") from None
-        username, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
-        if parts.scheme != "http" and not _fits_socks(username, password):
-            raise ValueError("a SOCKS user name or password is ASCII, without NUL, of at most 255 characters")
-        return cls(parts.scheme, parts.hostname, port, username, password)
+        given = match["port"] or str(_PORTS[scheme])
+        if not _PORT.fullmatch(given) or not 1 <= int(given) <= 65535:
+            raise ValueError("the port in its URL is not a number from 1 to 65535")
+        username, _, password = map(_unquoted, (match["login"] or "").partition(":"))
+        check = _check_basic if scheme == "http" else _check_socks
+        check(username, password)
+        return cls(scheme, host, int(given), username, password)
 
     @property
     def wants_address(self) -> bool:
         """Whether we resolve the target's host; socks4a and socks5h leave it to the proxy, as HTTP does."""
         return self.scheme in ("socks4", "socks5")
 
-    def client(self, python_socks: Any, hop: Hop) -> Any:
-        """python-socks' side of the conversation, over a connection of ours in place of its own."""
-        kind = getattr(python_socks.ProxyType, self.scheme[:6].upper())
-        return python_socks.sync.Proxy(
-            kind, self.host, self.port, self.username, self.password, rdns=True, forward=hop
-        )
-
-
-class Hop:
-    """What python-socks asks of the proxy to go through and of its socket, over a stream and its deadline."""
-
-    def __init__(self, stream: Stream, deadline: float, *, whole_head: bool) -> None:
-        self._stream = stream
-        self._deadline = deadline
-        self._whole_head = whole_head  # python-socks takes the first piece of HTTP for all of it
-        self._unread = b""
+    @property
+    def has_login(self) -> bool:
+        """Whether its URL has a user name, a password or both."""
+        return bool(self.username or self.password)
 
     @property
-    def has_more(self) -> bool:
-        """Whether the proxy has sent more than its answer."""
-        return bool(self._unread)
+    def secrets(self) -> set[str]:
+        """What is not to be shown of what the proxy says."""
+        return secrets_of_login(self.username, self.password)
 
-    def connect(self, dest_host: str, dest_port: int, timeout: float) -> Hop:
-        """Itself: it leads to the proxy already."""
-        return self
-
-    def sendall(self, data: bytes) -> None:
-        """Send all of it by the deadline; raises TimeoutError or OSError."""
-        self._stream.write(data, self._deadline)
-
-    def recv(self, size: int) -> bytes:
-        """Receive by the deadline; raises TimeoutError or OSError."""
-        while not self._unread or (self._whole_head and b"\r\n\r\n" not in self._unread):
-            if len(self._unread) > _MAX_HEAD:
-                raise OSError(errno.EMSGSIZE, f"its answer is longer than {_MAX_HEAD} bytes")
-            self._unread += self._read()
-        end = self._unread.index(b"\r\n\r\n") + 4 if self._whole_head else size
-        answer, self._unread = self._unread[:end], self._unread[end:]
-        return answer
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._stream.close()
-
-    def _read(self) -> bytes:
-        while True:
-            if not self._stream.wait_readable(self._deadline):
-                raise TimeoutError("the deadline passed before the proxy had answered")
-            if (data := self._stream.read_now()) is not None:
-                break
-        if not data:
-            raise ConnectionResetError(errno.ECONNRESET, "it closed the connection before it had answered")
-        return data
-
-
-def proxy_for(target: uris.Target, setting: bool | str | None) -> str | None:
-    """Choose the proxy for ``target``, as requests does.
-
-    Args:
-        target: Where to connect to.
-        setting: None or False: no proxy. A URL: that proxy. True: as the environment says, which is
-            HTTP_PROXY for ws://, HTTPS_PROXY for wss://, ALL_PROXY for both, unless NO_PROXY names the host
-            (suffixes, ports, networks such as 10.0.0.0/8, or * for all), or the system's settings
-            where the environment has none (macOS, Windows).
-
-    Returns:
-        The proxy's URL; None: connect directly.
-    """
-    if not isinstance(setting, bool):
-        return setting or None
-    scheme = "https" if target.secure else "http"
-    proxies = _configured(scheme) if setting else {}
-    url = proxies.get(scheme) or proxies.get("all")
-    if not url or _no_proxy(target) or urllib.request.proxy_bypass(target.host):
-        return None
-    return url
-
-
-def _configured(scheme: str) -> dict[str, str]:
-    """Proxies by scheme, as urllib finds them."""
-    # urllib looks at every variable that there is; that would be a fifth of all that connecting costs.
-    if not _ASKS_SYSTEM and not any(map(os.environ.get, _VARIABLES[scheme])):
-        return {}
-    return urllib.request.getproxies()
-
-
-def _no_proxy(target: uris.Target) -> bool:
-    setting = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    host = uris.bracketed(target.host)
-    names = [target.host, host, f"{host}:{target.port}"]
-    return any(_matches(entry, names) for entry in setting.lower().replace(" ", "").split(",") if entry)
-
-
-def _matches(entry: str, names: list[str]) -> bool:
-    if "/" in entry:
-        return _in_network(names[0], entry)
-    entry = entry.lstrip(".")
-    return any(name == entry or name.endswith("." + entry) for name in names)
-
-
-def _in_network(host: str, network: str) -> bool:
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
-    except ValueError:  # the host is a name, or the entry not a network: it names nobody
-        return False
+    @property
+    def authorization(self) -> str | None:
+        """Value of the ``Proxy-Authorization`` header: Basic, in UTF-8 (RFC 7617 §2); None: no login."""
+        if not self.has_login:
+            return None
+        login = f"{self.username}:{self.password}".encode("utf-8", "surrogateescape")
+        return "Basic " + base64.b64encode(login).decode("ascii")
 
 
 def redact_proxy(url: str) -> str:
     """A proxy's URL for messages: scheme, host and port, and *** for credentials. Never raises."""
-    try:
-        parts = _split_proxy(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
+    match = _split(url)
+    # Where a password has a slash in it, say, nothing is what it seems.
+    if match is None or not _PORT.fullmatch(match["port"] or "0"):
         return "***"
-    if (
-        "@" in url and "@" not in parts.netloc
-    ):  # a password with a slash in it, say: nothing here is what it seems
+    if match["address"] is not None and not _ADDRESS.fullmatch(match["address"]):
         return "***"
-    credentials = "***@" if "@" in parts.netloc else ""
-    return f"{parts.scheme}://{credentials}{uris.bracketed(parts.hostname or '')}{port}"
-
-
-def _fits_socks(*texts: str) -> bool:
-    """Whether python-socks can send them, RFC 1929 §2; it would show what is not ASCII in its error."""
-    return all(text.isascii() and "\0" not in text and len(text) <= _MOST_LOGIN for text in texts)
-
-
-def _split_proxy(url: str) -> urllib.parse.SplitResult:
-    return urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-
-
-def tame(text: str) -> str:
-    """What a stranger says, fit for a message: not long, and no control characters."""
-    return "".join(char if char.isprintable() else "?" for char in text[:_SHOWN_REPLY])
+    credentials = "" if match["login"] is None else "***@"
+    host = match["name"] if match["address"] is None else f"[{match['address']}]"
+    port = f":{match['port']}" if match["port"] else ""
+    return printable(f"{match['scheme'].lower()}://{credentials}{host}{port}")
 
 
 def import_python_socks() -> Any:
-    """The package of the extra `proxy`.
+    """The package of the extra `proxy`, which speaks SOCKS.
 
     Raises:
         ImportError: It is not installed.
@@ -205,7 +128,39 @@ def import_python_socks() -> Any:
         import python_socks.sync
     except ImportError as error:
         raise ImportError(
-            'to connect through a proxy install the extra "proxy": pip install "jetsocket[proxy]"; '
-            "to connect directly pass manager_kwargs['proxy'] = None"
+            'to connect through a SOCKS proxy install the extra "proxy": pip install "jetsocket[proxy]"; '
+            f"to connect directly pass {DIRECTLY}"
         ) from error
     return python_socks
+
+
+def _split(url: str) -> re.Match[str] | None:
+    url = url.strip()
+    return _URL.fullmatch(url if "://" in url else f"http://{url}")
+
+
+def _unquoted(text: str) -> str:
+    try:
+        raw = text.encode("utf-8", "surrogateescape")  # as the environment has what is no UTF-8
+    except UnicodeEncodeError:  # which holds the password
+        raise_alone(ValueError("the user name or the password in its URL has a lone surrogate"))
+    return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
+
+
+def _check_basic(username: str, password: str) -> None:
+    """Refuse what Basic authorization cannot carry, and what would forge header lines."""
+    if ":" in username:
+        raise ValueError("a user name with a colon cannot be sent (RFC 7617 §2)")
+    if _CONTROLS.search(username + password):
+        raise ValueError("the user name or the password has a control character (RFC 7617 §2)")
+
+
+def _check_socks(*texts: str) -> None:
+    """Refuse what python-socks cannot send, RFC 1929 §2; it would show what is not ASCII in its error."""
+    if not all(text.isascii() and len(text) <= _MOST_LOGIN for text in texts) or _CONTROLS.search(
+        "".join(texts)
+    ):
+        raise ValueError(
+            "a SOCKS user name or password is ASCII, without NUL and other control characters, "
+            "of at most 255 characters"
+        )

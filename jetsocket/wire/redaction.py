@@ -105,12 +105,13 @@ def secrets_of(request: bytes) -> set[str]:
 
 
 def secrets_of_login(username: str, password: str) -> set[str]:
-    """The same of a user name and a password."""
-    login = f"{username}:{password}"
-    plain = {username, password, login}
-    # As a URL has them, and as UTF-8 looks to one who reads Latin-1.
-    otherwise = {quote(each, safe="") for each in plain} | {each.encode().decode("latin-1") for each in plain}
-    return plain | otherwise | {base64.b64encode(login.encode()).decode()}
+    """The same of a user name and a password, in the forms in which they may come back."""
+    plain = {username, password, f"{username}:{password}"}
+    found = plain | {quote(each, safe="", errors="surrogateescape") for each in plain}
+    for each in plain:
+        raw = each.encode("utf-8", "surrogateescape")
+        found |= {raw.decode("latin-1"), raw.decode("utf-8", "replace"), base64.b64encode(raw).decode()}
+    return found
 
 
 def _system_error(error: OSError, said: str) -> OSError:

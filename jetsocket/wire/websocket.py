@@ -135,6 +135,7 @@ class WebSocket(Channel, websocket.WebSocket):
             InvalidStateError: Connected before.
             ValueError: The URI is not one, or a header has what no header may have.
             TypeError: An unknown option.
+            ImportError: `proxy` is the URL of a SOCKS proxy, and the extra `proxy` is not installed.
         """
         unknown = others.keys() - _FOR_THE_CLASS
         if unknown:

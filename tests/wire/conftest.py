@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
@@ -31,6 +33,34 @@ def connect() -> Iterator[Connect]:
     yield open_one
     for ws in opened:
         ws.shutdown()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, int]]]:
+    """A DNS for tests: the addresses of a name, in order; all other names as ever."""
+    known: dict[str, list[tuple[str, int]]] = {}
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, family: int = 0, *args: Any, **kwargs: Any) -> list[Any]:
+        if host not in known:
+            return real(host, port, family, *args, **kwargs)
+        return [
+            (kind, socket.SOCK_STREAM, 6, "", address)
+            for address in known[host]
+            for kind in [socket.AF_INET6 if ":" in address[0] else socket.AF_INET]
+            if family in (0, kind)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
+
+
+@pytest.fixture
+def without_python_socks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra `proxy` were not installed."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "python_socks"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "python_socks", None)
 
 
 def soon(seconds: float = 5.0) -> float:

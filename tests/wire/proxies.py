@@ -6,8 +6,9 @@ import base64
 import ipaddress
 import select
 import socket
+from collections.abc import Callable
 
-from tests.servers import Script, read_exactly, read_request
+from tests.servers import Script, Upgrade, read_exactly, read_request
 
 
 def relay(client: socket.socket, server: socket.socket) -> None:
@@ -19,6 +20,21 @@ def relay(client: socket.socket, server: socket.socket) -> None:
             if not data:
                 return
             other[sock].sendall(data)
+
+
+def answering(answer: bytes, asked: list[Upgrade] | None = None) -> Script:
+    """An HTTP proxy that gives this answer to CONNECT; after a 2xx, and what is behind it, it is a tunnel."""
+
+    def script(sock: socket.socket) -> None:
+        request = read_request(sock)
+        if asked is not None:
+            asked.append(request)
+        host, port = request.target.rsplit(":", 1)
+        with socket.create_connection((host.strip("[]"), int(port)), 5) as server:
+            sock.sendall(answer)
+            relay(sock, server)
+
+    return script
 
 
 def http_proxy(asked: list[str], *, user: str = "", byte_by_byte: bool = False) -> Script:
@@ -41,13 +57,21 @@ def http_proxy(asked: list[str], *, user: str = "", byte_by_byte: bool = False) 
     return script
 
 
-def socks_proxy(asked: list[str], *, user: str = "") -> Script:
-    """A SOCKS proxy for versions 4, 4a and 5 (RFC 1928, RFC 1929); `user` is "name:password"."""
+def socks_proxy(
+    asked: list[str], *, user: str = "", refuses: Callable[[str, socket.socket], bytes] | None = None
+) -> Script:
+    """A SOCKS proxy for versions 4, 4a and 5 (RFC 1928, RFC 1929); `user` is "name:password".
+
+    What `refuses` returns for a host is sent, and the connection closed; b"" lets it through.
+    """
 
     def script(sock: socket.socket) -> None:
         version = read_exactly(sock, 1)[0]
         host, port = _socks4(sock) if version == 4 else _socks5(sock, user)
         asked.append(f"socks{version} {host}:{port}")
+        if refuses is not None and (refusal := refuses(host, sock)):
+            sock.sendall(refusal)
+            return
         with socket.create_connection((host, port), 5) as server:
             sock.sendall(b"\0\x5a" + bytes(6) if version == 4 else b"\x05\0\0\x01" + bytes(6))
             relay(sock, server)

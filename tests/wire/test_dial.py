@@ -91,26 +91,6 @@ def server(nothing_left_open: None, raw_server: Serve) -> RawServer:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, int]]]:
-    """A DNS for tests: the addresses of a name, in order; all other names as ever."""
-    known: dict[str, list[tuple[str, int]]] = {}
-    real = socket.getaddrinfo
-
-    def getaddrinfo(host: str, port: int, family: int = 0, *args: Any, **kwargs: Any) -> list[Any]:
-        if host not in known:
-            return real(host, port, family, *args, **kwargs)
-        return [
-            (kind, socket.SOCK_STREAM, 6, "", address)
-            for address in known[host]
-            for kind in [socket.AF_INET6 if ":" in address[0] else socket.AF_INET]
-            if family in (0, kind)
-        ]
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return known
-
-
-@pytest.fixture
 def hanging_dns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A DNS that never answers."""
     over = threading.Event()
@@ -625,10 +605,10 @@ class TestProxy:
         ("script", "message"),
         [
             (lambda sock: sock.sendall(b"HTTP/1.1 502 \x1b[31mBad\r\n\r\n"), r"502 \?\[31mBad"),
-            (lambda sock: sock.sendall(b"garbage\r\n\r\n"), "Invalid status line"),
+            (lambda sock: sock.sendall(b"garbage\r\n\r\n"), "did not answer in HTTP: 'garbage'"),
             (lambda sock: sock.sendall(b"HTTP/1.1 200 O"), "closed the connection before it had answered"),
             (lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nextra"), "data behind its answer"),
-            (lambda sock: sock.sendall(b"x" * 200_000), "longer than 65536 bytes"),
+            (lambda sock: sock.sendall(b"HTTP/1.1 200 " + b"x" * 200_000), "longer than 65536 bytes"),
             (reset, "asking the proxy.*failed"),
         ],
         ids=["502", "garbage", "half", "extra", "endless", "reset"],
@@ -694,13 +674,19 @@ class TestProxy:
                 assert says_hello(stream)
             assert bool(asked) is through_it
 
+    @pytest.mark.parametrize("scheme", ["socks4", "socks4a", "socks5", "socks5h"])
     def test_the_extra_is_named_when_it_is_missing(
-        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
+        self, server: RawServer, without_python_socks: None, scheme: str
     ) -> None:
-        monkeypatch.setitem(sys.modules, "python_socks", None)
-        monkeypatch.setitem(sys.modules, "python_socks.sync", None)
         with pytest.raises(ImportError, match=r'pip install "jetsocket\[proxy\]"'):
-            dialing(server.uri, proxy="http://127.0.0.1:1").open()
+            dialing(server.uri, proxy=f"{scheme}://127.0.0.1:1").open()
+
+    def test_http_needs_no_extra(
+        self, server: RawServer, raw_server: Serve, without_python_socks: None
+    ) -> None:
+        proxy = raw_server(http_proxy([]))
+        with contextlib.closing(dialing(server.uri, proxy=f"http://127.0.0.1:{proxy.port}").open()) as stream:
+            assert says_hello(stream)
 
     def test_a_unix_socket_goes_through_no_proxy(
         self, unix_socket: socket.socket, monkeypatch: pytest.MonkeyPatch

@@ -1,73 +1,10 @@
-"""Which proxy is used, and how it is shown. What goes through it is in test_dial.py."""
+"""How a proxy's URL is read, and how it is shown. What goes through one is in test_tunnel.py."""
 
 from __future__ import annotations
 
 import pytest
 
-from jetsocket import uris
-from jetsocket.wire.proxies import proxy_for, redact_proxy
-
-HTTP = {"http_proxy": "http://p:1"}
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-class TestProxyFor:
-    @pytest.mark.parametrize(
-        ("uri", "environment", "expected"),
-        [
-            ("ws://h/", {}, None),
-            ("ws://h/", {"HTTP_PROXY": "http://p:1"}, "http://p:1"),
-            ("ws://h/", {"http_proxy": "http://p:1", "https_proxy": "http://q:1"}, "http://p:1"),
-            ("wss://h/", {"http_proxy": "http://p:1", "https_proxy": "http://q:1"}, "http://q:1"),
-            ("wss://h/", {"http_proxy": "http://p:1"}, None),
-            ("wss://h/", {"ALL_PROXY": "socks5://p:1"}, "socks5://p:1"),
-            ("ws://h/", {"ALL_PROXY": "socks5://p:1", "http_proxy": "http://q:1"}, "http://q:1"),
-            ("ws://h/", {"HTTP_PROXY": "http://p:1", "REQUEST_METHOD": "GET"}, None),
-            ("ws://localhost/", HTTP, "http://p:1"),
-            ("ws://h/", HTTP | {"no_proxy": "*"}, None),
-            ("ws://h/", HTTP | {"NO_PROXY": "h"}, None),
-            ("ws://h/", HTTP | {"NO_PROXY": "x, h ,y"}, None),
-            ("ws://h/", HTTP | {"no_proxy": "other", "NO_PROXY": "h"}, "http://p:1"),
-            ("ws://a.example.com/", HTTP | {"no_proxy": "example.com"}, None),
-            ("ws://a.example.com/", HTTP | {"no_proxy": ".example.com"}, None),
-            ("ws://A.Example.COM/", HTTP | {"no_proxy": "EXAMPLE.com"}, None),
-            ("ws://example.com/", HTTP | {"no_proxy": ".example.com"}, None),
-            ("ws://badexample.com/", HTTP | {"no_proxy": "example.com"}, "http://p:1"),
-            ("ws://h:8080/", HTTP | {"no_proxy": "h:8080"}, None),
-            ("ws://h:8081/", HTTP | {"no_proxy": "h:8080"}, "http://p:1"),
-            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/8"}, None),
-            ("ws://11.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/8"}, "http://p:1"),
-            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.1.2.3"}, None),
-            ("ws://10.1.2.3:81/", HTTP | {"no_proxy": "10.1.2.3:81"}, None),
-            ("ws://10.1.2.3/", HTTP | {"no_proxy": "10.0.0.0/99"}, "http://p:1"),
-            ("ws://h/", HTTP | {"no_proxy": "10.0.0.0/8"}, "http://p:1"),
-            ("ws://[fd00::1]/", HTTP | {"no_proxy": "fd00::/8"}, None),
-            ("ws://[::1]/", HTTP | {"no_proxy": "::1"}, None),
-            ("ws://[::1]:81/", HTTP | {"no_proxy": "[::1]:81"}, None),
-        ],
-    )
-    def test_the_environment_as_requests_reads_it(
-        self, monkeypatch: pytest.MonkeyPatch, uri: str, environment: dict[str, str], expected: str | None
-    ) -> None:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        assert proxy_for(uris.parse(uri), True) == expected
-
-    @pytest.mark.parametrize(
-        ("setting", "expected"), [(None, None), (False, None), ("", None), ("socks5://p", "socks5://p")]
-    )
-    def test_a_setting_is_not_overruled(
-        self, monkeypatch: pytest.MonkeyPatch, setting: bool | str | None, expected: str | None
-    ) -> None:
-        monkeypatch.setenv("http_proxy", "http://other:1")
-        monkeypatch.setenv("no_proxy", "*")
-        assert proxy_for(uris.parse("ws://h/"), setting) == expected
+from jetsocket.wire.proxies import Proxy, redact_proxy
 
 
 @pytest.mark.parametrize(
@@ -83,7 +20,38 @@ class TestProxyFor:
         ("http://user:s3cret@[::1", "***"),
         ("http://user:s3cret@host:none", "***"),
         ("", "http://"),
+        ("HTTP://user:s3cret@h:1/", "http://***@h:1"),
+        ("http://user:s3cret＠h:1", "***"),
+        ("s3cret http://h:1", "***"),
+        ("http://\x1b[31mh:1", "***"),
+        ("http://h\u202e:1", "http://h?:1"),
+        ("http://" + "h" * 60_000, "http://" + "h" * 192 + "…"),
     ],
 )
 def test_a_proxy_s_url_shows_no_credentials(url: str, shown: str) -> None:
     assert redact_proxy(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "host", "port"),
+    [
+        ("h", "http", "h", 80),
+        ("h:3128", "http", "h", 3128),
+        (" HTTP://h:3128/path?x#y ", "http", "h", 3128),
+        ("http://h:/", "http", "h", 80),
+        ("socks5h://[::1]", "socks5h", "::1", 1080),
+        ("SOCKS4A://[fe80::1%25eth0]:1", "socks4a", "fe80::1%eth0", 1),
+        ("user@h:3128", "http", "h", 3128),
+        ("http://user:p@ss:w@h:3128", "http", "h", 3128),
+        ("http://bücher.test:1", "http", "bücher.test", 1),
+    ],
+)
+def test_what_a_url_means(url: str, scheme: str, host: str, port: int) -> None:
+    proxy = Proxy.parse(url)
+    assert (proxy.scheme, proxy.host, proxy.port) == (scheme, host, port)
+
+
+def test_a_repr_shows_no_login() -> None:
+    shown = repr(Proxy.parse("http://us3r:s3cret@h:1"))
+    assert "s3cret" not in shown
+    assert "us3r" not in shown

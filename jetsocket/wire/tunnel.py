@@ -1,0 +1,215 @@
+"""Asking a proxy to connect to a host: with CONNECT (RFC 9110 §9.3.6), or SOCKS through python-socks."""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import NamedTuple
+
+from jetsocket import uris
+from jetsocket.wire.proxies import Proxy, import_python_socks
+from jetsocket.wire.redaction import as_cause, censored
+from jetsocket.wire.stream import Stream
+
+_MAX_HEAD = 65536  # bytes of a proxy's answer to CONNECT, interim answers included
+_HEAD_END = re.compile(rb"\n\r?\n")
+_STATUS_LINE = re.compile(rb"(?s)HTTP/1\.[0-9] ([0-9]{3})(?: (.*))?")
+_BEGINNING = b"HTTP/1."
+_AUTHENTICATE = re.compile(
+    rb"\nproxy-authenticate[ \t]*:[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20})", re.IGNORECASE
+)
+_SCHEMES = ("Basic", "Bearer", "Digest", "Kerberos", "Negotiate", "NTLM")  # that may be shown
+_CLOSED = "it closed the connection before it had answered"
+_EARLY = "it sent data behind its answer"
+_IS_THIS_IT = "check that this is the proxy's address"
+CHECK = "check its URL, its credentials, and what it lets through"
+
+
+class Refusal(NamedTuple):
+    """Why a proxy opened no tunnel.
+
+    Attributes:
+        why: What it did or said, censored and short.
+        advice: What to do.
+        of_address: Whether another address of the same host may do.
+        cause: What is to be the `__cause__`.
+    """
+
+    why: str
+    advice: str
+    of_address: bool = False
+    cause: BaseException | None = None
+
+
+def ask(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) -> Refusal | None:
+    """Have the proxy at the other end of ``stream`` connect to ``host``.
+
+    Returns:
+        None: from now on the other end of the stream is the host.
+
+    Raises:
+        TimeoutError: The deadline passed.
+        OSError: The connection to the proxy was lost.
+        ImportError: It speaks SOCKS, and the extra `proxy` is not installed.
+    """
+    if proxy.scheme == "http":
+        return _connect(stream, proxy, host, port, deadline)
+    return _socks(stream, proxy, host, port, deadline)
+
+
+# ---- HTTP
+
+
+def _connect(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) -> Refusal | None:
+    place = f"{uris.bracketed(host)}:{port}"
+    lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
+    if proxy.authorization is not None:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    stream.write("\r\n".join([*lines, "", ""]).encode("ascii"), deadline)
+    data, left = bytearray(), _MAX_HEAD
+    while True:
+        end = _read_head(stream, data, left, deadline)
+        if end is None and data and not data.startswith(_BEGINNING):
+            return _no_http(data, proxy)
+        if end is None:
+            return Refusal(f"{_CLOSED}: {_shown(data, proxy)!r}" if data else _CLOSED, CHECK)
+        if end > left:
+            return Refusal(f"its answer is longer than {_MAX_HEAD} bytes", _IS_THIS_IT)
+        head = bytes(data[:end])
+        del data[:end]
+        left -= end
+        found = _STATUS_LINE.fullmatch(head.partition(b"\n")[0].rstrip(b"\r"))
+        if found is None:
+            return _no_http(head, proxy)
+        status = int(found[1])
+        if 200 <= status < 300:  # whatever it says of a body: there is none (RFC 9110 §9.3.6)
+            return Refusal(_EARLY, _IS_THIS_IT) if data else None
+        if not 100 <= status < 200 or status == 101:
+            return _refused(status, found[2] or b"", head, proxy)
+        # A 100 or 103, say: any number may come before the answer (RFC 9110 §15.2).
+
+
+def _read_head(stream: Stream, data: bytearray, most: int, deadline: float) -> int | None:
+    """Read on until there is a whole head, or too much; where it ends, or None as soon as it can be none."""
+    seen = 0
+    while (end := _HEAD_END.search(data, max(0, seen - 2))) is None and len(data) <= most:
+        if not data.startswith(_BEGINNING[: len(data)]):
+            return None
+        seen = len(data)
+        more = _read(stream, deadline)
+        if not more:
+            return None
+        data += more
+    return len(data) if end is None else end.end()
+
+
+def _no_http(data: bytes | bytearray, proxy: Proxy) -> Refusal:
+    advice = _IS_THIS_IT
+    if data.startswith(b"\x15\x03"):
+        return Refusal(
+            "it answered with a TLS alert", "it wants TLS itself (https://), which is not supported"
+        )
+    if data.startswith((b"\x05", b"\x04\x00", b"\x00Z", b"\x00[")):
+        advice = "does it speak SOCKS? then say socks5h://"
+    return Refusal(f"it did not answer in HTTP: {_shown(data, proxy)!r}", advice)
+
+
+def _refused(status: int, reason: bytes, head: bytes, proxy: Proxy) -> Refusal:
+    told = f"it answered {status} {_shown(reason, proxy)}".rstrip()
+    if status != 407:
+        return Refusal(told, _ADVICE.get(status, CHECK))
+    wanted = {scheme.decode().title() for scheme in _AUTHENTICATE.findall(head)}
+    schemes = [scheme for scheme in _SCHEMES if scheme.title() in wanted]
+    if schemes and "Basic" not in schemes:
+        return Refusal(told, f"it wants {' or '.join(schemes)}, and only Basic is supported")
+    if proxy.has_login:
+        return Refusal(told, "check its URL, its credentials: it does not take those that it got")
+    return Refusal(told, "it wants credentials: say http://user:password@host:port")
+
+
+_ADVICE = {
+    403: "see whether it lets anything through to this host and port",
+    405: "see whether it allows CONNECT at all, and to this port",
+    501: "see whether it allows CONNECT at all, and to this port",
+    502: "see whether the target can be reached from the proxy",
+    503: "see whether the target can be reached from the proxy",
+    504: "see whether the target can be reached from the proxy",
+}
+
+
+def _shown(said: bytes | bytearray, proxy: Proxy) -> str:
+    """The first line of what a proxy says, fit for a message."""
+    line = said.decode("utf-8", "replace").partition("\n")[0].rstrip("\r")
+    return censored(line, proxy.secrets)
+
+
+# ---- SOCKS
+
+
+class _Given(str):
+    """What python-socks sends though it is empty: else it would leave out the whole login, silently."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _socks(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) -> Refusal | None:
+    python_socks = import_python_socks()
+    login = (_Given(proxy.username), _Given(proxy.password)) if proxy.has_login else (None, None)
+    kind = getattr(python_socks.ProxyType, proxy.scheme[:6].upper())
+    hop = _Hop(stream, deadline)
+    try:
+        python_socks.sync.Proxy(kind, proxy.host, proxy.port, *login, rdns=True, forward=hop).connect(
+            host, port
+        )
+    except (python_socks.ProxyError, ValueError) as error:
+        cause = as_cause(error, proxy.secrets)
+        code = getattr(error, "error_code", None)  # it is there where the proxy said that it cannot connect
+        return Refusal(censored(str(error), proxy.secrets), CHECK, code is not None, cause)
+    return Refusal(_EARLY, _IS_THIS_IT) if hop.has_more else None
+
+
+class _Hop:
+    """What python-socks asks of the proxy to go through and of its socket, over a stream and its deadline."""
+
+    def __init__(self, stream: Stream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._unread = b""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the proxy has sent more than its answer."""
+        return bool(self._unread)
+
+    def connect(self, dest_host: str, dest_port: int, timeout: float) -> _Hop:
+        """Itself: it leads to the proxy already."""
+        return self
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it by the deadline; raises TimeoutError or OSError."""
+        self._stream.write(bytes(data), self._deadline)
+
+    def recv(self, size: int) -> bytes:
+        """Receive by the deadline; raises TimeoutError or OSError."""
+        if not self._unread:
+            self._unread = _read(self._stream, self._deadline)
+            if not self._unread:
+                raise ConnectionResetError(errno.ECONNRESET, _CLOSED)
+        answer, self._unread = self._unread[:size], self._unread[size:]
+        return answer
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+
+def _read(stream: Stream, deadline: float) -> bytes:
+    """Some bytes, or b"" at the end of the stream."""
+    while True:
+        if not stream.wait_readable(deadline):
+            raise TimeoutError("the deadline passed before the proxy had answered")
+        if (data := stream.read_now()) is not None:
+            return data
