@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import ipaddress
 import os
 import re
 import ssl
@@ -224,6 +225,32 @@ def _proxy(name: str, value: object) -> bool | str | None:
     return value
 
 
+def _server_hostname(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _wrong_type(name, value, "a host name, an IP address or None")
+    try:
+        return uris.server_name(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a host name or an IP address, without a port: {error}") from None
+
+
+def _source_address(name: str, value: Any) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (tuple, list)) or [*map(type, value)] != [str, int]:
+        raise _wrong_type(name, value, "(str host, int port) or None")
+    host, port = value
+    try:
+        ipaddress.ip_address(host or "::")
+    except ValueError:
+        raise _out_of_range(name, value, 'an IP address ("" for any) and a port') from None
+    if not 0 <= port <= 65535:
+        raise _out_of_range(name, value, "an IP address and a port from 0 (any) to 65535")
+    return host, port
+
+
 def _socket_options(name: str, value: Any) -> tuple[tuple[int, int, int | bytes], ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise _wrong_type(name, value, "a list of (level, option, value)")
@@ -280,12 +307,15 @@ _OPTION_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "recv_timeout": _optional_seconds,
     "close_timeout": _seconds,
     "max_message_size": _int_from(1),
+    "max_frame_size": _optional_int_from(1),
     "serializer": _callable,
     "deserializer": _callable,
     "message_type": _anything,  # the codec knows what it can read
     "origin": _optional_field_value,
     "cookie": _optional_field_value,
     "proxy": _proxy,
+    "server_hostname": _server_hostname,
+    "source_address": _source_address,
     "socket_options": _socket_options,
     "max_redirects": _int_from(0),
     "connect_attempts": _int_from(1),
@@ -302,6 +332,10 @@ _MOVED_OPTIONS = {
     "buffer": 'not supported; ConnectionPoolConfig(reuse="always") hands unread messages on',
     "replay": "not supported; the pool never sends a message twice, and there is nothing to set",
 }
+
+
+# What other libraries call them, where the nearest name would be another one.
+_CALLED_ELSEWHERE = {"max_size": "max_message_size", "local_addr": "source_address", "sni": "server_hostname"}
 
 
 def _store_checked(instance: object, label: str, checks: Mapping[str, Callable[[str, Any], Any]]) -> None:
@@ -362,6 +396,8 @@ class Options:
         recv_timeout: Limit of one receive, s; None: no limit.
         close_timeout: Limit of the closing handshake, s.
         max_message_size: Largest message accepted, bytes.
+        max_frame_size: Payload of a frame that is sent, bytes; longer messages are sent in several (RFC 6455
+            §5.4). None: each message is one frame.
         serializer: Makes ``str`` (text) or ``bytes`` (binary) of what is sent; None: JSON.
         deserializer: Makes a value of the ``str`` or ``bytes`` that came; None: JSON.
         message_type: Type to read messages as, in place of a deserializer.
@@ -369,6 +405,9 @@ class Options:
         cookie: Value of the ``Cookie`` header.
         proxy: True: as the environment says; None or False: none; or a URL (``http``, ``socks4``,
             ``socks4a``, ``socks5``, ``socks5h``) with a port. SOCKS needs the extra ``proxy``.
+        server_hostname: Name or IP address that the server's certificate has to be for, and that SNI says;
+            None: the URI's host. Only for the pool's own origin. The ``Host`` header stays the URI's.
+        source_address: ``(IP address, port)`` to connect from, ``""`` and 0 for any.
         socket_options: ``(level, option, value)`` for ``setsockopt``, before connecting.
         max_redirects: Redirects followed: within the origin, or from ws to wss on the same host.
         connect_attempts: Attempts to connect within an acquire.
@@ -391,12 +430,15 @@ class Options:
     recv_timeout: float | None = None
     close_timeout: float = 5.0
     max_message_size: int = 64 * _MIB
+    max_frame_size: int | None = None
     serializer: Callable[[Any], str | bytes] | None = None
     deserializer: Callable[[str | bytes], Any] | None = None
     message_type: Any | None = None
     origin: str | None = None
     cookie: str | None = None
     proxy: bool | str | None = True
+    server_hostname: str | None = None
+    source_address: tuple[str, int] | None = None
     socket_options: Sequence[tuple[int, int, int | bytes]] = ()
     max_redirects: int = 3
     connect_attempts: int = 1
@@ -410,6 +452,8 @@ class Options:
             raise TypeError('manager_kwargs: give "deserializer" or "message_type", not both')
         if self.unix is not None and isinstance(self.proxy, str):
             raise ValueError('manager_kwargs: give "unix" or a "proxy" URL, not both')
+        if self.unix is not None and self.source_address is not None:
+            raise ValueError('manager_kwargs: give "unix" or "source_address", not both')
         if not callable(self.extra_headers):
             self.headers()
 
@@ -471,7 +515,10 @@ def _check_option_name(name: object) -> None:
     if name in _MOVED_OPTIONS:
         raise TypeError(f'manager_kwargs["{name}"] is no option: {_MOVED_OPTIONS[name]}')
     if name not in _OPTION_CHECKS:
-        hint = _nearest(name, _OPTION_CHECKS) or f"; known are {', '.join(_OPTION_CHECKS)}"
+        hint = (
+            _nearest(_CALLED_ELSEWHERE.get(name, name), _OPTION_CHECKS)
+            or f"; known are {', '.join(_OPTION_CHECKS)}"
+        )
         raise TypeError(f'manager_kwargs["{name}"] is unknown{hint}')
 
 

@@ -340,6 +340,7 @@ class ConnectionPool(Generic[T]):
     def _new_wire(self) -> WebSocket:
         wire = WebSocket(
             max_message_size=self._options.max_message_size,
+            max_frame_size=self._options.max_frame_size,
             compression_threshold=self._options.compression_threshold,
         )
         wire.unfinished = self._ledger.unfinished
@@ -402,6 +403,8 @@ class ConnectionPool(Generic[T]):
                 proxy=options.proxy,
                 unix=options.unix if ours else None,
                 socket_options=options.socket_options,
+                server_hostname=options.server_hostname if ours else None,
+                source_address=options.source_address,
                 max_redirects=options.max_redirects,
             )
         except TimeoutError as error:

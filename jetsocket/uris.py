@@ -321,6 +321,30 @@ def is_ip(host: str) -> bool:
     return True
 
 
+def tls_name(host: str) -> str:
+    """A host, as a Target has it, as certificates and SNI name it (RFC 6066 §3).
+
+    Without the dot that ends an absolute name, and without the zone of an IPv6 address, which means something
+    on this machine only.
+    """
+    return host.partition("%")[0].removesuffix(".")
+
+
+def server_name(text: str) -> str:
+    """Read a host name or IP address without a port, as `tls_name` gives it back.
+
+    Raises:
+        ValueError: It is neither; the message says why.
+    """
+    try:
+        if bad := _FORBIDDEN.search(text):
+            raise _Fault(f"character {bad[0]!a} is not allowed")
+        address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+        return tls_name(_ipv6(address) if ":" in address else _host(text))
+    except _Fault as fault:
+        raise ValueError(str(fault)) from None
+
+
 def bracketed(host: str) -> str:
     """A host as it stands before a port: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host

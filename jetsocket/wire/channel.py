@@ -39,6 +39,7 @@ from jetsocket.wire import deflate
 from jetsocket.wire.frames import (
     BINARY,
     CLOSE,
+    CONTINUATION,
     NO_STATUS,
     PING,
     PONG,
@@ -104,12 +105,15 @@ class Channel:
         tell_end: What is called with `failure` when it is set, anywhere, in a finalizer too; logs it.
     """
 
-    def __init__(self, max_message_size: int, compression_threshold: int) -> None:
+    def __init__(
+        self, max_message_size: int, compression_threshold: int, max_frame_size: int | None = None
+    ) -> None:
         """Prepare for a connection.
 
         Args:
             max_message_size: Limit of one incoming message, decompressed (B).
             compression_threshold: Messages of less than this (B) are sent as they are.
+            max_frame_size: Longer messages (B, compressed) are sent in several frames; None: in one.
         """
         self.lock, self.readlock = threading.Lock(), threading.Lock()
         self.target: Target | None = None
@@ -124,6 +128,7 @@ class Channel:
         self.reader = MessageReader(max_message_size)
         self._max_message_size = max_message_size
         self._compression_threshold = compression_threshold
+        self._max_frame_size = sys.maxsize if max_frame_size is None else max_frame_size
         self._deflater: deflate.Deflater | None = None  # guarded by `lock`
         self._keys: Iterator[bytes] = iter(())  # likewise
         self._stream: Stream | None = None
@@ -132,7 +137,7 @@ class Channel:
         self._close_sent = False
         self._reply_at: float | None = None  # when the server's close frame was seen
         self._reading = False  # True while bytes are between the socket and `reader`
-        self._sending = False  # True while a frame may be half on its way
+        self._sending = False  # True while a frame, or a message of several, may be half on its way
         self._left_unread = False  # whether the last look had to stop before the end
         self._ahead = 0  # B read since a borrower last asked
         self._drained = 0  # B thrown away since the goodbye
@@ -493,11 +498,13 @@ class Channel:
             if ping is not None:  # only now: its pong is not due while it waits for another's long message
                 ping.sent_at = monotonic()
                 self._pings[data] = ping
-            if self._deflater is None:
-                frame = encode_frame(opcode, data, self._key())
+            deflater, compressed = self._deflater, False
+            if deflater is not None and opcode < CLOSE and deflater.worth(data):
+                data, compressed = deflater.deflate(data), True  # under `lock`, for their order counts
+            if len(data) > self._max_frame_size and opcode < CLOSE:
+                self._write_fragments(opcode, data, compressed, deadline)
             else:
-                frame = self._deflated(self._deflater, opcode, data)
-            self._write(frame, deadline)
+                self._write(encode_frame(opcode, data, self._key(), rsv1=compressed), deadline)
             if opcode < CLOSE:
                 self.messages_sent += 1
         except BaseException:
@@ -509,11 +516,26 @@ class Channel:
             if self.reader.pings:
                 self.answer_ping()
 
-    def _deflated(self, deflater: deflate.Deflater, opcode: int, data: bytes) -> bytes:
-        """The frame, compressed if that pays; made under `lock`, for the order of compression counts."""
-        if opcode >= CLOSE or not deflater.worth(data):
-            return encode_frame(opcode, data, self._key())
-        return encode_frame(opcode, deflater.deflate(data), self._key(), rsv1=True)
+    def _write_fragments(self, opcode: int, data: bytes, compressed: bool, deadline: float | None) -> None:
+        """Write a message in frames of at most `max_frame_size` B (RFC 6455 §5.4); the caller holds `lock`.
+
+        Nothing of another message can come between them, but the pong that is due does: a message may be on
+        its way for long.
+        """
+        for start in range(0, len(data), self._max_frame_size):
+            stop = start + self._max_frame_size
+            frame = encode_frame(
+                CONTINUATION if start else opcode,
+                data[start:stop],
+                self._key(),
+                fin=stop >= len(data),
+                rsv1=compressed and not start,  # of a message, not of a frame (RFC 7692 §6.1)
+            )
+            self._write(frame, deadline, begun=start > 0, more=stop < len(data))
+            pings = self.reader.pings
+            if pings and stop < len(data):
+                pong = encode_frame(PONG, pings.popleft(), self._key())
+                self._write(pong, deadline, begun=True, more=True)
 
     def _key(self) -> bytes:
         """The mask of one frame, never used again; drawn in blocks, for a system call costs more than XOR.
@@ -525,9 +547,19 @@ class Channel:
         self._keys = iter(_KEYS.unpack(os.urandom(_KEYS.size)))
         return self._key()
 
-    def _write(self, frame: bytes, deadline: float | None) -> None:
-        """Write one frame; the caller holds `lock`."""
-        if self._sending:
+    def _write(
+        self, frame: bytes, deadline: float | None, *, begun: bool = False, more: bool = False
+    ) -> None:
+        """Write one frame; the caller holds `lock`.
+
+        Args:
+            frame: What to write.
+            deadline: Monotonic time; None waits for ever.
+            begun: Earlier frames of its message have left: whatever keeps this one from leaving ends the
+                connection.
+            more: Further ones follow, and are as good as half sent until then.
+        """
+        if self._sending and not begun:
             self._lose("sending was interrupted half-way")
         if self.failure is not None:
             self.raise_failure()
@@ -536,16 +568,16 @@ class Channel:
         try:
             stream.write(frame, deadline)
         except builtins.TimeoutError:
-            if stream.broken:
+            if stream.broken or begun:
                 self._lose("a send ran out of time half-way")
-            self._sending = stream.broken
+            self._sending = stream.broken or begun
             raise self._late("send", deadline) from None
         except OSError as error:
             self._look_for_reason()
             self._lose(f"the connection was lost: {error}", error)
             self._sending = False
             self.raise_failure()
-        self._sending = False
+        self._sending = more
 
     def _look_for_reason(self) -> None:
         """After a failed send: the server's close frame may be there, unread, and say why."""

@@ -21,6 +21,7 @@ from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, look_up
 from jetsocket.wire.environment import Choice, is_loopback, proxy_for
 from jetsocket.wire.proxies import DIRECTLY, Proxy, import_python_socks, redact_proxy
 from jetsocket.wire.redaction import raise_alone
+from jetsocket.wire.source import Source, SourceError, bind, explained, reachable_from
 from jetsocket.wire.stream import Socket, Stream, take
 
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
@@ -44,6 +45,8 @@ class Dialing:
         proxy: bool | str | None = True,
         unix: str | None = None,
         socket_options: Sequence[_Option] = (),
+        server_hostname: str | None = None,
+        source_address: Source | None = None,
     ) -> None:
         """Say what to connect to; `open` does it.
 
@@ -54,6 +57,8 @@ class Dialing:
             proxy: True: as the environment says; None or False: none; or a proxy's URL.
             unix: The path of a Unix socket to dial in place of the target's host and port.
             socket_options: Set before connecting, after TCP_NODELAY and SO_KEEPALIVE.
+            server_hostname: What the certificate has to be for, and what SNI says; None: the target's host.
+            source_address: Where to connect from, an IP address and a port; also to a proxy.
         """
         self._target = target
         self._deadline = deadline
@@ -62,6 +67,8 @@ class Dialing:
         self._proxy = proxy
         self._unix = unix
         self._socket_options = socket_options
+        self._server_name = server_hostname or uris.tls_name(target.host)
+        self._source_address = source_address
         self._stage = "starting"  # for messages
         # What `cancel` has to wake. Each is set first and the flag looked at after it, and `cancel` does
         # these in the other order: so one of the two sees the other, without a lock.
@@ -166,9 +173,10 @@ class Dialing:
         self._refuse_if_cancelled()
         return answer
 
-    def _race(self, addresses: Iterable[Address], whom: str = "") -> Stream:
+    def _race(self, addresses: Sequence[Address], whom: str = "") -> Stream:
         """Connect to the first address that answers; ``whom`` is for messages, if not the target."""
-        self._running = race = _Race(addresses, self._socket_options)
+        source = self._source_address
+        self._running = race = _Race(reachable_from(source, addresses), self._socket_options, source)
         self._stage = f"connecting to {whom} at {race.places}" if whom else f"connecting to {race.places}"
         try:
             while race.winner is None:
@@ -263,9 +271,11 @@ class Dialing:
 
     def _start_tls(self, stream: Stream) -> None:
         self._stage = f"doing the TLS handshake with {self._target.host_header}"
+        if self._server_name != uris.tls_name(self._target.host):
+            self._stage += f" as {self._server_name}"
         context = self._ssl_context or default_ssl_context()
         try:
-            stream.start_tls(context, self._target.host, self._deadline)
+            stream.start_tls(context, self._server_name, self._deadline)
         except TimeoutError:
             raise self._timed_out() from None
         except ssl.SSLCertVerificationError as error:
@@ -317,9 +327,12 @@ class _Race:
     RFC 8305 §5 in spirit: an address that swallows packets costs 250 ms, not the deadline.
     """
 
-    def __init__(self, addresses: Iterable[Address], options: Sequence[_Option]) -> None:
+    def __init__(
+        self, addresses: Iterable[Address], options: Sequence[_Option], source: Source | None
+    ) -> None:
         self._waiting = deque(_interleaved(addresses))
         self._options = options
+        self._source = source
         self._woken: Stream | None = None
         self._start_next = monotonic()
         self._flying: dict[socket.socket, Address] = {}
@@ -394,8 +407,10 @@ class _Race:
         try:
             sock.setblocking(False)
             _set_options(sock, self._options)
+            if self._source is not None:
+                bind(sock, self._source)
             code = sock.connect_ex(address.sockaddr)
-        except OSError as error:  # an option or a path that the system refuses
+        except OSError as error:  # an option, an address or a path that the system refuses
             self._fail(self._flying.pop(sock), error)
             sock.close()
             return
@@ -434,7 +449,8 @@ class _Race:
             sock.close()
 
     def _fail(self, address: Address, error: OSError) -> None:
-        self.failures.append((address, error.with_traceback(None)))  # its frames lead back to us
+        error = explained(self._source, error.with_traceback(None))  # its frames lead back to us
+        self.failures.append((address, error))
         self._start_next = monotonic()
 
 
@@ -494,6 +510,8 @@ def _os_error(code: int) -> OSError:
 
 
 def _advice(error: OSError) -> str:
+    if isinstance(error, SourceError):
+        return "give one of this machine's addresses, of the server's family, and port 0 for any"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "is this process short of descriptors?"
     return "is the server running, and reachable from here?"

@@ -47,7 +47,7 @@ DEFAULT_CLOSE_TIMEOUT = 5.0
 _SHOWN_URL = "ws://handshake.invalid/"
 
 # create_connection() gives all options to both, the class and connect().
-_FOR_THE_CLASS = frozenset({"max_message_size", "compression_threshold"})
+_FOR_THE_CLASS = frozenset({"max_message_size", "max_frame_size", "compression_threshold"})
 
 
 class WebSocket(Channel, websocket.WebSocket):
@@ -64,6 +64,7 @@ class WebSocket(Channel, websocket.WebSocket):
         self,
         *args: Any,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_frame_size: int | None = None,
         compression_threshold: int = DEFAULT_COMPRESSION_THRESHOLD,
         **kwargs: Any,
     ) -> None:
@@ -72,6 +73,7 @@ class WebSocket(Channel, websocket.WebSocket):
         Args:
             *args: As websocket-client's class takes them.
             max_message_size: Limit of one incoming message, decompressed (B).
+            max_frame_size: Longer messages (B, compressed) are sent in several frames; None: in one.
             compression_threshold: Messages of less than this (B) are sent as they are.
             **kwargs: As websocket-client's class takes them.
         """
@@ -81,7 +83,7 @@ class WebSocket(Channel, websocket.WebSocket):
         # Its own buffers are not used, and frame_buffer would make a reference cycle.
         del self.frame_buffer, self.cont_frame
         # After it, for real locks also with enable_multithread=False: others than the borrower use them.
-        Channel.__init__(self, max_message_size, compression_threshold)
+        Channel.__init__(self, max_message_size, compression_threshold, max_frame_size)
         self.response_headers: Mapping[str, str] = Headers()
         self._dialing: Dialing | None = None
         self._aborted = False
@@ -104,6 +106,8 @@ class WebSocket(Channel, websocket.WebSocket):
         proxy: bool | str | None = True,
         unix: str | None = None,
         socket_options: Sequence[tuple[int, int, int | bytes]] = (),
+        server_hostname: str | None = None,
+        source_address: tuple[str, int] | None = None,
         max_redirects: int = 3,
         **others: Any,
     ) -> None:
@@ -124,6 +128,9 @@ class WebSocket(Channel, websocket.WebSocket):
             proxy: True for the environment's, a URL, or None for none.
             unix: Path of a Unix socket to dial in place of TCP.
             socket_options: (level, name, value) for setsockopt.
+            server_hostname: The name or address that the server's certificate has to be for, and that SNI
+                says, in place of the URI's host; the Host header stays the URI's.
+            source_address: (IP address, port) to connect from; port 0 for any.
             max_redirects: How many redirects to follow, to the same origin, or from ws:// to wss:// on the
                 same host; there with header, cookie and userinfo only from port 80 to 443.
             **others: None: an option of websocket-client's that has no meaning here is not ignored.
@@ -159,6 +166,8 @@ class WebSocket(Channel, websocket.WebSocket):
                 proxy=proxy,
                 unix=unix,
                 socket_options=[*self.sock_opt.sockopt, *socket_options],
+                server_hostname=server_hostname,
+                source_address=source_address,
             )
             try:
                 options = {"cookie": cookie, "origin": origin, "suppress_origin": origin is None}
