@@ -16,7 +16,7 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"(?s)HTTP/1\.[0-9] ([0-9]{3})(?: (.*))?")
 _BEGINNING = b"HTTP/1."
 _AUTHENTICATE = re.compile(
-    rb"\nproxy-authenticate[ \t]*:[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20})", re.IGNORECASE
+    rb"\n(?:proxy|www)-authenticate[ \t]*:[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20})", re.IGNORECASE
 )
 _SCHEMES = ("Basic", "Bearer", "Digest", "Kerberos", "Negotiate", "NTLM")  # that may be shown
 _CLOSED = "it closed the connection before it had answered"
@@ -116,7 +116,7 @@ def _no_http(data: bytes | bytearray, proxy: Proxy) -> Refusal:
 
 def _refused(status: int, reason: bytes, head: bytes, proxy: Proxy) -> Refusal:
     told = f"it answered {status} {_shown(reason, proxy)}".rstrip()
-    if status != 407:
+    if status not in (401, 407):  # tinyproxy answers 401 to a wrong password
         return Refusal(told, _ADVICE.get(status, CHECK))
     wanted = {scheme.decode().title() for scheme in _AUTHENTICATE.findall(head)}
     schemes = [scheme for scheme in _SCHEMES if scheme.title() in wanted]
@@ -130,6 +130,7 @@ def _refused(status: int, reason: bytes, head: bytes, proxy: Proxy) -> Refusal:
 _ADVICE = {
     403: "see whether it lets anything through to this host and port",
     405: "see whether it allows CONNECT at all, and to this port",
+    500: "see whether the target can be reached from the proxy",
     501: "see whether it allows CONNECT at all, and to this port",
     502: "see whether the target can be reached from the proxy",
     503: "see whether the target can be reached from the proxy",

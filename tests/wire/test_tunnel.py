@@ -311,6 +311,13 @@ def test_one_that_resets_keeps_the_system_s_error_as_the_cause(raw_server: Serve
     assert caught.value.__cause__.errno == errno.ECONNRESET
 
 
+def test_a_401_is_as_good_as_a_407(raw_server: Serve) -> None:
+    """Of tinyproxy, where the password is wrong."""
+    answer = b'HTTP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic realm="Tinyproxy"\r\n\r\n'
+    told = refused(raw_server(says(answer)), login=LOGIN)
+    assert "it answered 401 Unauthorized; check its URL, its credentials: it does not take those" in told
+
+
 @pytest.mark.parametrize(
     ("fields", "login", "advice"),
     [
