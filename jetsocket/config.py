@@ -294,6 +294,7 @@ _CONFIG_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "max_waiting": _optional_int_from(0),
     "reuse": _reuse,
     "leak_threshold": _optional_seconds,
+    "match_ids": _bool,
 }
 
 _OPTION_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
@@ -357,9 +358,13 @@ class ConnectionPoolConfig:
         max_lifetime: Age at which a connection is closed, s, less up to 10 % at random so that they don't all
             end at once; None: no limit.
         max_waiting: Callers in line before the next one is refused at once; 0: nobody waits; None: no limit.
-        reuse: When a returned connection is clean: ``"balanced"`` as many messages came as went and nothing
-            is unread, ``"quiet"`` nothing is unread, ``"always"`` the next borrower gets what is unread.
+        reuse: When a returned connection is clean: ``"balanced"`` each id that was sent came back, of
+            messages without one as many came as went, and nothing is unread; ``"quiet"`` nothing is unread;
+            ``"always"`` the next borrower gets what is unread.
         leak_threshold: Time lent before a warning with the borrower's stack, s; None: no warning.
+        match_ids: Tell replies by the ``id`` of the JSON objects they answer: a request returns the message
+            with its id, and a connection is kept if each id came back. False for services that do not send
+            back the id that they are sent.
 
     Raises:
         TypeError: A value of the wrong type; a bool is no number.
@@ -375,6 +380,7 @@ class ConnectionPoolConfig:
     max_waiting: int | None = None
     reuse: Reuse = "balanced"
     leak_threshold: float | None = None
+    match_ids: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""

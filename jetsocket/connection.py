@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, cast
 
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionClosedError, TimeoutError
+from jetsocket.ids import Account, Key, SentIds, key_in, shown
+from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
 from jetsocket.wire.channel import not_held
@@ -26,6 +28,9 @@ else:
     from typing import TypeVar
 
     T = TypeVar("T")
+
+
+_ECHO_PATIENCE = 10.0  # s for a service that has not yet been seen to send ids back, where no timeout is set
 
 
 class Lender(Protocol):
@@ -50,12 +55,16 @@ class Terms(Generic[T]):
         doorbell: Where a finalizer leaves the permit of a lease that was dropped.
         send_timeout: s for a send; None: no limit.
         recv_timeout: s for a receive that names none; None: no limit.
+        match_ids: Whether replies are told by the ids of what they answer.
+        known: What was found out about the URIs.
     """
 
     codec: Codec[T]
     doorbell: SimpleQueue[Any]
     send_timeout: float | None
     recv_timeout: float | None
+    match_ids: bool
+    known: KnownUris
 
 
 def seconds(timeout: float | None, default: float | None, *, name: str = "timeout") -> float | None:
@@ -100,10 +109,13 @@ class PooledConnection(Generic[T]):
 
     __slots__ = (
         "__weakref__",
+        "_account",
         "_deadline",
         "_entry",
+        "_iterated",
         "_permit",
         "_pool",
+        "_sent",
         "_shown",
         "_terms",
         "_touched",
@@ -126,7 +138,10 @@ class PooledConnection(Generic[T]):
         self._shown: Entry | None = None  # what the properties tell of, after release too
         self._deadline = deadline  # over all operations together, for callbacks
         self._touched = False  # whether the borrower has sent or received
+        self._sent = False  # whether the borrower has sent
+        self._account: Account | None = None  # of what was sent with ids; None: nothing
         self.timed_out = False
+        self._iterated = False
         self.discarded = False
         permit.lease = weakref.ref(self)
 
@@ -173,12 +188,10 @@ class PooledConnection(Generic[T]):
                 another connection instead, if no byte of it has left.
             InvalidStateError: The lease was released.
         """
-        self._send(
-            self._terms.codec.encode(data),
-            None,
-            self._until(self._terms.send_timeout),
-            self._terms.send_timeout,
-        )
+        terms = self._terms
+        payload = terms.codec.encode(data)
+        key = key_in(data, payload, terms.codec.read_json) if terms.match_ids else None
+        self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout, key)
 
     def send_raw(self, data: str | bytes, *, binary: bool | None = None) -> None:
         """Send one message as it is, without the serializer.
@@ -202,25 +215,52 @@ class PooledConnection(Generic[T]):
             text = not binary
             if text and isinstance(payload, bytes):
                 payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
-        limit = self._terms.send_timeout
-        self._send(payload, text, self._until(limit), limit)
+        terms, limit = self._terms, self._terms.send_timeout
+        key = key_in(payload, payload, terms.codec.read_json) if terms.match_ids else None
+        self._send(payload, text, self._until(limit), limit, key)
 
     def _send(
-        self, payload: str | bytes, text: bool | None, deadline: float | None, limit: float | None
-    ) -> None:
-        if not self._touched:
-            self._send_first(payload, text, deadline, limit)
-            return
+        self,
+        payload: str | bytes,
+        text: bool | None,
+        deadline: float | None,
+        limit: float | None,
+        key: Key | None,
+    ) -> int | None:
+        """Send a message whose id is `key`.
+
+        Returns:
+            How many messages had come before, if it is tagged: its answer carries the id. Else None.
+        """
+        if type(payload) is str:  # here, for what can't be encoded must not count as sent
+            payload, text = payload.encode("utf-8"), text is not False
+        if not self._sent:
+            return self._send_first(payload, text, deadline, limit, key)
         entry = self._entry or self._current()
+        since = None if key is None else self._ask(entry, key)
         try:
             entry.wire.send_message(payload, deadline, self._permit, text)
         except TimeoutError as error:
             raise self._late(error, limit) from None
+        return since
+
+    def _ask(self, entry: Entry, key: Key) -> int | None:
+        """Note, before it can leave, that a message with this id does; returns what `_send` does."""
+        if (account := self._account) is None:
+            if entry.ids is None:
+                entry.ids = SentIds()
+            account = self._account = Account(entry.ids, self._terms.codec.read_json)
+        return entry.wire.reader.received if account.ask(key) else None
 
     def _send_first(
-        self, payload: str | bytes, text: bool | None, deadline: float | None, limit: float | None
-    ) -> None:
-        """`_send` as long as the lease may still move to another connection unnoticed."""
+        self,
+        payload: str | bytes,
+        text: bool | None,
+        deadline: float | None,
+        limit: float | None,
+        key: Key | None,
+    ) -> int | None:
+        """`_send` as long as the lease may still move to another connection unnoticed, and once after it."""
         while True:
             entry = self._entry or self._current()
             fresh = not self._touched and entry.idle_since > 0 and self._deadline is None
@@ -229,10 +269,14 @@ class PooledConnection(Generic[T]):
                 continue
             wire = entry.wire
             out = wire.bytes_out if fresh else 0
+            if self._deadline is None and not self._iterated:
+                self._note_what_came_first(entry)
             self._touched = True
+            since = None if key is None else self._ask(entry, key)
             try:
                 wire.send_message(payload, deadline, self._permit, text)
-                return
+                self._sent = True
+                return since
             except TimeoutError as error:
                 raise self._late(error, limit) from None
             except ConnectionClosedError:
@@ -240,7 +284,17 @@ class PooledConnection(Generic[T]):
                     raise
                 # Not a byte has left, and this borrower has neither sent nor received: nobody will notice.
                 self._touched = False
+                self._account = None  # its ids have been sent on the other connection
                 self._pool.replace(self, entry, deadline)
+
+    def _note_what_came_first(self, entry: Entry) -> None:
+        """A message that came before anything was sent was not asked for: a greeting, or what is pushed."""
+        known, wire = self._terms.known, entry.wire
+        if known.minds and wire.messages_sent == entry.sent:
+            if not (entry.idle_since or self._touched):  # a new connection, at which no one has looked yet
+                wire.look(quick=True)
+            if wire.reader.received > entry.received:
+                known.note_unasked(entry, "before anything was sent")
 
     # --- receiving -------------------------------------------------------------------------------------
 
@@ -284,22 +338,38 @@ class PooledConnection(Generic[T]):
         entry = self._entry or self._current()
         self._touched = True
         try:
-            return entry.wire.recv_message(deadline, self._permit)
+            while True:
+                payload = entry.wire.recv_message(deadline, self._permit)
+                account = self._account
+                if account is None or not account.open or self._admits(entry, account, payload):
+                    return payload
         except TimeoutError as error:
             raise self._late(error, limit) from None
 
+    def _admits(self, entry: Entry, account: Account, payload: str | bytes) -> bool:
+        admitted = account.admits(payload)
+        if account.answered:
+            self._terms.known.note_echo(entry.key)
+        return admitted
+
     def request(self, message: Any, timeout: float | None = None) -> T:
-        """Send a message and receive the next one, within one deadline.
+        """Send a message and receive its reply, within one deadline.
+
+        The reply to a JSON object with an `id` that this connection was not sent a moment ago is the message
+        with the same `id`; what comes before it stays for `recv`. The reply to anything else, and with
+        `match_ids=False`, is the next message.
 
         Args:
             message: As for `send`.
-            timeout: s for both together; None: `send_timeout` and `recv_timeout` apply.
+            timeout: s for both together; None: `send_timeout` and `recv_timeout` apply. Without any of them,
+                a service that sends messages and has never sent an id back is waited for for 10 s.
 
         Returns:
             The decoded reply.
 
         Raises:
-            TimeoutError: No reply in time. It may still come: the connection will not be lent again.
+            TimeoutError: No reply in time, or before more messages than are kept unread (see `ping`). It may
+                still come: the connection will not be lent again.
             ConnectionClosedError: The connection has ended.
             DecodeError: The reply does not decode.
             InvalidStateError: The lease was released.
@@ -308,13 +378,45 @@ class PooledConnection(Generic[T]):
         return self._request(message, None if limit is None else monotonic() + limit, limit)
 
     def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
-        payload, terms = self._terms.codec.encode(message), self._terms
+        terms = self._terms
+        payload = terms.codec.encode(message)
+        key = key_in(message, payload, terms.codec.read_json) if terms.match_ids else None
         if deadline is None:
-            self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout)
-            return self._decode(self._recv(self._until(terms.recv_timeout), terms.recv_timeout))
-        deadline = deadline if self._deadline is None else min(deadline, self._deadline)
-        self._send(payload, None, deadline, limit)
-        return self._decode(self._recv(deadline, limit))
+            since = self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout, key)
+            deadline, limit = self._until(terms.recv_timeout), terms.recv_timeout
+        else:
+            deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+            since = self._send(payload, None, deadline, limit, key)
+        if since is None or key is None:
+            return self._decode(self._recv(deadline, limit))
+        return self._decode(self._recv_answer(key, since, deadline, limit))
+
+    def _recv_answer(self, key: Key, since: int, deadline: float | None, limit: float | None) -> str | bytes:
+        """Receive the message that carries this id; `since`: how many had come before it was sent."""
+        entry, account, known = self._entry or self._current(), self._account, self._terms.known
+        assert account is not None, "an answer to what was not asked"
+        patience = None if deadline is not None or entry.key in known.echoing else _ECHO_PATIENCE
+        wire = entry.wire
+        try:
+            answer = wire.recv_answer(account.waits_for(key), since, deadline, self._permit, patience)
+        except TimeoutError as error:
+            came = wire.reader.received - since
+            if not came:
+                raise self._late(error, limit) from None
+            raise self._unanswered(error, key, came, limit) from None
+        known.note_echo(entry.key)
+        return answer
+
+    def _unanswered(self, error: TimeoutError, key: Key, came: int, limit: float | None) -> TimeoutError:
+        self.timed_out = True
+        messages = "1 message" if came == 1 else f"{came} messages"
+        waited = f"{_ECHO_PATIENCE if limit is None else limit:g}"
+        return TimeoutError(
+            f"{error}: {messages} came, none with id {shown(key)}; if this service does not echo ids:"
+            f" match_ids=False (waited for {waited} s)",
+            operation=error.operation,
+            timeout=limit,
+        )
 
     def __iter__(self) -> Iterator[T]:
         """Yield messages until the server closes normally (1000 or 1001).
@@ -323,6 +425,7 @@ class PooledConnection(Generic[T]):
             ConnectionClosedError: At any other end.
             DecodeError: A payload does not decode; iterating again goes on behind it.
         """
+        self._iterated = True
         while True:
             try:
                 message = self.recv()
@@ -340,6 +443,7 @@ class PooledConnection(Generic[T]):
             ConnectionClosedError: At any other end.
             DecodeError: The payload does not decode.
         """
+        self._iterated = True
         try:
             return self.recv()
         except ConnectionClosedError as error:
@@ -463,7 +567,12 @@ class PooledConnection(Generic[T]):
         return self._shown
 
     def _decode(self, payload: str | bytes) -> T:
-        return self._terms.codec.decode(payload, uri=self._told().target.redacted)
+        codec, account = self._terms.codec, self._account
+        if account is not None and account.parsed is not None:
+            (parsed, value), account.parsed = account.parsed, None
+            if codec.is_json and parsed is payload:
+                return cast("T", value)  # what the deserializer would make of it once more
+        return codec.decode(payload, uri=self._told().target.redacted)
 
     def _until(self, timeout: float | None) -> float | None:
         if timeout is None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Literal
 
+from jetsocket.ids import SentIds
 from jetsocket.uris import Target
 from jetsocket.wire.websocket import WebSocket
 
 Reuse = Literal["balanced", "quiet", "always"]
+
+UNREAD_WHILE_IDLE = "unread while idle"
+COUNTS_ALONE = "counts alone"
 
 _ids = itertools.count(1)
 
@@ -35,6 +39,8 @@ class Entry:
         uses: How often it was lent.
         sent: Messages sent when the present lease began, so that `configure`'s do not count.
         received: Messages received when the present lease began.
+        ids: The last ids that it was sent; None before the first.
+        by_counts: Whether a lease came back with nothing but counts to say that it was clean.
         close_by: Until when its closing handshake may take (monotonic, s).
         stalled_at_bytes: How many B the server had taken when a ping found no room; -1 before.
         stalled_since: When that was (monotonic, s).
@@ -43,12 +49,14 @@ class Entry:
     """
 
     __slots__ = (
+        "by_counts",
         "checking",
         "close_by",
         "created",
         "expires",
         "id",
         "idle_since",
+        "ids",
         "key",
         "received",
         "sent",
@@ -74,6 +82,8 @@ class Entry:
         self.uses = 0
         self.sent = self.received = 0
         self.uncounted_sent = self.uncounted_received = 0
+        self.ids: SentIds | None = None
+        self.by_counts = False
         self.close_by = 0.0
         self.checking = False
         self.stalled_at_bytes = -1
@@ -83,12 +93,6 @@ class Entry:
     def count_from_here(self) -> None:
         """Begin a lease: what came and went before counts for nobody in it."""
         self.sent, self.received = self.wire.messages_sent, self.wire.reader.received
-
-    @property
-    def is_balanced(self) -> bool:
-        """Whether as many messages have come as went in this lease."""
-        wire = self.wire
-        return wire.messages_sent - self.sent == wire.reader.received - self.received
 
     def forgive(self) -> None:
         """Leave what callbacks sent and received since `count_from_here` out of the statistics."""
@@ -110,7 +114,7 @@ class Entry:
         return f"<Entry {self.id} {self.target.redacted} uses={self.uses}>"
 
 
-def why_unclean(
+def why_unclean(  # noqa: PLR0912  # one fact a line: to split the rule would hide it
     reuse: Reuse,
     *,
     alive: bool,
@@ -122,6 +126,11 @@ def why_unclean(
     unread: bool,
     sent: int,
     received: int,
+    tagged: int = 0,
+    unanswered: bool = False,
+    late: bool = False,
+    again: bool = False,
+    unasked: bool = False,
 ) -> str | None:
     """The clean rule: why a connection that comes back must not go to another borrower; None: it may.
 
@@ -134,8 +143,13 @@ def why_unclean(
         timed_out: An operation of the lease ran out of time: its reply may still come.
         half_read: Part of a message has come.
         unread: A message has come that nobody read.
-        sent: Messages sent in this lease.
-        received: Messages received in this lease.
+        sent: Messages sent in this lease, without tagged ones (those with an id of their own; see `ids`).
+        received: Messages received in this lease that carry no id of a tagged one.
+        tagged: Tagged messages sent in this lease.
+        unanswered: An id of this lease has not come back.
+        late: An answer came to what an earlier lease had asked: more may.
+        again: An id of this lease came back twice: more may.
+        unasked: Messages have come from that URI that nothing had asked for, so that counts prove nothing.
     """
     if discarded:
         return "discarded"
@@ -143,6 +157,8 @@ def why_unclean(
         return "closed"
     if half_sent:
         return "half sent"
+    if late:
+        return "late reply"
     if reuse == "always":
         return None
     if timed_out:  # first, for it often is the exception, too
@@ -153,9 +169,17 @@ def why_unclean(
         return "half read"
     if unread:
         return "unread"
-    if reuse == "balanced" and sent != received:
+    if reuse == "quiet":
+        return None
+    if unanswered:
+        return "unanswered"
+    if again:
+        return "answered twice"
+    if tagged and not sent:
+        return None  # each id came back: what else came was not asked for
+    if sent != received:
         return "unbalanced"
-    return None
+    return COUNTS_ALONE if sent and unasked else None
 
 
 def why_stale(
@@ -169,7 +193,7 @@ def why_stale(
     if expired:
         return "lifetime"
     if reuse != "always" and (half_read or unread):
-        return "unread while idle"
+        return UNREAD_WHILE_IDLE
     return None
 
 

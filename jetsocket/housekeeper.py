@@ -212,6 +212,7 @@ class Housekeeper:
 
     def _retire(self, entry: Entry, reason: str) -> None:
         """Close a connection that is ours."""
+        self.ledger.known.note_idle(entry, reason)
         entry.wire.start_close(1001 if reason in ("idle", "lifetime") else 1000)
         gone = entry.wire.poll_close()
         if gone:

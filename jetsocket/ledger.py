@@ -31,6 +31,7 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError, PoolClosedError
 from jetsocket.idle import IdleConnections
 from jetsocket.journal import Journal
+from jetsocket.known_uris import KnownUris
 from jetsocket.permits import Permit, Permits
 from jetsocket.stats import PoolStats, Totals
 from jetsocket.wire.channel import Channel
@@ -111,6 +112,7 @@ class Ledger:
         unfinished: What the housekeeper is to go on with; see `Channel.unfinished`.
         doorbell: Wakes the housekeeper.
         journal: What is to be logged, by whoever may.
+        known: What was found out about the URIs; touched without the lock.
         closed: No more leases, ever.
         draining: No more leases; those that are out may come back.
         cut: Whether `close` found leases out: they did not come back.
@@ -136,6 +138,7 @@ class Ledger:
         self.unfinished: set[Channel] = set()
         self.doorbell: SimpleQueue[Ring] = SimpleQueue()
         self.journal = Journal(functools.partial(self.doorbell.put, NEWS))
+        self.known = KnownUris(self.journal, name)
         self.closed = False
         self.draining = False
         self.cut = False

@@ -28,10 +28,14 @@ Describe: TypeAlias = Callable[[Exception], str]
 class Codec(Generic[T]):
     """Turns values into payloads and back. Holds no state; threads may share one."""
 
-    __slots__ = ("_describe", "_deserialize", "_serialize")
+    __slots__ = ("_describe", "_deserialize", "_serialize", "is_json", "read_json")
 
     def __init__(
-        self, serialize: Serializer, deserialize: Deserializer[T], describe: Describe | None = None
+        self,
+        serialize: Serializer,
+        deserialize: Deserializer[T],
+        describe: Describe | None = None,
+        read_json: Deserializer[Any] | None = None,
     ) -> None:
         """Put a codec together.
 
@@ -39,10 +43,13 @@ class Codec(Generic[T]):
             serialize: Makes ``str`` (text) or ``bytes`` (binary) of a value.
             deserialize: Makes a value of a payload; whatever it raises becomes a ``DecodeError``.
             describe: Says what an error of ``deserialize`` means, without quoting the payload.
+            read_json: Reads JSON, for whoever looks into messages; `is_json` tells if it is ``deserialize``.
         """
         self._serialize = serialize
         self._deserialize = deserialize
         self._describe = describe or _describe_nothing
+        self.read_json = read_json or _loads
+        self.is_json = deserialize is self.read_json
 
     @staticmethod
     def for_options(
@@ -62,11 +69,13 @@ class Codec(Generic[T]):
             TypeError: ``message_type`` is of no supported kind.
             ImportError: The library it needs is missing; the message names the extra.
         """
-        base = _json_codec() if message_type is None else _typed_codec(message_type)
+        read = _json_reader()
+        base = Codec(_json_text, read, _describe_json) if message_type is None else _typed_codec(message_type)
         return Codec(
             serializer or base._serialize,
             deserializer or base._deserialize,
             None if deserializer else base._describe,
+            read,
         )
 
     def encode(self, data: Any) -> Payload:
@@ -142,10 +151,6 @@ def _describe_nothing(_error: Exception) -> str:
 
 
 # --- JSON, the default
-
-
-def _json_codec() -> Codec[Any]:
-    return Codec(_json_text, _json_reader(), _describe_json)
 
 
 # What json.dumps(data, ensure_ascii=False) does, without making an encoder for each message. msgspec is not

@@ -25,7 +25,7 @@ from typing import Any, Generic, NoReturn
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig, Options, runs_later
 from jetsocket.connection import PooledConnection, T, Terms, seconds
-from jetsocket.entry import Entry, key_of, stale, why_unclean
+from jetsocket.entry import COUNTS_ALONE, Entry, key_of, stale, why_unclean
 from jetsocket.exceptions import (
     ConnectionClosedError,
     ConnectionError,
@@ -67,7 +67,7 @@ _LIFETIME_JITTER = 0.1
 class ConnectionPool(Generic[T]):
     """A bounded set of open WebSocket connections, lent to one borrower at a time. Thread-safe.
 
-    A connection is reused only if it is provably clean; see `ConnectionPoolConfig.reuse`. Use the pool as a
+    A connection is reused only if it is clean; see `ConnectionPoolConfig.reuse`. Use the pool as a
     context manager, or call `close`; one that nobody refers to any more closes itself.
 
     Example:
@@ -144,8 +144,17 @@ class ConnectionPool(Generic[T]):
     def _new_books(self) -> tuple[Ledger, Terms[T]]:
         ledger = Ledger(self._config, self._name, self._options.close_timeout)
         _ledgers.add(ledger)
-        options = self._options
-        return ledger, Terms(self._codec, ledger.doorbell, options.send_timeout, options.recv_timeout)
+        options, config = self._options, self._config
+        ledger.known.minds = config.reuse == "balanced" and self._reset is None
+        terms = Terms(
+            self._codec,
+            ledger.doorbell,
+            options.send_timeout,
+            options.recv_timeout,
+            config.match_ids,
+            ledger.known,
+        )
+        return ledger, terms
 
     # --- acquire ---------------------------------------------------------------------------------------
 
@@ -233,14 +242,18 @@ class ConnectionPool(Generic[T]):
         """Why an idle connection that is ours must not be lent; None if it may."""
         # The housekeeper would close it, but comes by only now and then.
         fresh = now - entry.idle_since < self._max_idle_time
-        if fresh and now < entry.expires and entry.wire.at_rest():
+        counted = entry.by_counts and self._ledger.known.relies_on_counts(entry)
+        if fresh and not counted and now < entry.expires and entry.wire.at_rest():
             return None  # `stale` would say the same, and nearly always does
         quick = self._config.reuse != "always"  # then it does not matter how much is unread
         why = stale(entry, self._config.reuse, now) if entry.wire.look(quick=quick) else "in use"
+        if why is None and counted:
+            return COUNTS_ALONE
         return why if why is not None or fresh else "idle"
 
     def _part_with(self, permit: Permit, entry: Entry, why: str) -> None:
         """Take a connection out of service that was found stale; the permit stays."""
+        self._ledger.known.note_idle(entry, why)
         permit.gone = self._hang_up(entry.wire)
         self._ledger.swap(permit, why)
         self._ledger.journal.tell("[%s] connection %d not reused: %s", self._name, entry.id, why)
@@ -546,13 +559,27 @@ class ConnectionPool(Generic[T]):
     def _why_unclean(
         self, lease: PooledConnection[Any], entry: Entry, failed: bool, now: float
     ) -> str | None:
-        wire = entry.wire
-        spotless = not (failed or lease.discarded or lease.timed_out) and entry.is_balanced and wire.at_rest()
-        if spotless and self._reset is None and now < entry.expires:
+        wire, account, known = entry.wire, lease._account, self._ledger.known
+        tagged = 0 if account is None else account.tagged
+        sent = wire.messages_sent - entry.sent
+        if (
+            sent == wire.reader.received - entry.received
+            and (account is None or account.is_settled)
+            and not (failed or lease.discarded or lease.timed_out)
+            and self._reset is None
+            and now < entry.expires
+            and wire.at_rest()
+            and (sent == tagged or entry.key not in known.unasked)
+        ):
+            entry.by_counts = entry.by_counts or sent != tagged
             return None  # `why_unclean` would say the same, and nearly always does
         if not wire.look(quick=self._config.reuse != "always") or wire.is_sending():
             wire.cut("it was released while another thread used it")
             return "in use"
+        sent = wire.messages_sent - entry.sent
+        received = wire.messages_received - entry.received
+        if received > sent and not (failed or lease.discarded or lease._iterated):
+            known.note_unasked(entry, "as more messages came than went")
         reason = why_unclean(
             self._config.reuse,
             alive=wire.failure is None,
@@ -562,9 +589,15 @@ class ConnectionPool(Generic[T]):
             timed_out=lease.timed_out,
             half_read=wire.half_read,
             unread=wire.unread,
-            sent=wire.messages_sent - entry.sent,
-            received=wire.messages_received - entry.received,
+            sent=sent - tagged,
+            received=received if account is None else received - account.answered - account.late,
+            tagged=tagged,
+            unanswered=account is not None and bool(account.open),
+            late=account is not None and account.late > 0,
+            again=account is not None and account.again,
+            unasked=entry.key in known.unasked,
         )
+        entry.by_counts = entry.by_counts or sent != tagged
         if self._reset is not None and reason not in ("discarded", "closed", "half sent"):
             reason = self._why_not_reset(entry, self._reset)
         if reason is None and now >= entry.expires:
@@ -659,7 +692,7 @@ class ConnectionPool(Generic[T]):
     def request(
         self, uri_or_path: str, message: Any, timeout: float | None = None, *, idempotent: bool = False
     ) -> T:
-        """Acquire, send, receive one reply, release.
+        """Acquire, send, receive the reply (see `PooledConnection.request`), release.
 
         Args:
             uri_or_path: As for `acquire`.
@@ -920,6 +953,7 @@ class ConnectionPool(Generic[T]):
         old.disown()
         new = self._new_books()
         new[0].closed, new[0].draining = old.closed, old.draining
+        new[0].known.learn_from(old.known)
         ledger, self._terms = self._books_of.setdefault(pid, new)
         self._ledger = ledger
         for other in [other for other in list(self._books_of) if other != pid]:

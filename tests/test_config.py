@@ -46,9 +46,10 @@ def test_defaults_and_order() -> None:
         "max_waiting": None,
         "reuse": "balanced",
         "leak_threshold": None,
+        "match_ids": True,
     }
-    config = ConnectionPoolConfig(5, 60, 15, 2, 3, 100, 7, "quiet", 9)
-    assert dataclasses.astuple(config) == (5, 60.0, 15.0, 2.0, 3.0, 100.0, 7, "quiet", 9.0)
+    config = ConnectionPoolConfig(5, 60, 15, 2, 3, 100, 7, "quiet", 9, False)
+    assert dataclasses.astuple(config) == (5, 60.0, 15.0, 2.0, 3.0, 100.0, 7, "quiet", 9.0, False)
 
 
 def test_frozen_equal_hashable_and_portable() -> None:

@@ -46,6 +46,23 @@ def test_truth_table(mode: Reuse, sent_received: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_truth_table_of_ids(mode: Reuse) -> None:
+    """Ids prove what they cover, counts speak for the rest; with late replies it is clean in no mode."""
+    names = ("unanswered", "late", "again", "unasked")
+    for (sent, received), tagged in itertools.product(COUNTS, (0, 1, 5)):
+        for values in itertools.product([False, True], repeat=len(names)):
+            facts = dict(zip(names, values, strict=True))
+            reason = why_unclean(
+                mode, **{**CLEAN, "sent": sent, "received": received}, tagged=tagged, **facts
+            )
+            proven = tagged > 0 and sent == 0
+            counted = sent == received and not (sent > 0 and facts["unasked"])
+            balanced = not (facts["unanswered"] or facts["again"]) and (proven or counted)
+            clean = not facts["late"] and (mode != "balanced" or balanced)
+            assert (reason is None) == clean, (mode, sent, received, tagged, facts, reason)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_clean_one_is_clean_in_every_mode(mode: Reuse) -> None:
     assert why_unclean(mode, **CLEAN) is None
 
@@ -62,6 +79,10 @@ def test_a_clean_one_is_clean_in_every_mode(mode: Reuse) -> None:
         ({"unread": True}, "unread"),
         ({"sent": 2}, "unbalanced"),
         ({"received": 2}, "unbalanced"),
+        ({"late": True}, "late reply"),
+        ({"unanswered": True}, "unanswered"),
+        ({"again": True}, "answered twice"),
+        ({"unasked": True}, "counts alone"),
     ],
 )
 def test_each_fault_alone_has_its_own_reason(facts: dict[str, Any], reason: str) -> None:

@@ -332,7 +332,7 @@ def test_a_second_answer_that_comes_later_reaches_nobody(
         assert conn.request('"mine"', 5) == "mine"
     assert server.opened == 2
     assert server.most_open == 1
-    assert pool.stats().discards == {"unread while idle": 1}
+    assert pool.stats().discards.pop("unread while idle") == 1
     assert pool.stats().total_reconnects == 0  # nothing was lost
 
 

@@ -59,6 +59,7 @@ _READ_AHEAD = 1024 * 1024  # B that are read for a borrower who does not
 _LAST_LOOK = 0.05  # s for taking in what is there, past a reader's deadline, by the way or while closing: a
 # megabyte of empty frames takes a second to parse, and others want tending, too
 _TOO_MUCH = "no pong came before more messages than are kept unread (receive them first)"
+_TOO_MANY = "no reply came before more messages than are kept unread (receive them first)"
 _PER_MESSAGE = 64  # B that a message takes besides its payload
 _LITTLE = 16 * 1024  # B that always are looked at: pings, a late reply, a goodbye; more costs too much
 _PING_SIZE = 4  # B, random
@@ -95,7 +96,7 @@ class Channel:
         connected: Whether it is open, as far as is known.
         failure: Why it is over; None while it is not.
         holder: Who may use it now; an operation that names another is refused. None: nobody in particular.
-        messages_sent: Messages sent so far.
+        messages_sent: Messages sent so far, one that is on its way out included.
         last_heard: When data or a due pong last came (monotonic, s).
         ping_due_since: When the ping was sent that has no pong yet (monotonic, s); None when there is none.
         latency: Round trip of the last `measure_latency` (s).
@@ -268,6 +269,67 @@ class Channel:
             if not self._fill(deadline) and not messages and not self.is_over:
                 raise self._late("recv", deadline)
         return messages.popleft()
+
+    def recv_answer(
+        self,
+        judge: Callable[[str | bytes], bool | None],
+        since: int,
+        deadline: float | None = None,
+        holder: object = None,
+        patience: float | None = None,
+    ) -> str | bytes:
+        """Receive the one message that is wanted; what comes before it stays for `recv_message`, in order.
+
+        Args:
+            judge: Says of a message: it is the one (True), to be dropped (False), to stay (None).
+            since: What `reader.received` was before the question left: what came earlier answers it not.
+            deadline: As for `recv_message`, and so is `holder`.
+            holder: Who asks.
+            patience: s to wait from the first message on that is not wanted; None: no limit.
+
+        Raises:
+            TimeoutError: Not by the deadline, or not before more messages than are kept unread.
+            ConnectionClosedError: As `recv_message`, and so are the others.
+        """
+        if not self.readlock.acquire(blocking=False):
+            self._wait_for(self.readlock, deadline, "recv")
+        try:
+            if holder is not self.holder:
+                raise not_held(self.target)
+            return self._find_message(judge, since, deadline, patience)
+        finally:
+            self.readlock.release()
+
+    def _find_message(
+        self,
+        judge: Callable[[str | bytes], bool | None],
+        since: int,
+        deadline: float | None,
+        patience: float | None,
+    ) -> str | bytes:
+        messages = self.reader.messages
+        kept = max(0, len(messages) - (self.reader.received - since))
+        enough = self._taken_in + _READ_AHEAD + self._max_message_size
+        while True:
+            while kept < len(messages):
+                wanted = judge(messages[kept])
+                if wanted is None:
+                    kept += 1
+                    if patience is not None:
+                        until, patience = monotonic() + patience, None
+                        deadline = until if deadline is None else min(until, deadline)
+                    continue
+                message = messages[kept]
+                del messages[kept]
+                if wanted:
+                    return message
+            self._ahead = 0
+            if self.failure is not None:
+                self.raise_failure()
+            if self._taken_in >= enough:
+                raise self._late("recv", deadline, _TOO_MANY)
+            if not self._fill(deadline) and kept == len(messages) and not self.is_over:
+                raise self._late("recv", deadline, "no reply came in time")
 
     def _fill(self, deadline: float | None) -> bool:
         """Wait for bytes and take them in; after the deadline take in what is there, and return False."""
@@ -492,12 +554,16 @@ class Channel:
     ) -> None:
         if not self.lock.acquire(blocking=False):
             self._wait_for(self.lock, deadline, "send")
+        out = -1
         try:
             if holder is not self.holder:
                 raise not_held(self.target)
             if ping is not None:  # only now: its pong is not due while it waits for another's long message
                 ping.sent_at = monotonic()
                 self._pings[data] = ping
+            if opcode < CLOSE:  # before it can leave: what strikes behind its last byte must find it counted
+                out = self.bytes_out
+                self.messages_sent += 1
             deflater, compressed = self._deflater, False
             if deflater is not None and opcode < CLOSE and deflater.worth(data):
                 data, compressed = deflater.deflate(data), True  # under `lock`, for their order counts
@@ -505,9 +571,9 @@ class Channel:
                 self._write_fragments(opcode, data, compressed, deadline)
             else:
                 self._write(encode_frame(opcode, data, self._key(), rsv1=compressed), deadline)
-            if opcode < CLOSE:
-                self.messages_sent += 1
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, (TimeoutError, ConnectionError)) and out == self.bytes_out:
+                self.messages_sent -= 1  # nothing has left
             if self._deflater is not None:
                 self._deflater.forget()  # the server may not have got what the next message would refer to
             raise

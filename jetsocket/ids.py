@@ -1,0 +1,206 @@
+"""Ids: which message answers which, where messages are JSON objects that carry one.
+
+A message that is sent is *tagged* if it has an `id` that its connection was not sent a moment ago. Its answer
+is the message that carries the same id, whatever came in between. Nothing here does I/O or takes a lock.
+
+Ids compare as JSON writes them: 7 is neither "7" nor 7.0, and neither `true` nor `null` is one. Integers
+beyond 2**53 compare as what is left of them where numbers are doubles (RFC 8259 §6), as in JavaScript: such a
+service answers 1732866392123456789 with 1732866392123456800.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+REMEMBERED = 256
+"""Ids that are remembered of what a connection was sent."""
+
+_MOST_TEXT = 4096  # characters of a text of the caller's that are parsed, and of an id
+_MOST_OPEN = 65_536  # ids of a lease that may be on their way; what is sent beyond that is untagged
+_EXACT = 2**53
+
+Payload: TypeAlias = str | bytes
+Key: TypeAlias = str | int | tuple[str, float]
+"""An id, in a form in which those that differ in type never compare equal."""
+Read: TypeAlias = Callable[[Payload], Any]
+
+
+def key_of(value: object) -> Key | None:
+    """The key of what stands under `id`; None: that is no id."""
+    if type(value) is int:
+        return value if -_EXACT <= value <= _EXACT else _beyond(value)
+    if type(value) is str:
+        return value if len(value) <= _MOST_TEXT else None
+    if type(value) is bool:
+        return None
+    if isinstance(value, float):
+        number = float.__float__(value)
+        return ("float", number) if math.isfinite(number) else None
+    if isinstance(value, str):  # an enum's member, say: JSON writes the plain value of each
+        return key_of(str.__str__(value))
+    return key_of(int.__int__(value)) if isinstance(value, int) else None
+
+
+def _beyond(value: int) -> Key:
+    try:
+        return ("float", float(value))
+    except OverflowError:
+        return value
+
+
+def shown(key: Key) -> str:
+    """An id as an error names it, cut if it is long."""
+    text = repr(key[1] if isinstance(key, tuple) else key)
+    return text if len(text) <= 64 else f"{text[:60]}…"
+
+
+def key_in(message: object, payload: Payload, read: Read) -> Key | None:
+    """The id in a message of the caller's, None if it has none.
+
+    Args:
+        message: What the caller gave: a dict is looked at as it is, text up to 4 KiB is parsed.
+        payload: What goes out for it. A dict of which the serializer made no JSON object has no id.
+        read: Parses JSON.
+    """
+    if type(message) is dict or isinstance(message, dict):
+        value = dict.get(message, "id")
+        return None if value is None or payload[:1] not in ("{", b"{") else key_of(value)
+    if isinstance(message, str) and len(message) <= _MOST_TEXT and message.lstrip()[:1] == "{":
+        found = object_in(message, read)
+        return None if found is None else key_of(found.get("id"))
+    return None
+
+
+def object_in(payload: Payload, read: Read) -> dict[str, Any] | None:
+    """The JSON object that a payload is, if it may have an `id`; never raises for what a server sent."""
+    if isinstance(payload, str):
+        if '"id"' not in payload and "\\" not in payload:  # it may also be written as "\u0069d"
+            return None
+    elif payload[:1] != b"{" or (b'"id"' not in payload and b"\\" not in payload):
+        return None
+    try:
+        value = read(payload)
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply to tell
+        return None
+    return value if type(value) is dict else None
+
+
+class SentIds:
+    """The last 256 ids that one connection was sent, whoever had it.
+
+    Attributes:
+        count: How many messages with an id it was sent.
+    """
+
+    __slots__ = ("_last", "count")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.count = 0
+        self._last: dict[Key, tuple[int, bool]] = {}
+
+    def note(self, key: Key, *, tagged: bool) -> None:
+        """Remember that a message with this id is about to leave, as its only one or not."""
+        self.count = count = self.count + 1
+        self._last[key] = (count, tagged)
+        if len(self._last) >= 2 * REMEMBERED:
+            fresh = [(each, told) for each, told in list(self._last.items()) if told[0] > count - REMEMBERED]
+            self._last = dict(fresh)
+
+    def last(self, key: Key) -> tuple[int, bool] | None:
+        """When this id was last sent (a number that grows), and whether tagged; None: not lately."""
+        told = self._last.get(key)
+        return told if told is not None and told[0] > self.count - REMEMBERED else None
+
+
+class Account:
+    """What one lease has asked with ids, and what came back.
+
+    Attributes:
+        open: The ids that have not come back.
+        tagged: Tagged messages sent.
+        answered: How many of them were answered.
+        late: Answers that came to what earlier borrowers of the connection had asked.
+        again: Whether an id came back twice: what else will?
+        parsed: The last payload that was looked at, and its value; so that it need not be parsed twice.
+    """
+
+    __slots__ = ("_before", "_read", "_sent", "again", "answered", "late", "open", "parsed", "tagged")
+
+    def __init__(self, sent: SentIds, read: Read) -> None:
+        """Begin a lease of the connection that was sent `sent`; `read` parses JSON."""
+        self._sent = sent
+        self._before = sent.count
+        self._read = read
+        self.open: set[Key] = set()
+        self.tagged = self.answered = self.late = 0
+        self.again = False
+        self.parsed: tuple[Payload, Any] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each id came back, once, and nothing came for earlier borrowers."""
+        return not (self.open or self.late or self.again)
+
+    def ask(self, key: Key) -> bool:
+        """Note that a message with this id is about to leave.
+
+        Returns:
+            Whether it is tagged. It is not if its id is among the last that the connection was sent: then
+            there is no telling which message an answer is for.
+        """
+        tagged = key not in self.open and self._sent.last(key) is None and len(self.open) < _MOST_OPEN
+        if tagged:
+            self.open.add(key)
+            self.tagged += 1
+        self._sent.note(key, tagged=tagged)
+        return tagged
+
+    def admits(self, payload: Payload) -> bool:
+        """Look at a message that goes to the borrower; False: it is for an earlier one, and to be dropped."""
+        key = self._key_in(payload)
+        if key in self.open:
+            self._answered(key)
+            return True
+        return key is None or not self._is_late(key)
+
+    def waits_for(self, wanted: Key) -> Callable[[Payload], bool | None]:
+        """What says of a message whether it is the answer (True), for nobody (False), or for later (None)."""
+
+        def judge(payload: Payload) -> bool | None:
+            key = self._key_in(payload)
+            if key == wanted:
+                self._answered(wanted)
+                return True
+            return False if key is not None and key not in self.open and self._is_late(key) else None
+
+        return judge
+
+    def _answered(self, key: Key | None) -> None:
+        if key is not None:
+            self.open.discard(key)
+            self.answered += 1
+
+    def _is_late(self, key: Key) -> bool:
+        """Count an answer to what an earlier borrower asked; note one that is the second in this lease."""
+        last = self._sent.last(key)
+        if last is None:
+            return False
+        number, tagged = last
+        if number <= self._before:
+            self.late += 1
+            return True
+        self.again = self.again or tagged
+        return False
+
+    def _key_in(self, payload: Payload) -> Key | None:
+        value = object_in(payload, self._read)
+        if value is None:
+            return None
+        self.parsed = (payload, value)
+        return key_of(value.get("id"))
+
+
+__all__ = ["REMEMBERED", "Account", "Key", "SentIds", "key_in", "key_of", "object_in", "shown"]

@@ -1,0 +1,85 @@
+"""What a pool has found out about the servers behind its URIs: which echo ids, which send unasked.
+
+Where anything came that nothing had asked for, counts prove nothing: a message that is pushed while a request
+is under way stands in for the reply, which the next borrower gets. So such a URI is remembered, and told of
+once. No lock is needed: each call touches the dicts by single operations that CPython makes atomic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from jetsocket.entry import UNREAD_WHILE_IDLE, Entry
+from jetsocket.journal import Journal
+
+MOST = 1024
+"""URIs that are remembered; of more, those that were found first are forgotten."""
+
+
+class KnownUris:
+    """What one pool knows. It refers to no pool and no connection.
+
+    Attributes:
+        minds: Whether what comes unasked matters: only where connections are reused by counts.
+        unasked: The keys of URIs on which something came unasked.
+        echoing: The keys of URIs where a message has carried an id that was sent.
+    """
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        """Know nothing yet; warnings go to `journal`, in the name of the pool."""
+        self._journal = journal
+        self._name = name
+        self.minds = False
+        self.unasked: dict[str, object] = {}
+        self.echoing: dict[str, object] = {}
+
+    def learn_from(self, other: KnownUris) -> None:
+        """Know what another one does: the parent process's, in a forked child."""
+        self.minds = other.minds
+        self.unasked, self.echoing = other.unasked.copy(), other.echoing.copy()
+
+    def relies_on_counts(self, entry: Entry) -> bool:
+        """Whether only counts speak for an idle connection, and they prove nothing there."""
+        return entry.by_counts and entry.key in self.unasked
+
+    def note_echo(self, key: str) -> None:
+        """Remember that replies there carry the ids of their requests."""
+        if key not in self.echoing:
+            self.echoing[key] = None
+            _forget_some(self.echoing)
+
+    def note_idle(self, entry: Entry, why: str) -> None:
+        """Look at an idle connection that is about to be closed for `why`; whoever calls owns it."""
+        if self.minds and why == UNREAD_WHILE_IDLE:
+            if not entry.wire.reader.messages:
+                entry.wire.tend(0.0)  # a look at an acquire stops before it reads much
+            if entry.wire.reader.messages:  # whole ones, and not the beginning of what may be none
+                self.note_unasked(entry, "while the connection was idle")
+
+    def note_unasked(self, entry: Entry, when: str) -> None:
+        """Remember that something came unasked there; warn the first time."""
+        token = object()
+        if not self.minds or self.unasked.setdefault(entry.key, token) is not token:
+            return
+        _forget_some(self.unasked)
+        self._journal.note(
+            logging.WARNING,
+            "[%s] a message that nothing had asked for came from %s, %s. Where that happens, as many messages"
+            " may come as went, and the next borrower still get this one's reply: connections to it are no"
+            " longer reused by counts alone. Give each request an id of its own ({'id': …}, if replies"
+            " carry it, too), or the pool a reset, or use one pool for requests and another for what is"
+            " pushed. A greeting is for configure to receive",
+            self._name,
+            entry.target.redacted,
+            when,
+        )
+
+
+def _forget_some(known: dict[str, object]) -> None:
+    while len(known) > MOST:
+        with contextlib.suppress(RuntimeError, StopIteration):  # another thread was here at the same time
+            known.pop(next(iter(known)), None)
+
+
+__all__ = ["MOST", "KnownUris"]
