@@ -110,6 +110,8 @@ class JetSocketError(Exception):
 class ConnectionError(JetSocketError, builtins.ConnectionError):
     """A connection could not be opened, or broke. The socket's or TLS's own error is the ``__cause__``."""
 
+    _is_final = False  # whether another attempt to connect would end the same way
+
 
 class HandshakeError(ConnectionError):
     """The server answered the HTTP upgrade with anything but a valid 101 (RFC 6455 §4.1, §4.2.2).

@@ -11,7 +11,7 @@ import pytest
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.exceptions import ConnectionError
-from tests.servers import EchoServer, RawServer, refusing_port
+from tests.servers import EchoServer, RawServer, answer, refusing_port
 from tests.wire.conftest import without_python_socks
 from tests.wire.proxies import http_proxy, socks_proxy
 
@@ -158,3 +158,38 @@ def test_an_http_proxy_is_asked_once_a_connection(
         for n in range(5):
             assert pool.request("/", {"n": n}, 5) == {"n": n}
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts"),
+    [("407 Proxy Authentication Required", 1), ("401 Unauthorized", 1), ("403 Filtered", 1), ("502 Bad", 3)],
+)
+def test_a_login_that_is_refused_is_not_tried_again(
+    raw_server: Callable[..., RawServer], make_pool: Callable[..., Pool], status: str, attempts: int
+) -> None:
+    """Some directories lock an account after three of them."""
+    proxy = raw_server(answer(status))
+    kwargs = {"proxy": f"http://u:s3cret@127.0.0.1:{proxy.port}", "connect_attempts": 3}
+    pool = make_pool("ws://host.test", manager_kwargs=kwargs)
+    with pytest.raises(ConnectionError, match=status):
+        pool.acquire("/")
+    assert proxy.accepted == pool.stats().connect_errors == attempts
+
+
+def test_nor_is_one_of_socks(raw_server: Callable[..., RawServer], make_pool: Callable[..., Pool]) -> None:
+    proxy = raw_server(socks_proxy([], user="other:login"))
+    kwargs = {"proxy": f"socks5h://u:s3cret@127.0.0.1:{proxy.port}", "connect_attempts": 3}
+    pool = make_pool("ws://host.test", manager_kwargs=kwargs)
+    with pytest.raises(ConnectionError, match="authentication"):
+        pool.acquire("/")
+    assert proxy.accepted == 1
+
+
+def test_nor_a_variable_that_names_no_usable_proxy(
+    echo: EchoServer, make_pool: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "https://127.0.0.1:1")
+    pool = make_pool(echo, manager_kwargs={"connect_attempts": 3})
+    with pytest.raises(ConnectionError, match="HTTP_PROXY"):
+        pool.acquire("/")
+    assert pool.stats().connect_errors == 1

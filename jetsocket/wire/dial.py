@@ -151,9 +151,11 @@ class Dialing:
         self._refuse_if_cancelled()
         return stream
 
-    def _look_up(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[Address]:
-        """The addresses of ``host``."""
-        self._stage = f"resolving host {host!r}"
+    def _look_up(
+        self, host: str, port: int, family: int = socket.AF_UNSPEC, *, whom: str = ""
+    ) -> list[Address]:
+        """The addresses of ``host``; ``whom`` is for messages, if not the target."""
+        self._stage = f"resolving host {host!r} of {whom}" if whom else f"resolving host {host!r}"
         question = Question(host, port, family)
         answer = look_up(question) if uris.is_ip(host) else self._ask(question)
         if not isinstance(answer, list):
@@ -184,7 +186,8 @@ class Dialing:
                 if race.lost:
                     self._stage = f"connecting to {whom}" if whom else "connecting"
                     last = race.failures[-1][1]
-                    raise self._failed(_listed(race.failures), _advice(last)) from last
+                    advice = _advice(last) + (f" to connect directly pass {DIRECTLY}" if whom else "")
+                    raise self._failed(_listed(race.failures), advice) from last
                 if self._remaining() <= 0:
                     raise self._timed_out(race.failures)
                 if race.has_to_wait and not race.is_watched:  # on this machine, hardly ever
@@ -207,7 +210,7 @@ class Dialing:
         if proxy.wants_address and not uris.is_ip(host):
             family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
             hosts = [address.sockaddr[0] for address in _interleaved(self._look_up(host, port, family))]
-        places = self._look_up(proxy.host, proxy.port)
+        places = self._look_up(proxy.host, proxy.port, whom=shown)
         refusals: list[tunnel.Refusal] = []
         for host in hosts:
             stream = self._race(places, shown)
@@ -222,18 +225,18 @@ class Dialing:
         told = [f"{host}: {each.why}" for host, each in zip(hosts, refusals, strict=False)]
         last = refusals[-1]
         why = ", ".join(told) if told[1:] else last.why
-        raise self._failed(why, self._advised(last.advice, choice)) from last.cause
+        raise self._failed(why, self._advised(last.advice, choice), is_final=last.is_final) from last.cause
 
     def _ask_proxy(self, stream: Stream, proxy: Proxy, host: str, left: int) -> tunnel.Refusal | None:
         """Ask for one of so many addresses that are left; each has its share of the time."""
         until = self._deadline if left == 1 else monotonic() + self._remaining() / left
         try:
             return tunnel.ask(stream, proxy, host, self._target.port, until)
-        except TimeoutError:
-            if left == 1 or self._remaining() <= 0:
-                raise_alone(self._timed_out())
-            return tunnel.Refusal("the proxy took too long", tunnel.CHECK, of_address=True)
         except OSError as error:
+            if isinstance(error, TimeoutError):
+                if left == 1 or self._remaining() <= 0:
+                    raise_alone(self._timed_out())
+                return tunnel.Refusal("the proxy took too long", tunnel.CHECK, of_address=True)
             why, cause = error.strerror or str(error), error.with_traceback(None)
             return tunnel.Refusal(why, tunnel.CHECK, of_address=True, cause=cause)
 
@@ -248,7 +251,7 @@ class Dialing:
         try:
             proxy = Proxy.parse(choice.url)
         except ValueError as error:
-            raise_alone(self._failed(error, advice))
+            raise_alone(self._failed(error, advice, is_final=True))
         if proxy.scheme != "http":
             try:
                 import_python_socks()  # before anything is opened, for it may be missing
@@ -256,7 +259,7 @@ class Dialing:
                 if choice.variable is None:
                     raise
                 why = f"{choice.variable} names a SOCKS proxy"
-                raise_alone(self._failed(why, str(error)), error.with_traceback(None))
+                raise_alone(self._failed(why, str(error), is_final=True), error.with_traceback(None))
         return proxy, shown
 
     def _advised(self, advice: str, choice: Choice) -> str:
@@ -306,10 +309,13 @@ class Dialing:
             f"connecting to {self._target.redacted} was cancelled while {self._stage}"
         )
 
-    def _failed(self, why: object, advice: str) -> exceptions.ConnectionError:
-        return exceptions.ConnectionError(
+    def _failed(self, why: object, advice: str, *, is_final: bool = False) -> exceptions.ConnectionError:
+        failure = exceptions.ConnectionError(
             f"cannot connect to {self._target.redacted}: {self._stage} failed: {why}; {advice}"
         )
+        if is_final:
+            failure._is_final = True
+        return failure
 
     def _timed_out(self, failures: Sequence[_Failure] = ()) -> exceptions.TimeoutError:
         so_far = f" (failed so far: {_listed(failures)})" if failures else ""

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote_plus
 
 from jetsocket.text import printable
 
+_PIECE = 10  # characters of a secret in a row that tell too much of it; many a word has 8
 _SHORTEST = 4  # characters; what is shorter can be guessed, and hiding it would blot out half a text
 _MADE_OF_MORE = frozenset({
     "UnicodeDecodeError",
@@ -50,7 +51,22 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 def censored(text: str, secrets: Iterable[str] = ()) -> str:
     """What a stranger says, fit for a message: without `secrets`, on one line, printable, and short."""
-    return printable(hide(text, secrets))  # in this order: half a secret would not be found
+    secrets = set(secrets)
+    # In this order: half a secret would not be found. Where the stranger has cut one, its pieces are.
+    return printable(_without_pieces(hide(text, secrets), secrets))
+
+
+def _without_pieces(text: str, secrets: Iterable[str]) -> str:
+    """`text` with *** in place of each run of characters that is a part of a secret, 10 of them or more."""
+    pieces = {secret[at : at + _PIECE] for secret in secrets for at in range(len(secret) - _PIECE + 1)}
+    shown, at = [], 0
+    while at < len(text):
+        end = at
+        while text[end : end + _PIECE] in pieces:
+            end += 1
+        shown.append("***" if end > at else text[at])
+        at = end + _PIECE - 1 if end > at else at + 1
+    return "".join(shown)
 
 
 def as_cause(error: BaseException, secrets: Iterable[str] = (), *, text: str | None = None) -> BaseException:

@@ -32,12 +32,14 @@ class Refusal(NamedTuple):
         why: What it did or said, censored and short.
         advice: What to do.
         of_address: Whether another address of the same host may do.
+        is_final: Whether another attempt would end the same way; with a login, it might lock an account.
         cause: What is to be the `__cause__`.
     """
 
     why: str
     advice: str
     of_address: bool = False
+    is_final: bool = False
     cause: BaseException | None = None
 
 
@@ -117,14 +119,15 @@ def _no_http(data: bytes | bytearray, proxy: Proxy) -> Refusal:
 def _refused(status: int, reason: bytes, head: bytes, proxy: Proxy) -> Refusal:
     told = f"it answered {status} {_shown(reason, proxy)}".rstrip()
     if status not in (401, 407):  # tinyproxy answers 401 to a wrong password
-        return Refusal(told, _ADVICE.get(status, CHECK))
+        return Refusal(told, _ADVICE.get(status, CHECK), is_final=status in (403, 405, 501))
     wanted = {scheme.decode().title() for scheme in _AUTHENTICATE.findall(head)}
     schemes = [scheme for scheme in _SCHEMES if scheme.title() in wanted]
     if schemes and "Basic" not in schemes:
-        return Refusal(told, f"it wants {' or '.join(schemes)}, and only Basic is supported")
+        return Refusal(told, f"it wants {' or '.join(schemes)}, and only Basic is supported", is_final=True)
     if proxy.has_login:
-        return Refusal(told, "check its URL, its credentials: it does not take those that it got")
-    return Refusal(told, "it wants credentials: say http://user:password@host:port")
+        advice = "check its URL, its credentials: it does not take those that it got"
+        return Refusal(told, advice, is_final=True)
+    return Refusal(told, "it wants credentials: say http://user:password@host:port", is_final=True)
 
 
 _ADVICE = {
@@ -167,8 +170,9 @@ def _socks(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) 
         )
     except (python_socks.ProxyError, ValueError) as error:
         cause = as_cause(error, proxy.secrets)
+        why = censored(str(error), proxy.secrets)
         code = getattr(error, "error_code", None)  # it is there where the proxy said that it cannot connect
-        return Refusal(censored(str(error), proxy.secrets), CHECK, code is not None, cause)
+        return Refusal(why, CHECK, code is not None, is_final="authentication" in why.lower(), cause=cause)
     return Refusal(_EARLY, _IS_THIS_IT) if hop.has_more else None
 
 

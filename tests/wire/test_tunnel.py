@@ -11,11 +11,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jetsocket import exceptions, uris
 from jetsocket.wire.dial import Dialing
+from jetsocket.wire.proxies import Proxy
 from jetsocket.wire.stream import Stream
-from tests.servers import RawServer, Script, Upgrade, hold, open_sockets, read_request, reset, wait_until
+from jetsocket.wire.tunnel import ask
+from tests.servers import (
+    RawServer,
+    Script,
+    Upgrade,
+    hold,
+    open_sockets,
+    read_request,
+    refusing_port,
+    reset,
+    wait_until,
+)
 from tests.wire.conftest import soon
 from tests.wire.proxies import answering, relay, socks_proxy
 
@@ -24,6 +38,14 @@ Names = dict[str, list[tuple[str, int]]]
 
 PASSWORD = "hunter2-東"
 LOGIN = "us%65r:hunter2-%E6%9D%B1"
+BEGINNINGS = [
+    b"HTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 407 \r\n",
+    b"HTTP/1.1 103 x\n\n",
+    b"HTTP/1.",
+    b"\n",
+    b"\x15\x03",
+]
 BASIC = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
 
 
@@ -75,6 +97,7 @@ def refused(proxy: RawServer, *, login: str = "", scheme: str = "http", seconds:
     told = "".join(traceback.format_exception(error)) + repr(error) + repr(error.__cause__)
     for secret in (PASSWORD, BASIC, "hunter2"):
         assert secret not in told
+    assert not [BASIC[at : at + 10] for at in range(len(BASIC) - 9) if BASIC[at : at + 10] in told]
     assert "".join(filter(lambda char: not char.isprintable() and char != "\n", told)) == ""
     assert len(str(error)) < 600
     return str(error)
@@ -351,10 +374,11 @@ def test_a_407_says_what_to_do(raw_server: Serve, fields: bytes, login: str, adv
         lambda request: b"HTTP/1.1 407 no \x1b[31m user:%s\r\n\r\n" % PASSWORD.encode(),
         lambda request: b"HTTP/1.1 407 no hunter2-%E6%9D%B1 " + b"x" * 60_000 + b"\r\n\r\n",
         lambda request: b"HTTP/1.1 407 " + b"x" * 180 + b" " + BASIC.encode() + b"\r\n\r\n",
+        lambda request: b"HTTP/1.1 407 " + BASIC[5:].encode() + b" " + BASIC[:-5].encode() + b"\r\n\r\n",
         lambda request: request.raw.partition(b"\r\n")[2],
         lambda request: b"HTTP/1.1 " + request.headers["proxy-authorization"].encode() + b"\r\n\r\n",
     ],
-    ids=["basic", "plain", "as in the URL", "at the cut", "no HTTP", "in place of a status"],
+    ids=["basic", "plain", "as in the URL", "at the cut", "cut", "no HTTP", "in place of a status"],
 )
 def test_a_login_that_the_proxy_repeats_is_shown_nowhere(
     raw_server: Serve, repeat: Callable[[Upgrade], bytes]
@@ -363,6 +387,46 @@ def test_a_login_that_the_proxy_repeats_is_shown_nowhere(
         sock.sendall(repeat(read_request(sock)))
 
     refused(raw_server(script), login=LOGIN)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=300), st.tuples(st.sampled_from(BEGINNINGS), st.binary(max_size=100)).map(b"".join)
+    )
+)
+def test_no_answer_whatever_does_harm(answer: bytes) -> None:
+    """A tunnel, a refusal that is fit to be shown, or the end of the stream: nothing else comes of it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        stream = Stream(ours)
+        try:
+            refusal = ask(stream, Proxy.parse(f"http://{LOGIN}@h:1"), "host.test", 80, soon())
+        finally:
+            stream.close()
+    if refusal is None:
+        assert answer.startswith(b"HTTP/1.")
+    else:
+        assert (refusal.why + refusal.advice).isprintable()
+        assert len(refusal.why) < 500
+
+
+# --- what is not there
+
+
+def test_a_proxy_whose_host_is_not_known_is_told_as_such() -> None:
+    with pytest.raises(
+        exceptions.ConnectionError, match=r"resolving host 'no\.invalid' of the proxy http://"
+    ):
+        dialing("ws://host.test/", proxy="http://user:hunter2@no.invalid:1").open()
+
+
+def test_a_proxy_that_does_not_run_is_told_as_such() -> None:
+    with refusing_port() as port, pytest.raises(exceptions.ConnectionError) as caught:
+        dialing("ws://host.test/", proxy=f"http://user:hunter2@127.0.0.1:{port}").open()
+    assert f"connecting to the proxy http://***@127.0.0.1:{port} failed" in str(caught.value)
+    assert "to connect directly pass proxy=None" in str(caught.value)
 
 
 # --- SOCKS
