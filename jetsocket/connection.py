@@ -31,6 +31,7 @@ else:
 
 
 _ECHO_PATIENCE = 10.0  # s for a service that has not yet been seen to send ids back, where no timeout is set
+_MAX_REASON = 123  # B, beside the code (RFC 6455 §5.5)
 
 
 class Lender(Protocol):
@@ -93,6 +94,21 @@ def _raw(data: object) -> str | bytes:
     raise TypeError(f"send_raw takes str or bytes, not {type(data).__name__}; send() serializes")
 
 
+def _check_close(code: object, reason: object) -> None:
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"code must be an int, not {code!r}")
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a str, not {type(reason).__name__}")
+    if code != 1000 and not 3000 <= code <= 4999:
+        raise ValueError(f"code must be 1000, or 3000 to 4999, not {code} (RFC 6455 §7.4)")
+    try:
+        size = len(reason.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"reason must have a form in UTF-8: {error.reason}") from None
+    if size > _MAX_REASON:
+        raise ValueError(f"reason must be at most {_MAX_REASON} B of UTF-8, not {size} (RFC 6455 §5.5)")
+
+
 class PooledConnection(Generic[T]):
     """One connection of a pool, lent to one borrower until it is released.
 
@@ -110,6 +126,7 @@ class PooledConnection(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_account",
+        "_close_with",
         "_deadline",
         "_entry",
         "_iterated",
@@ -143,6 +160,7 @@ class PooledConnection(Generic[T]):
         self.timed_out = False
         self._iterated = False
         self.discarded = False
+        self._close_with = (1000, "")  # code and reason, if it is closed at release
         permit.lease = weakref.ref(self)
 
     # --- what the pool does with it --------------------------------------------------------------------
@@ -419,7 +437,7 @@ class PooledConnection(Generic[T]):
         )
 
     def __iter__(self) -> Iterator[T]:
-        """Yield messages until the server closes normally (1000 or 1001).
+        """Yield messages until the server closes normally (1000, 1001, or without a status code).
 
         Raises:
             ConnectionClosedError: At any other end.
@@ -439,7 +457,7 @@ class PooledConnection(Generic[T]):
         """Receive one message, as iterating does; StopIteration at a normal close.
 
         Raises:
-            StopIteration: The server has closed normally (1000 or 1001).
+            StopIteration: The server has closed normally (1000, 1001, or without a status code).
             ConnectionClosedError: At any other end.
             DecodeError: The payload does not decode.
         """
@@ -482,14 +500,23 @@ class PooledConnection(Generic[T]):
         """Give the connection back. The second time does nothing."""
         self._pool.take_back(self, failed=False)
 
-    def discard(self) -> None:
+    def discard(self, code: int = 1000, reason: str = "") -> None:
         """Have the connection closed at release, whatever its state: after a subscription, or in doubt.
 
+        Args:
+            code: What the server is told, if nothing has ended the connection before: 1000, or 3000 to 4999,
+                which are for libraries and applications (RFC 6455 §7.4.2).
+            reason: Text for the server's log, at most 123 B of UTF-8.
+
         Raises:
+            TypeError: `code` is not an int, or `reason` not a str.
+            ValueError: Another code, or a reason that is too long.
             InvalidStateError: The lease was released: the connection may have another borrower by now.
         """
+        _check_close(code, reason)
         if self._is_released:
             raise not_held(self._told().target)
+        self._close_with = (int(code), reason)
         self.discarded = True
 
     def __enter__(self) -> PooledConnection[T]:

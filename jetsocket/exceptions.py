@@ -30,7 +30,7 @@ __all__ = [
     "TimeoutError",
 ]
 
-_NORMAL_CLOSES = (1000, 1001)
+_NORMAL_CLOSES = (1000, 1001, 1005)
 
 
 def _restored(kind: type[JetSocketError], args: tuple[Any, ...], state: dict[str, Any]) -> JetSocketError:
@@ -119,15 +119,18 @@ class HandshakeError(ConnectionError):
     Attributes:
         status_code: The HTTP status, or None if there was no readable one.
         headers: The response headers; empty if there were none.
+        retry_after: When the server wants to be asked again, s from then (Retry-After, RFC 9110 §10.2.3), be
+            it as a number or a date; None if it did not say.
         body: The beginning of the response body, bytes. Neither headers nor body are in ``args``.
     """
 
-    _facts = ("status_code",)
+    _facts = ("status_code", "retry_after")
 
     def __init__(
         self,
         message: str,
         status_code: int | None = None,
+        retry_after: float | None = None,
         *,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
@@ -135,6 +138,7 @@ class HandshakeError(ConnectionError):
         """Keep the message and what the server said."""
         super().__init__(message)
         self.status_code = status_code
+        self.retry_after = retry_after
         self.headers: Mapping[str, str] = {} if headers is None else headers
         self.body = body
 
@@ -157,7 +161,7 @@ class ConnectionClosedError(ConnectionError):
 
     @property
     def is_normal(self) -> bool:
-        """True for the codes of an orderly end: 1000 (done) and 1001 (going away)."""
+        """True for an orderly end: 1000 (done), 1001 (going away), or a close frame without a code (1005)."""
         return self.code in _NORMAL_CLOSES
 
 

@@ -259,9 +259,9 @@ class ConnectionPool(Generic[T]):
         self._ledger.journal.tell("[%s] connection %d not reused: %s", self._name, entry.id, why)
 
     @staticmethod
-    def _hang_up(wire: WebSocket) -> bool:
-        """Say goodbye without waiting; True if the connection is closed by that."""
-        wire.start_close()
+    def _hang_up(wire: WebSocket, code: int = 1000, reason: str = "") -> bool:
+        """Send a close frame without waiting; True if the connection is closed by that."""
+        wire.start_close(code, reason)
         gone = wire.poll_close()
         if gone:
             wire.shutdown()
@@ -387,7 +387,7 @@ class ConnectionPool(Generic[T]):
             except (ConnectionError, TimeoutError) as error:
                 failure = copy.copy(error)  # a copy has no traceback to keep things alive
                 self._ledger.open_failed(failure)
-                delay = backoff(attempt, random.random())
+                delay = pause_after(error, attempt, random.random())
                 last = attempt == attempts or self._ledger.closed or monotonic() + delay >= deadline
                 if last or not worth_retrying(error):
                     if earlier is not None and isinstance(error, TimeoutError):
@@ -430,7 +430,7 @@ class ConnectionPool(Generic[T]):
         wake.acquire()
         permit.wake = wake
         if not self._ledger.closed:
-            wake.acquire(timeout=max(0.0, delay))
+            wake.acquire(timeout=min(threading.TIMEOUT_MAX, max(0.0, delay)))
 
     def _prepare(self, permit: Permit, entry: Entry, callback: Callback, deadline: float) -> None:
         """Run `configure` on a new connection.
@@ -473,6 +473,8 @@ class ConnectionPool(Generic[T]):
         if monotonic() > deadline:
             name = getattr(callback, "__name__", repr(callback))
             raise TimeoutError(f"{name}() took too long", operation="callback", timeout=None)
+        if conn.discarded:
+            entry.wire.start_close(*conn._close_with)
         if conn.discarded or entry.wire.failure is not None:
             raise ConnectionError("the callback gave the connection up")
 
@@ -538,7 +540,7 @@ class ConnectionPool(Generic[T]):
             if entry is not None:
                 permit.reason = self._why_unclean(lease, entry, failed, now)
                 if permit.reason is not None:
-                    permit.gone = self._hang_up(entry.wire)
+                    permit.gone = self._hang_up(entry.wire, *lease._close_with)
             moving = permit.entry
             if moving is not None and moving is not entry:  # another thread is in `replace`
                 moving.wire.shutdown()
@@ -1008,6 +1010,12 @@ def backoff(attempt: int, jitter: float) -> float:
     """How long to wait (s) after the so-manieth failed attempt: exponential, with full jitter in [0, 1)."""
     doublings = min(attempt - 1, 10)  # more would be more than the most, and one day too much for a float
     return float(min(_BACKOFF_MOST, _BACKOFF_FIRST * 2**doublings) * jitter)
+
+
+def pause_after(error: BaseException, attempt: int, jitter: float) -> float:
+    """How long to wait (s) after the so-manieth attempt: `backoff`, or for as long as the server has told."""
+    told = error.retry_after if isinstance(error, HandshakeError) else None
+    return max(backoff(attempt, jitter), told or 0.0)
 
 
 def why_exhausted(permit: Permit, config: ConnectionPoolConfig) -> str:

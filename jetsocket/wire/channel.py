@@ -516,8 +516,10 @@ class Channel:
             return
         self._reply_at = monotonic()
         shown = hide(reason, secrets_of(self._request)) if reason else ""
-        told = f"{code} {shown!r}" if shown else str(code)
-        error = self._closed(f"the server closed the connection with {told}", code, reason)
+        told = f"with {code} {shown!r}" if shown else f"with {code}"
+        if code == NO_STATUS:  # which no server can send: it says that there was none
+            told = "without a status code"
+        error = self._closed(f"the server closed the connection {told}", code, reason)
         error.args = (*error.args[:2], printable(shown))  # it may repeat what is secret
         self._fail(error)
         self._send_close(1000 if code == NO_STATUS else code)

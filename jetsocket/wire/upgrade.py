@@ -18,6 +18,7 @@ from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.uris import Target, redact
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.redaction import hide, secrets_of
+from jetsocket.wire.retry_after import seconds_until
 from jetsocket.wire.stream import Stream
 
 MAX_HEAD = 64 * 1024
@@ -422,7 +423,9 @@ class Upgrade:
     def _refused(
         self, why: str, status: int | None = None, headers: Headers | None = None, body: bytes = b""
     ) -> HandshakeError:
-        return HandshakeError(self._text(why), status_code=status, headers=headers, body=body)
+        headers = Headers() if headers is None else headers
+        retry_after = seconds_until(headers.get_all("retry-after"), headers.get("date", ""))
+        return HandshakeError(self._text(why), status, retry_after, headers=headers, body=body)
 
     def _text(self, why: str) -> str:
         return f"no WebSocket at {self._target.redacted}: {why}"

@@ -188,7 +188,7 @@ def test_what_was_left_behind_does_not_come_back(
     secure = raw_server(redirecting("/new", there), ssl_context=tls.server_context)
     plain = raw_server(redirecting(secure.uri_for("/old"), []))
     options = {**PRIVATE, "ssl_context": tls.client_context}
-    make_pool(plain.uri.replace("://", "://alice:pw@"), manager_kwargs=options).acquire("/old", 5).discard()
+    make_pool(plain.uri.replace("://", "://alice:pw@"), manager_kwargs=options).acquire("/old", 5).release()
     assert [request.target for request in there] == ["/old", "/new"]
     assert not any(name.lower() in request.headers for request in there for name in NAMES)
 
