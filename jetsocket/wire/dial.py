@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from jetsocket import exceptions, uris
 from jetsocket.clock import monotonic
 from jetsocket.wire import tunnel
+from jetsocket.wire.certificates import explain
 from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, look_up
 from jetsocket.wire.environment import Choice, is_loopback, proxy_for
 from jetsocket.wire.proxies import DIRECTLY, Proxy, import_python_socks, redact_proxy
@@ -281,13 +282,8 @@ class Dialing:
             stream.start_tls(context, self._server_name, self._deadline)
         except TimeoutError:
             raise self._timed_out() from None
-        except ssl.SSLCertVerificationError as error:
-            raise self._failed(
-                f"the server's certificate could not be verified: {error.verify_message}",
-                "to trust another authority, pass an SSLContext that does as manager_kwargs['ssl_context']",
-            ) from error
         except (OSError, ValueError) as error:
-            raise self._failed(error, "does the server speak TLS (wss://) on this port?") from error
+            raise self._failed(*explain(error, self._server_name, stream.certificate_names)) from error
 
     # ---- the clock, and what to say
 

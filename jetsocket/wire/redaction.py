@@ -49,11 +49,18 @@ def hide(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def censored(text: str, secrets: Iterable[str] = ()) -> str:
-    """What a stranger says, fit for a message: without `secrets`, on one line, printable, and short."""
+def censored(text: str, secrets: Iterable[str] = (), *, cut: bool = False) -> str:
+    """What a stranger says, fit for a message: without `secrets`, on one line, printable, and short.
+
+    Args:
+        text: What it said.
+        secrets: What is not to be shown.
+        cut: More was said than `text`, so it may end within a secret.
+    """
     secrets = set(secrets)
     # In this order: half a secret would not be found. Where the stranger has cut one, its pieces are.
-    return printable(_without_pieces(hide(text, secrets), secrets))
+    shown = _without_pieces(hide(text, secrets), secrets)
+    return printable(_without_half(shown, secrets) if cut else shown)
 
 
 def _without_pieces(text: str, secrets: Iterable[str]) -> str:
@@ -67,6 +74,15 @@ def _without_pieces(text: str, secrets: Iterable[str]) -> str:
         shown.append("***" if end > at else text[at])
         at = end + _PIECE - 1 if end > at else at + 1
     return "".join(shown)
+
+
+def _without_half(text: str, secrets: Iterable[str]) -> str:
+    """`text` with *** in place of the beginning of a secret at its end."""
+    for secret in secrets:
+        for size in range(min(len(secret) - 1, len(text)), _SHORTEST - 1, -1):
+            if text.endswith(secret[:size]):
+                return text[:-size] + "***"
+    return text
 
 
 def as_cause(error: BaseException, secrets: Iterable[str] = (), *, text: str | None = None) -> BaseException:
@@ -118,6 +134,11 @@ def secrets_of(request: bytes) -> set[str]:
         if name.lower() not in _PUBLIC:
             found.update(_of_header(name.lower(), value.strip()))
     return found
+
+
+def secrets_of_cookies(set_cookies: Iterable[str]) -> set[str]:
+    """The values of cookies that a server sets."""
+    return {each.partition(";")[0].partition("=")[2].strip() for each in set_cookies}
 
 
 def secrets_of_login(username: str, password: str) -> set[str]:

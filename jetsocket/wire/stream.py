@@ -28,6 +28,7 @@ from types import FrameType
 from typing import TypeAlias, TypeVar
 
 from jetsocket.clock import monotonic, sleep
+from jetsocket.wire.certificates import names_of
 
 if sys.platform != "win32":
     import fcntl
@@ -142,6 +143,11 @@ class _Tls:
         self.is_flooded = False  # whether so many answers wait to be sent that no more should be read
         self.version: str | None = None
         _fork_gate.enroll(self)
+
+    @property
+    def names(self) -> list[str] | None:
+        """What the peer's certificate is for; None if not known."""
+        return names_of(self._session)
 
     @property
     def is_busy(self) -> bool:
@@ -286,6 +292,11 @@ class Stream:
     def tls_version(self) -> str | None:
         """The protocol spoken, such as "TLSv1.3"; None on a plain stream."""
         return self._tls.version if self._tls is not None else None
+
+    @property
+    def certificate_names(self) -> list[str] | None:
+        """The names that the peer's certificate is for, also after it was refused; None if not known."""
+        return None if self._tls is None else self._tls.names
 
     @property
     def unsent(self) -> bool:

@@ -17,7 +17,9 @@ from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.uris import Target, redact
 from jetsocket.wire.deflate import Agreement, agree
-from jetsocket.wire.redaction import hide, secrets_of
+from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess
+from jetsocket.wire.redaction import as_cause, censored, hide, secrets_of, secrets_of_cookies
+from jetsocket.wire.refusals import advice, first_words
 from jetsocket.wire.retry_after import seconds_until
 from jetsocket.wire.stream import Stream
 
@@ -27,8 +29,8 @@ MAX_HEAD = 64 * 1024
 MAX_ERROR_BODY = 4 * 1024
 """B of a refusal's body that are read and kept."""
 
-_SHOWN_REASON = 100  # characters of a status line's reason, or of a header, that go into a message
 _ERROR_BODY_PATIENCE = 1.0  # s, for a body whose length nobody told
+_GREETING_PATIENCE = 0.2  # s, for enough of what is no HTTP to tell what it is
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WITHOUT_BODY = frozenset({204, 304})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -337,13 +339,16 @@ class Upgrade:
         """A head of at most so many B (some may have come already), what ends its lines, and the rest."""
         data = bytearray(come)
         seen = 0
-        while (found := _HEAD_END.search(data, max(0, seen - 3))) is None:
+        while True:
+            self._refuse_if_not_http(data)
+            if (found := _HEAD_END.search(data, max(0, seen - 3))) is not None:
+                break
             seen = len(data)
             if seen > most:
                 raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
             more = self._read(self._deadline)
             if not more:
-                said = f"after {seen} B of its answer" if seen else "without an answer"
+                said = f"after {seen} B of its answer" if seen else f"without an answer{self._tls_hint()}"
                 raise self._refused(f"the server closed the connection {said}")
             data += more
         end, rest = found.span()
@@ -356,6 +361,36 @@ class Upgrade:
             raise self._refused("the server ends some lines of its answer in CR LF, and others in LF alone")
         return bytes(data[:end]), line_end, bytes(data[rest:])
 
+    def _refuse_if_not_http(self, data: bytearray) -> None:
+        """Refuse what cannot become an answer at its first bytes: a mail server says no more for minutes."""
+        if can_be_http(data):
+            end = data.find(b"\n")
+            if end < 0 or _STATUS_LINE.fullmatch(data[:end].rstrip(b"\r")):
+                return
+        else:
+            self._read_greeting(data)
+        said = first_line(bytes(data))
+        kind, remedy = guess(bytes(data), secure=self._target.secure)
+        told = [f"it seems to be {kind}"] if kind else []
+        if self._hide(said) != said or self.request.startswith(data[:MOST_LOOKED_AT]):
+            told.append("it repeats what was sent to it")
+        elif said:
+            shown = censored(said, self._secrets(), cut=b"\n" not in data)
+            told.append(f'it says "{shown}"')
+        elif not data.strip():
+            told.append("it begins with an empty line")
+        why = ", and ".join(told) or "what it sends is no text"
+        raise self._refused(f"the server did not answer in HTTP: {why}; {remedy}")
+
+    def _read_greeting(self, data: bytearray) -> None:
+        """Read on for a moment: the first bytes may be too few to tell whose they are."""
+        deadline = min(self._deadline, monotonic() + _GREETING_PATIENCE)
+        while len(data) < MOST_LOOKED_AT and b"\n" not in data and self.stream.wait_readable(deadline):
+            more = self._read(deadline)
+            if not more:
+                break
+            data += more
+
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
         leads_on = status in _REDIRECTS and "location" in headers  # then the body is of no interest
         patience = 0.0 if leads_on else _ERROR_BODY_PATIENCE
@@ -364,9 +399,13 @@ class Upgrade:
             shown = redact(self._hide(headers["location"]))
             text = self._text(f"the server redirects to {shown} ({status})")
             raise Redirected(text, status_code=status, headers=headers, body=body, shown=shown)
-        shown = "".join(filter(str.isprintable, self._hide(reason)[:_SHOWN_REASON]))
-        told = f"the server refused with {status} {shown}".rstrip()
-        raise self._refused(f"{told}; {_advice(status)}", status, headers, body)
+        secrets = self._secrets() | secrets_of_cookies(headers.get_all("set-cookie"))
+        said = first_words(body, headers, f"{status} {reason}")
+        what = f"the server refused with {status} {censored(reason, secrets)}".rstrip()
+        if said:
+            what += f' and says "{censored(said, secrets, cut=len(body) >= MAX_ERROR_BODY)}"'
+        hint = advice(status, headers, said, compressed=self._compress, secure=self._target.secure)
+        raise self._refused(f"{what}; {hint}" if hint else what, status, headers, body)
 
     def _read_body(self, headers: Headers, body: bytes, patience: float) -> bytes:
         """As much of a refusal's body as comes in time, at most MAX_ERROR_BODY, chunks with their framing."""
@@ -399,8 +438,15 @@ class Upgrade:
 
     # --- errors ----------------------------------------------------------------------------------------
 
+    def _secrets(self) -> set[str]:
+        return secrets_of(self.request)
+
     def _hide(self, said: str) -> str:
-        return hide(said, secrets_of(self.request))
+        return hide(said, self._secrets())
+
+    def _tls_hint(self) -> str:
+        """What to ask where a server hangs up at plain text."""
+        return "" if self._target.secure or self._heard else "; does it want wss://?"
 
     def _unless_echoed(self, why: ValueError, said: str) -> str:
         """What is wrong with what the server `said`; if that has a secret of the request, not even a part."""
@@ -412,8 +458,10 @@ class Upgrade:
         elif isinstance(error, builtins.TimeoutError):
             self.failure = self._late(doing)
         else:
-            self.failure = ConnectionError(self._text(f"the connection failed while {doing}: {error}"))
-            self.failure.__cause__ = error
+            hint = self._tls_hint() if isinstance(error, builtins.ConnectionError) else ""
+            why = f"the connection failed while {doing}: {censored(str(error), self._secrets())}{hint}"
+            self.failure = ConnectionError(self._text(why))
+            self.failure.__cause__ = as_cause(error, self._secrets())
         raise self.failure
 
     def _late(self, doing: str) -> TimeoutError:
@@ -429,17 +477,3 @@ class Upgrade:
 
     def _text(self, why: str) -> str:
         return f"no WebSocket at {self._target.redacted}: {why}"
-
-
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return 'check the credentials in manager_kwargs["extra_headers"]'
-    if status in (404, 410, 200):
-        return "check the path; something else than a WebSocket is served there"
-    if status == 407:
-        return "the proxy asks for credentials"
-    if status == 426:
-        return "the server speaks another version of WebSocket"
-    if status == 429 or status >= 500:
-        return "try again later"
-    return "check the URI and the headers"

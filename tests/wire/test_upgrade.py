@@ -288,7 +288,7 @@ class TestOverASocket:
             servers.hold(sock)
 
         server = raw_server(script)
-        with pytest.raises(HandshakeError, match=r"LF alone|has a CR, LF or NUL|not a HTTP"):
+        with pytest.raises(HandshakeError, match=r"LF alone|has a CR, LF or NUL|not answer in HTTP"):
             WebSocket().connect(server.uri, timeout=5)
 
     @pytest.mark.parametrize(
