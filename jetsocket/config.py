@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from jetsocket import uris
+from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.wire.proxies import Proxy, import_python_socks, redact_proxy
 
 __all__ = ["ConnectionPoolConfig", "HeaderPairs", "HeaderSource", "Options", "Reuse", "runs_later"]
@@ -219,6 +220,8 @@ def _proxy(name: str, value: object) -> bool | str | None:
     try:
         proxy = Proxy.parse(value)
     except ValueError as fault:
+        if is_alarm(fault):
+            raise
         raise ValueError(f"{name}: {fault}; it is {redact_proxy(value)}") from None
     if proxy.scheme != "http":
         import_python_socks()  # now, and not at the first acquire
@@ -233,6 +236,8 @@ def _server_hostname(name: str, value: object) -> str | None:
     try:
         return uris.server_name(value)
     except ValueError as error:
+        if is_alarm(error):
+            raise
         raise ValueError(f"{name} must be a host name or an IP address, without a port: {error}") from None
 
 
@@ -244,7 +249,8 @@ def _source_address(name: str, value: Any) -> tuple[str, int] | None:
     host, port = value
     try:
         ipaddress.ip_address(host or "::")
-    except ValueError:
+    except ValueError as error:
+        raise_alarm_behind(error)
         raise _out_of_range(name, value, 'an IP address ("" for any) and a port') from None
     if not 0 <= port <= 65535:
         raise _out_of_range(name, value, "an IP address and a port from 0 (any) to 65535")

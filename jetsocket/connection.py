@@ -15,6 +15,7 @@ from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionClosedError, TimeoutError
 from jetsocket.ids import Account, Key, SentIds, key_in, shown
+from jetsocket.interrupts import is_alarm
 from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
@@ -104,6 +105,8 @@ def _check_close(code: object, reason: object) -> None:
     try:
         size = len(reason.encode("utf-8"))
     except UnicodeEncodeError as error:
+        if is_alarm(error):
+            raise
         raise ValueError(f"reason must have a form in UTF-8: {error.reason}") from None
     if size > _MAX_REASON:
         raise ValueError(f"reason must be at most {_MAX_REASON} B of UTF-8, not {size} (RFC 6455 §5.5)")
@@ -259,6 +262,8 @@ class PooledConnection(Generic[T]):
         try:
             entry.wire.send_message(payload, deadline, self._permit, text)
         except TimeoutError as error:
+            if is_alarm(error):
+                raise
             raise self._late(error, limit) from None
         return since
 
@@ -296,9 +301,11 @@ class PooledConnection(Generic[T]):
                 self._sent = True
                 return since
             except TimeoutError as error:
+                if is_alarm(error):
+                    raise
                 raise self._late(error, limit) from None
-            except ConnectionClosedError:
-                if not fresh or wire.bytes_out != out:
+            except ConnectionClosedError as error:
+                if not fresh or wire.bytes_out != out or is_alarm(error):
                     raise
                 # Not a byte has left, and this borrower has neither sent nor received: nobody will notice.
                 self._touched = False
@@ -362,6 +369,8 @@ class PooledConnection(Generic[T]):
                 if account is None or not account.open or self._admits(entry, account, payload):
                     return payload
         except TimeoutError as error:
+            if is_alarm(error):
+                raise
             raise self._late(error, limit) from None
 
     def _admits(self, entry: Entry, account: Account, payload: str | bytes) -> bool:
@@ -418,6 +427,8 @@ class PooledConnection(Generic[T]):
         try:
             answer = wire.recv_answer(account.waits_for(key), since, deadline, self._permit, patience)
         except TimeoutError as error:
+            if is_alarm(error):
+                raise
             came = wire.reader.received - since
             if not came:
                 raise self._late(error, limit) from None
@@ -448,7 +459,7 @@ class PooledConnection(Generic[T]):
             try:
                 message = self.recv()
             except ConnectionClosedError as error:
-                if error.is_normal:
+                if error.is_normal and not is_alarm(error):
                     return
                 raise
             yield message
@@ -465,7 +476,7 @@ class PooledConnection(Generic[T]):
         try:
             return self.recv()
         except ConnectionClosedError as error:
-            if error.is_normal:
+            if error.is_normal and not is_alarm(error):
                 raise StopIteration from None
             raise
 
@@ -492,6 +503,8 @@ class PooledConnection(Generic[T]):
         try:
             return entry.wire.measure_latency(self._until(limit), self._permit)
         except TimeoutError as error:
+            if is_alarm(error):
+                raise
             raise self._late(error, limit) from None
 
     # --- giving back -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from jetsocket.interrupts import is_alarm
 from jetsocket.text import printable
 
 __all__ = [
@@ -45,7 +46,10 @@ def _portable(error: BaseException) -> BaseException:
     """Return ``error`` if it survives pickling, else an error of ours that says the same."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - a foreign class may raise anything: it cannot travel, its text can
+    except Exception as why:
+        if is_alarm(why, users_code=True):
+            raise
+        # A foreign class may raise anything: it cannot travel, its text can.
         return JetSocketError(f"{type(error).__name__}: {error}")
     return error
 

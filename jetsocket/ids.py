@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from jetsocket.interrupts import is_alarm
+
 REMEMBERED = 256
 """Ids that are remembered of what a connection was sent."""
 
@@ -46,7 +48,9 @@ def key_of(value: object) -> Key | None:
 def _beyond(value: int) -> Key:
     try:
         return ("float", float(value))
-    except OverflowError:
+    except OverflowError as error:
+        if is_alarm(error):
+            raise
         return value
 
 
@@ -82,8 +86,10 @@ def object_in(payload: Payload, read: Read) -> dict[str, Any] | None:
         return None
     try:
         value = read(payload)
-    except (ValueError, RecursionError):  # no JSON, or nested too deeply to tell
-        return None
+    except (ValueError, RecursionError) as error:
+        if is_alarm(error):
+            raise
+        return None  # no JSON, or nested too deeply to tell
     return value if type(value) is dict else None
 
 

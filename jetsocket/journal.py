@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from jetsocket.foreign import exc_info_of
+from jetsocket.interrupts import is_alarm
 
 _MOST = 10_000  # lines kept; without a housekeeper, nobody may ever come
 
@@ -72,8 +73,10 @@ class Journal:
         while self._records and not self.muted:
             try:
                 log, record = self._records.popleft()
-            except IndexError:  # another thread was faster
-                return
+            except IndexError as error:
+                if is_alarm(error):
+                    raise
+                return  # another thread was faster
             log.handle(record)
 
 

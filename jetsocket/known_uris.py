@@ -7,10 +7,10 @@ once. No lock is needed: each call touches the dicts by single operations that C
 
 from __future__ import annotations
 
-import contextlib
 import logging
 
 from jetsocket.entry import UNREAD_WHILE_IDLE, Entry
+from jetsocket.interrupts import suppress
 from jetsocket.journal import Journal
 
 MOST = 1024
@@ -78,7 +78,7 @@ class KnownUris:
 
 def _forget_some(known: dict[str, object]) -> None:
     while len(known) > MOST:
-        with contextlib.suppress(RuntimeError, StopIteration):  # another thread was here at the same time
+        with suppress(RuntimeError, StopIteration):  # another thread was here at the same time
             known.pop(next(iter(known)), None)
 
 

@@ -30,6 +30,7 @@ from jetsocket.config import ConnectionPoolConfig
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError, PoolClosedError
 from jetsocket.idle import IdleConnections
+from jetsocket.interrupts import is_alarm
 from jetsocket.journal import Journal
 from jetsocket.known_uris import KnownUris
 from jetsocket.permits import Permit, Permits
@@ -84,8 +85,8 @@ def _step(method: Callable[Concatenate[Ledger, P], R]) -> Callable[Concatenate[L
                     if self.returned:  # whoever was to book it let go of the lock, and has not come to it yet
                         self._book_returned()
                     result = method(self, *args, **kwargs)
-                except (PoolClosedError, InvalidStateError):  # raised before anything is changed
-                    self.torn = False
+                except (PoolClosedError, InvalidStateError) as error:  # raised before anything is changed
+                    self.torn = is_alarm(error)
                     raise
                 self.torn = False
                 return result
@@ -288,7 +289,9 @@ class Ledger:
         """Claim the return of a lease; True for one caller only, ever. Takes no lock."""
         try:
             self.lent.remove(permit)
-        except KeyError:
+        except KeyError as error:
+            if is_alarm(error):
+                raise
             return False
         permit.claimed = True
         return True
@@ -327,8 +330,9 @@ class Ledger:
             permit = self.returned[0]
             try:
                 self._book(permit)
-            except Exception:
-                self.returned.popleft()
+            except Exception as error:
+                if not is_alarm(error):
+                    self.returned.popleft()
                 raise
             self.returned.popleft()
 

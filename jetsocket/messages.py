@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from jetsocket.exceptions import DecodeError
 from jetsocket.foreign import as_told, place_of
+from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.misfits import describe_msgspec, describe_pydantic
 from jetsocket.wire.redaction import raise_alone
 
@@ -121,8 +122,10 @@ class Codec(Generic[T]):
         try:
             return self._deserialize(payload)
         except DecodeError as error:  # the user's deserializer says it in its own words
+            raise_alarm_behind(error, users_code=True)
             raise_alone(error, _cause_of(error))
         except Exception as error:  # noqa: BLE001 - whatever the user's code or a library raises
+            raise_alarm_behind(error, users_code=True)
             told = _decode_message(payload, uri, error, self._describe)
             raise_alone(DecodeError(told, payload=payload), as_told(error))
 
@@ -169,8 +172,10 @@ def _json_reader() -> Deserializer[Any]:
     def loads(payload: Payload) -> Any:
         try:
             return read(payload)
-        except unreadable:
-            pass  # NaN, lone surrogates, UTF-16: json takes more; and if it does not, the error is its own
+        except unreadable as error:
+            if is_alarm(error):
+                raise
+            # NaN, lone surrogates, UTF-16: json takes more; and if it does not, the error is its own
         return json.loads(payload)
 
     return loads
@@ -184,8 +189,10 @@ def _loads(payload: Payload) -> Any:
     if isinstance(payload, str):
         try:
             value, end = _raw_decode(payload)
-        except ValueError:
-            pass  # json.loads says what is wrong, if anything is
+        except ValueError as error:
+            if is_alarm(error):
+                raise
+            # json.loads says what is wrong, if anything is
         else:
             if end == len(payload):
                 return value
@@ -253,6 +260,7 @@ def _pydantic_codec(kind: type) -> Codec[Any]:
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
     except pydantic.PydanticUserError as error:  # typing.TypedDict before Python 3.12, for one
+        raise_alarm_behind(error)
         raise TypeError(f"message_type={kind.__qualname__} cannot be read by pydantic: {error}") from error
 
     def encode(data: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
 from collections import OrderedDict
@@ -11,6 +10,7 @@ from types import CodeType
 from typing import TYPE_CHECKING
 
 from jetsocket.clock import monotonic
+from jetsocket.interrupts import suppress
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry
@@ -137,7 +137,7 @@ class Permits:
         out = len(self.held)
         # By giving back all that is out, not by taking all that is free: there may be millions of those.
         missing = 0
-        with contextlib.suppress(ValueError):  # it is full
+        with suppress(ValueError):  # it is full
             while True:
                 self._semaphore.release()
                 missing += 1

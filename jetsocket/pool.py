@@ -37,6 +37,7 @@ from jetsocket.exceptions import (
 )
 from jetsocket.foreign import Misuse, as_told, exc_info_of, told
 from jetsocket.housekeeper import Housekeeper, close_all, is_housekeeping, stack_of
+from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.ledger import ABANDONED, STOP, Exhaustion, Ledger
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
@@ -301,7 +302,7 @@ class ConnectionPool(Generic[T]):
     def _give_up(self, permit: Permit, error: BaseException) -> None:
         """An acquire failed: close what it was about to get and return its permit."""
         ledger = self._ledger
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or is_alarm(error):
             ledger.suspect = True
         permit.claimed = True
         permit.lent = False
@@ -322,7 +323,9 @@ class ConnectionPool(Generic[T]):
 
     def _tell_of_close(self, error: BaseException) -> None:
         """Raise PoolClosedError in place of what `close` has made of connecting."""
-        if self._ledger.closed and isinstance(error, (ConnectionError, TimeoutError)):
+        if not isinstance(error, (ConnectionError, TimeoutError)) or is_alarm(error):
+            return
+        if self._ledger.closed:
             raise self._ledger.closed_error() from error
 
     # --- opening a connection --------------------------------------------------------------------------
@@ -385,6 +388,8 @@ class ConnectionPool(Generic[T]):
                 self._connect_once(permit, entry, deadline)
                 return
             except (ConnectionError, TimeoutError) as error:
+                if is_alarm(error):
+                    raise
                 failure = copy.copy(error)  # a copy has no traceback to keep things alive
                 self._ledger.open_failed(failure)
                 delay = pause_after(error, attempt, random.random())
@@ -421,6 +426,8 @@ class ConnectionPool(Generic[T]):
                 max_redirects=options.max_redirects,
             )
         except TimeoutError as error:
+            if is_alarm(error):
+                raise
             error.timeout = limit  # as it was given, not what of it was left
             raise
 
@@ -441,7 +448,9 @@ class ConnectionPool(Generic[T]):
         """
         try:
             self._call_back(entry, callback, deadline)
-        except Exception as error:  # noqa: BLE001  # whatever the user's code raises
+        except Exception as error:  # whatever the user's code raises
+            if is_alarm(error, users_code=True):
+                raise
             is_late = isinstance(error, builtins.TimeoutError) and monotonic() >= deadline
             raise_alone(self._not_configured(entry, error, permit.limit if is_late else None), as_told(error))
         entry.forgive()
@@ -490,8 +499,11 @@ class ConnectionPool(Generic[T]):
             self._housekeeper = candidate
             try:
                 candidate.start()
-            except RuntimeError:
-                if threading.main_thread().is_alive():
+            except (KeyError, RuntimeError) as error:
+                raise_alarm_behind(
+                    error
+                )  # that has struck in start(), which loses its count then: a KeyError
+                if isinstance(error, KeyError) or threading.main_thread().is_alive():
                     raise
                 # Since Python 3.12 no thread starts once the main one has ended: others do without then.
                 self._ledger.journal.tell(
@@ -612,7 +624,9 @@ class ConnectionPool(Generic[T]):
         entry.count_from_here()
         try:
             self._call_back(entry, reset, monotonic() + self._config.health_check_timeout)
-        except Exception as error:  # noqa: BLE001  # the user's code; it is logged, and the connection closed
+        except Exception as error:  # the user's code; it is logged, and the connection closed
+            if is_alarm(error, users_code=True):
+                raise
             text = "[%s] reset() failed; connection %d is closed: %s"
             args = (self._name, entry.id, told(error))
             self._ledger.journal.note(logging.WARNING, text, *args, failure=error)
@@ -671,7 +685,7 @@ class ConnectionPool(Generic[T]):
         except BaseException as error:
             lease._detach()  # from what has ended: it stays without a connection until it is released
             self._abandon(permit)
-            if permit.claimed and isinstance(error, ConnectionError):
+            if permit.claimed and isinstance(error, ConnectionError) and not is_alarm(error):
                 lease._current()  # whoever released it has cut the connection that was being opened
             raise
 
@@ -721,12 +735,15 @@ class ConnectionPool(Generic[T]):
             with self.acquire(uri_or_path, limit if tries == 1 else _left(deadline)) as conn:
                 try:
                     return conn._request(message, deadline, limit)
-                except ConnectionClosedError:
+                except ConnectionClosedError as error:
+                    if is_alarm(error):
+                        raise
                     was_idle = conn._told().created < conn._permit.asked_at
                     if not idempotent or tries > (self._config.max_connections if was_idle else 1):
                         raise
-                except (DecodeError, TypeError, ValueError):
-                    conn.release()  # all was read, or nothing sent: the connection is not to blame
+                except (DecodeError, TypeError, ValueError) as error:
+                    if not is_alarm(error, users_code=True):
+                        conn.release()  # all was read, or nothing sent: the connection is not to blame
                     raise
         raise AssertionError("one of the tries returns or raises")
 

@@ -14,6 +14,8 @@ import string
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_to_bytes
 
+from jetsocket.interrupts import is_alarm, raise_alarm_behind
+
 __all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
@@ -264,6 +266,7 @@ def _ipv6(text: str) -> str:
     try:
         return str(ipaddress.IPv6Address(f"{address}%{zone}" if mark else address))
     except ValueError as error:
+        raise_alarm_behind(error)
         raise _Fault("what is in the brackets is no IPv6 address") from error
 
 
@@ -274,7 +277,10 @@ def _idna(text: str) -> str:
         raise _Fault(f"the host is longer than {_MAX_HOST_NAME} characters")
     try:
         return text.encode("idna").decode("ascii")
-    except UnicodeError as error:
+    except Exception as error:
+        raise_alarm_behind(error)  # of any kind the codec makes an error of its own
+        if not isinstance(error, UnicodeError):
+            raise
         raise _Fault("the host cannot be encoded by IDNA") from error
 
 
@@ -316,7 +322,9 @@ def is_ip(host: str) -> bool:
         return True
     try:
         socket.inet_pton(socket.AF_INET, host)
-    except OSError:
+    except OSError as error:
+        if is_alarm(error):
+            raise
         return False
     return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+from jetsocket.interrupts import is_alarm
 from jetsocket.text import printable
 
 __all__ = ["explain", "names_of"]
@@ -44,7 +45,9 @@ def names_of(session: ssl.SSLObject) -> list[str] | None:
     try:
         chain = inner.get_unverified_chain()
         info = chain[0].get_info()
-    except (AttributeError, TypeError, IndexError, ssl.SSLError, ValueError):
+    except (AttributeError, TypeError, IndexError, ssl.SSLError, ValueError) as error:
+        if is_alarm(error):
+            raise
         return None
     return [str(value) for kind, value in info.get("subjectAltName", ()) if kind in _NAMES]
 

@@ -13,7 +13,6 @@ Locks of a connection, none of them ever waited for while another lock is held:
 from __future__ import annotations
 
 import builtins
-import contextlib
 import copy
 import logging
 import math
@@ -33,6 +32,7 @@ from jetsocket.exceptions import (
     ProtocolError,
     TimeoutError,
 )
+from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.text import printable
 from jetsocket.uris import Target
 from jetsocket.wire import deflate
@@ -358,6 +358,8 @@ class Channel:
             elif data is not None:
                 self._lose("the server closed the connection without a close frame")
         except OSError as error:
+            if is_alarm(error):
+                raise
             self._lose(f"the connection was lost: {error}", error)
         self._reading = False
         return data is not None and not self.is_over
@@ -457,6 +459,8 @@ class Channel:
         try:
             reader.feed(data)
         except (ProtocolError, MessageTooBigError) as error:
+            if is_alarm(error):
+                raise
             self._refuse(error)
         if data and reader.data_frames != frames:
             self.last_heard = monotonic()
@@ -505,6 +509,8 @@ class Channel:
                 if not self._sending and not stream.flush_now():
                     self._put_off()
             except OSError as error:
+                if is_alarm(error):
+                    raise
                 self._lose(f"the connection was lost: {error}", error)
             finally:
                 self.lock.release()
@@ -635,12 +641,14 @@ class Channel:
         self._sending = True
         try:
             stream.write(frame, deadline)
-        except builtins.TimeoutError:
-            if stream.broken or begun:
-                self._lose("a send ran out of time half-way")
-            self._sending = stream.broken or begun
-            raise self._late("send", deadline) from None
         except OSError as error:
+            if is_alarm(error):
+                raise
+            if isinstance(error, builtins.TimeoutError):
+                if stream.broken or begun:
+                    self._lose("a send ran out of time half-way")
+                self._sending = stream.broken or begun
+                raise self._late("send", deadline) from None
             self._look_for_reason()
             self._lose(f"the connection was lost: {error}", error)
             self._sending = False
@@ -665,7 +673,7 @@ class Channel:
                     payload = pings[0]
                     if not self._push(PONG, payload):
                         return  # the server does not read: the latest ping stays for a later try
-                    with contextlib.suppress(ValueError):  # a newer ping has taken its place, and comes next
+                    with suppress(ValueError):  # a newer ping has taken its place, and comes next
                         pings.remove(payload)
                 finally:
                     self.lock.release()
@@ -698,6 +706,8 @@ class Channel:
             if taken and not stream.write_now(encode_frame(opcode, payload, self._key())):
                 self._put_off()
         except OSError as error:
+            if is_alarm(error):
+                raise
             self._lose(f"the connection was lost: {error}", error)
             taken = True
         self._sending = False
@@ -790,7 +800,7 @@ class Channel:
                 ping = self._pings.pop(earlier, None)
                 if ping is not None:
                     ping.round_trip = now - ping.sent_at
-                    with contextlib.suppress(RuntimeError):  # `_fail` was faster
+                    with suppress(RuntimeError):  # `_fail` was faster
                         ping.answered.release()
                 if earlier == payload:
                     break
@@ -851,7 +861,9 @@ class Channel:
                     return True
                 self._drained += len(data)
                 self._note_reply(data)
-        except OSError:
+        except OSError as error:
+            if is_alarm(error):
+                raise
             return True  # reset: there is nobody left to wait for
         return self._reply_at is not None and monotonic() - self._reply_at >= _LINGER
 
@@ -861,7 +873,9 @@ class Channel:
         if self._reply_at is None and not self.reader.broken and self._drained <= _LITTLE:
             try:
                 self.reader.feed(data)
-            except (ProtocolError, MessageTooBigError):
+            except (ProtocolError, MessageTooBigError) as error:
+                if is_alarm(error):
+                    raise
                 return  # it was being closed anyway; only the end of the stream matters now
             self.reader.messages.clear()
             if self.reader.close is not None:
@@ -977,7 +991,7 @@ class Channel:
             self.connected = False
             self.tell_end(failure)
         for ping in list(self._pings.values()):
-            with contextlib.suppress(RuntimeError):  # released already: whoever waits is awake
+            with suppress(RuntimeError):  # released already: whoever waits is awake
                 ping.answered.release()
 
     def raise_failure(self) -> NoReturn:

@@ -7,6 +7,7 @@ import zlib
 from typing import Any, NamedTuple
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
+from jetsocket.interrupts import is_alarm
 
 NAME = "permessage-deflate"
 
@@ -169,6 +170,8 @@ class Inflater:
         try:
             message = self._run(stream, bytes(payload) + _TAIL)
         except zlib.error as error:
+            if is_alarm(error):
+                raise
             fault = f"the server sent a message that does not decompress: {error} (RFC 7692 §7.2.2)"
             raise ProtocolError(fault, code=1007) from error
         if not self._forgets and not stream.eof:

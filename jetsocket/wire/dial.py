@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
 import queue
-import selectors
+import select
 import socket
 import ssl
 import threading
@@ -16,9 +15,10 @@ from collections.abc import Iterable, Sequence
 
 from jetsocket import exceptions, uris
 from jetsocket.clock import monotonic
+from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
 from jetsocket.wire import tunnel
 from jetsocket.wire.certificates import explain
-from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, look_up
+from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, read_address
 from jetsocket.wire.environment import Choice, is_loopback, proxy_for
 from jetsocket.wire.proxies import DIRECTLY, Proxy, import_python_socks, redact_proxy
 from jetsocket.wire.redaction import raise_alone
@@ -96,7 +96,10 @@ class Dialing:
         except BaseException as error:
             if self._stream is not None:
                 self._stream.close()
-            if self._cancelled and isinstance(error, Exception):
+            if not isinstance(error, Exception):
+                raise
+            raise_alarm_behind(error)  # also what the codec of host names has made an error of its own of
+            if self._cancelled:
                 raise self._cancellation() from None
             if isinstance(error, OSError) and not isinstance(error, exceptions.JetSocketError):
                 raise self._failed(error, "is this process short of descriptors?") from error
@@ -133,7 +136,7 @@ class Dialing:
         """
         self._stage = "waiting for the next attempt"
         mailbox = self._open_mailbox()
-        with contextlib.suppress(queue.Empty):  # nobody cancelled
+        with suppress(queue.Empty):  # nobody cancelled
             take(mailbox, min(seconds, self._remaining()))
         self._refuse_if_cancelled()
 
@@ -158,7 +161,7 @@ class Dialing:
         """The addresses of ``host``; ``whom`` is for messages, if not the target."""
         self._stage = f"resolving host {host!r} of {whom}" if whom else f"resolving host {host!r}"
         question = Question(host, port, family)
-        answer = look_up(question) if uris.is_ip(host) else self._ask(question)
+        answer = read_address(question) if uris.is_ip(host) else self._ask(question)
         if not isinstance(answer, list):
             raise self._failed(answer, "check the name, and this machine's DNS") from answer
         return answer
@@ -168,10 +171,14 @@ class Dialing:
         try:
             ask(question, mailbox)
         except RuntimeError as error:
+            if is_alarm(error):
+                raise
             raise self._failed(error, "this process can start no more threads") from error
         try:
             answer = take(mailbox, min(self._remaining(), threading.TIMEOUT_MAX))
-        except queue.Empty:
+        except queue.Empty as error:
+            if is_alarm(error):
+                raise
             raise self._timed_out() from None
         self._refuse_if_cancelled()
         return answer
@@ -234,6 +241,8 @@ class Dialing:
         try:
             return tunnel.ask(stream, proxy, host, self._target.port, until)
         except OSError as error:
+            if is_alarm(error):
+                raise
             if isinstance(error, TimeoutError):
                 if left == 1 or self._remaining() <= 0:
                     raise_alone(self._timed_out())
@@ -252,6 +261,8 @@ class Dialing:
         try:
             proxy = Proxy.parse(choice.url)
         except ValueError as error:
+            if is_alarm(error):
+                raise
             raise_alone(self._failed(error, advice, is_final=True))
         if proxy.scheme != "http":
             try:
@@ -280,9 +291,10 @@ class Dialing:
         context = self._ssl_context or default_ssl_context()
         try:
             stream.start_tls(context, self._server_name, self._deadline)
-        except TimeoutError:
-            raise self._timed_out() from None
         except (OSError, ValueError) as error:
+            raise_alarm_behind(error)
+            if isinstance(error, TimeoutError):
+                raise self._timed_out() from None
             raise self._failed(*explain(error, self._server_name, stream.certificate_names)) from error
 
     # ---- the clock, and what to say
@@ -338,7 +350,6 @@ class _Race:
         self._woken: Stream | None = None
         self._start_next = monotonic()
         self._flying: dict[socket.socket, Address] = {}
-        self._selector: selectors.BaseSelector | None = None
         self.places = ", ".join(map(str, self._waiting))
         self.failures: list[_Failure] = []
         self.winner: socket.socket | None = None
@@ -355,15 +366,11 @@ class _Race:
     @property
     def is_watched(self) -> bool:
         """Whether `watch` was called."""
-        return self._selector is not None
+        return self._woken is not None
 
     def watch(self, woken: Stream) -> None:
         """Make ready to wait, also for ``woken``, which becomes readable when somebody cancels."""
         self._woken = woken
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(woken, selectors.EVENT_READ)
-        for sock in self._flying:
-            self._selector.register(sock, selectors.EVENT_WRITE)
 
     def go_on(self, longest: float) -> None:
         """Start the next attempt if its time has come; else wait for news, ``longest`` seconds at most."""
@@ -373,18 +380,15 @@ class _Race:
             if pause <= 0:
                 self._start(self._waiting.popleft())
                 return
-        assert self._selector is not None, "not watched"
-        for key, _ in self._selector.select(pause):
-            if isinstance(key.fileobj, socket.socket) and self.winner is None:
-                self._finish(key.fileobj)
+        for sock in self._wait(pause):
+            if self.winner is None:
+                self._end(sock, _outcome(sock))
 
     def close(self) -> None:
         """Close everything but the winner, and let go of that."""
         self.winner = None
         for sock in self._flying:
             sock.close()
-        if self._selector is not None:
-            self._selector.close()
         if self._woken is not None:
             self._woken.close()
 
@@ -393,32 +397,50 @@ class _Race:
         for sock in (*self._flying, self.winner):
             if sock is not None:
                 sock.close()
-        if self._selector is not None:
-            self._selector.close()
         if self._woken is not None:
             self._woken.disown()
+
+    def _wait(self, seconds: float) -> list[socket.socket]:
+        """Wait for news, and return whose there are."""
+        assert self._woken is not None, "not watched"
+        # Not with `selectors`: they swallow the InterruptedError of a signal handler.
+        flying = {sock.fileno(): sock for sock in self._flying}
+        make_poll = getattr(select, "poll", None)
+        if make_poll is None:  # Windows
+            _, ready, failed = select.select([self._woken], flying, flying, seconds)
+            return [flying[fd] for fd in {*ready, *failed}]
+        poll = make_poll()
+        poll.register(self._woken.fileno(), select.POLLIN)
+        for fd in flying:
+            poll.register(fd, select.POLLOUT)
+        return [flying[fd] for fd, _ in poll.poll(seconds * 1000) if fd in flying]
 
     def _start(self, address: Address) -> None:
         self._start_next = monotonic() + _HEAD_START
         try:
             sock = Socket(address.family, address.type, address.proto)
-        except OSError as error:  # no IPv6 on this machine, or no descriptors left
+        except OSError as error:
+            if is_alarm(error):
+                raise
+            # No IPv6 on this machine, or no descriptors left.
             self._fail(address, error)
             return
         self._flying[sock] = address
         try:
             sock.setblocking(False)
-            _set_options(sock, self._options)
+            _set_options(sock, address.family, self._options)
             if self._source is not None:
-                bind(sock, self._source)
+                bind(sock, address.family, self._source)
             code = sock.connect_ex(address.sockaddr)
-        except OSError as error:  # an option, an address or a path that the system refuses
+        except OSError as error:
+            if is_alarm(error):
+                raise
+            # An option, an address or a path that the system refuses.
             self._fail(self._flying.pop(sock), error)
             sock.close()
             return
         if code in _UNDER_WAY:
-            if not self._ended_at_once(sock) and self._selector is not None:
-                self._selector.register(sock, selectors.EVENT_WRITE)
+            self._look_whether_over(sock)
             return
         del self._flying[sock]
         sock.close()
@@ -428,19 +450,11 @@ class _Race:
         else:
             self._fail(address, _os_error(code))
 
-    def _ended_at_once(self, sock: socket.socket) -> bool:
-        """Whether an attempt is over that has just begun, as those within one machine are."""
+    def _look_whether_over(self, sock: socket.socket) -> None:
+        """End an attempt that is over as soon as it has begun, as those within one machine are."""
         error = _outcome(sock)
-        if error is not None and error.errno == errno.ENOTCONN:
-            return False
-        self._end(sock, error)
-        return True
-
-    def _finish(self, sock: socket.socket) -> None:
-        error = _outcome(sock)
-        if error is not None and self._selector is not None:
-            self._selector.unregister(sock)
-        self._end(sock, error)
+        if error is None or error.errno != errno.ENOTCONN:
+            self._end(sock, error)
 
     def _end(self, sock: socket.socket, error: OSError | None) -> None:
         address = self._flying.pop(sock)
@@ -473,14 +487,16 @@ def _interleaved(addresses: Iterable[Address]) -> list[Address]:
     return [address for turn in turns for address in turn if address is not None]
 
 
-def _set_options(sock: socket.socket, options: Iterable[_Option]) -> None:
+def _set_options(sock: socket.socket, family: int, options: Iterable[_Option]) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
+    if family in (socket.AF_INET, socket.AF_INET6):  # to ask the socket, Python makes an enum, in a `try`
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for level, name, value in options:
         try:
             sock.setsockopt(level, name, value)
         except OSError as error:
+            if is_alarm(error):
+                raise
             raise OSError(
                 error.errno, f"socket_options ({level}, {name}, {value!r}): {error.strerror}"
             ) from error
@@ -496,13 +512,15 @@ def _outcome(sock: socket.socket) -> OSError | None:
     try:
         met_itself = sock.getsockname() == sock.getpeername()
     except OSError as error:
+        if is_alarm(error):
+            raise
         return error.with_traceback(None)  # whose frames lead back to it and to the socket: a cycle
     # With nobody listening on the port dialled, the kernel may pick it as ours: a socket connected to itself.
     return _os_error(errno.ECONNREFUSED) if met_itself else None
 
 
 def _has_input(sock: socket.socket) -> bool:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         return bool(sock.recv(1, socket.MSG_PEEK))
     return False
 

@@ -6,8 +6,8 @@ is being asked already waits for the same answer, and those threads don't add up
 
 from __future__ import annotations
 
+import _socket
 import codecs
-import contextlib
 import os
 import queue
 import socket
@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any, NamedTuple, TypeAlias
 
 from jetsocket.clock import monotonic
+from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
 from jetsocket.uris import bracketed
 
 # getaddrinfo wants it; a signal handler that interrupts its first import and connects would not find it.
@@ -58,7 +59,23 @@ def look_up(question: Question) -> Answer:
     try:
         return list(map(Address._make, socket.getaddrinfo(*question, socket.SOCK_STREAM)))
     except (OSError, UnicodeError) as error:
+        if is_alarm(error):
+            raise
         return error.with_traceback(None)  # its frames lead back to whoever keeps it
+
+
+def read_address(question: Question) -> Answer:
+    """Do as `look_up` does, where the host is an address: nothing is asked, so it is for any thread."""
+    host, port, family = question
+    try:
+        # Not socket.getaddrinfo: that makes enums of the answer, and a host name of the address, in code that
+        # takes for its own what a signal handler raises.
+        found = _socket.getaddrinfo(host.encode("ascii"), port, family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        if is_alarm(error):
+            raise
+        return error.with_traceback(None)
+    return list(map(Address._make, found))
 
 
 def ask(question: Question, mailbox: Mailbox) -> None:
@@ -77,8 +94,9 @@ def ask(question: Question, mailbox: Mailbox) -> None:
         return
     try:
         threading.Thread(target=inquiry.run, name="jetsocket-dns", daemon=True).start()
-    except RuntimeError:
-        if threading.main_thread().is_alive():
+    except (KeyError, RuntimeError) as error:
+        raise_alarm_behind(error)  # that has struck in start(), which loses its count then: a KeyError
+        if isinstance(error, KeyError) or threading.main_thread().is_alive():
             raise
         inquiry.run()  # since Python 3.12 none starts once the main one has ended: here, then
 
@@ -121,7 +139,7 @@ class _Inquiry:
             self._hand_out(answer)
 
     def _hand_out(self, answer: Answer) -> None:
-        with contextlib.suppress(IndexError):  # that was the last one
+        with suppress(IndexError):  # that was the last one
             while True:
                 self._mailboxes.popleft().put(answer)
 

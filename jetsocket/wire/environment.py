@@ -10,6 +10,7 @@ import urllib.request
 from typing import NamedTuple, TypeAlias
 
 from jetsocket import uris
+from jetsocket.interrupts import raise_alarm_behind
 from jetsocket.wire.proxies import redact_proxy
 
 _SYSTEM = "the system's settings"
@@ -130,14 +131,16 @@ def _is_in_network(address: _Ip, entry: str) -> bool:
     network, _, size = entry.partition("/")
     try:
         return address in ipaddress.ip_network(f"{network.strip('[]')}/{size}", strict=False)
-    except ValueError:  # it is not a network: it names no host
+    except ValueError as error:  # it is not a network: it names no host
+        raise_alarm_behind(error)
         return False
 
 
 def _address(host: str) -> _Ip | None:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
+    except ValueError as error:
+        raise_alarm_behind(error)
         return None
     return getattr(address, "ipv4_mapped", None) or address
 
@@ -148,5 +151,8 @@ def _encoded(name: str) -> str:
         return name
     try:
         return ".".join(part.encode("idna").decode("ascii") if part else "" for part in name.split("."))
-    except UnicodeError:
+    except Exception as error:
+        raise_alarm_behind(error)  # of any kind the codec makes an error of its own
+        if not isinstance(error, UnicodeError):
+            raise
         return ""

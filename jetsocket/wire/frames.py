@@ -11,6 +11,7 @@ from typing import NamedTuple
 from websocket import ABNF, WebSocketProtocolException
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
+from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.wire.deflate import Inflater, longest
 
 CONTINUATION = ABNF.OPCODE_CONT
@@ -161,12 +162,15 @@ def parse_close(payload: bytes) -> tuple[int, str]:
         # Its check of UTF-8 lets a reason pass that ends within a character.
         ABNF(1, 0, 0, 0, CLOSE, 0, payload).validate(skip_utf8_validation=True)
     except WebSocketProtocolException as error:
+        raise_alarm_behind(error)
         raise ProtocolError(f"the server sent an invalid close frame: {error}", code=1002) from error
     if not payload:
         return NO_STATUS, ""
     try:
         return _LENGTH_16.unpack_from(payload)[0], payload[2:].decode("utf-8")
     except UnicodeDecodeError as error:
+        if is_alarm(error):
+            raise
         fault = "the server sent a close reason that is not UTF-8 (RFC 6455 §8.1)"
         raise ProtocolError(fault, code=1007) from error
 
@@ -362,5 +366,7 @@ def _decode(payload: bytes | bytearray) -> str:
     try:
         return payload.decode("utf-8")
     except UnicodeDecodeError as error:
+        if is_alarm(error):
+            raise
         fault = f"the server sent a text message that is not UTF-8, at byte {error.start} (RFC 6455 §8.1)"
         raise ProtocolError(fault, code=1007) from error

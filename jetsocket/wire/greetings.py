@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from jetsocket.interrupts import is_alarm
+
 __all__ = ["MOST_LOOKED_AT", "can_be_http", "first_line", "guess"]
 
 MOST_LOOKED_AT = 64
@@ -68,7 +70,9 @@ def first_line(data: bytes) -> str:
     line = data.partition(b"\n")[0].rstrip(b"\r")
     try:
         text = line.decode("utf-8")
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if is_alarm(error):
+            raise
         text = line.decode("latin-1")
     strange = sum(not char.isprintable() for char in text)
     return "" if strange * 4 > len(text) else text

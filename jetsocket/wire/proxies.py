@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from jetsocket.interrupts import is_alarm
 from jetsocket.text import printable
 from jetsocket.wire.redaction import raise_alone, secrets_of_login
 
@@ -142,7 +143,9 @@ def _split(url: str) -> re.Match[str] | None:
 def _unquoted(text: str) -> str:
     try:
         raw = text.encode("utf-8", "surrogateescape")  # as the environment has what is no UTF-8
-    except UnicodeEncodeError:  # which holds the password
+    except UnicodeEncodeError as error:  # which holds the password
+        if is_alarm(error):
+            raise
         raise_alone(ValueError("the user name or the password in its URL has a lone surrogate"))
     return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
 

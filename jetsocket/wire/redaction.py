@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 from urllib.parse import quote, unquote_plus
 
+from jetsocket.interrupts import is_alarm
 from jetsocket.text import printable
 
 _PIECE = 10  # characters of a secret in a row that tell too much of it; many a word has 8
@@ -189,7 +190,9 @@ def _of_header(name: str, value: str) -> Iterator[str]:
 def _of_basic(credentials: str) -> Iterator[str]:
     try:
         login = base64.b64decode(credentials, validate=True).decode()
-    except (binascii.Error, ValueError):  # of another scheme, as "Bearer"
-        return
+    except (binascii.Error, ValueError) as error:
+        if is_alarm(error):
+            raise
+        return  # of another scheme, as "Bearer"
     yield login
     yield from login.split(":", 1)

@@ -7,6 +7,7 @@ import string
 from dataclasses import replace
 from urllib.parse import quote
 
+from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, resolve, same_origin
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
@@ -63,6 +64,8 @@ def _readable(location: str) -> str:
     authority = found[0] if found else b""
     try:
         host = authority.decode("utf-8")  # its IDNA form is `resolve`'s business
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if is_alarm(error):
+            raise
         raise ValueError("the host is no UTF-8") from None
     return host + quote(raw[len(authority) :], safe=string.punctuation)

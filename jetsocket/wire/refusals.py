@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
+from jetsocket.interrupts import is_alarm
+
 __all__ = ["advice", "first_words"]
 
 _CHARSETS = re.compile(
@@ -63,6 +65,8 @@ def _decoded(body: bytes, kind: str) -> str:
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:
+        if is_alarm(error):
+            raise
         if error.start >= len(body) - 3:  # it ends within a character
             return body[: error.start].decode("utf-8")
     return body.decode("latin-1")
@@ -71,7 +75,9 @@ def _decoded(body: bytes, kind: str) -> str:
 def _of_json(text: str) -> Iterator[str]:
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if is_alarm(error):
+            raise
         value = None
     yield from _messages(value, 3)
     yield text.replace("\n", " ")

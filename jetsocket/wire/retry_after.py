@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 
+from jetsocket.interrupts import raise_alarm_behind
+
 MOST = float(2**31)
 """s; more is this (as RFC 9111 §1.2.2 has it for times that are too large)."""
 
@@ -50,5 +52,6 @@ def _timestamp(date: str) -> float | None:
         read = parsedate_to_datetime(date)
         # A date without a zone is one of UTC: "Sun Nov  6 08:49:37 1994", a form that recipients must know.
         return (read if read.tzinfo is not None else read.replace(tzinfo=timezone.utc)).timestamp()
-    except (TypeError, ValueError, OverflowError, IndexError):
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
+        raise_alarm_behind(error)
         return None

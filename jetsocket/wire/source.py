@@ -6,7 +6,8 @@ import errno
 import socket
 from collections.abc import Sequence
 
-from jetsocket.wire.dns import Address
+from jetsocket.interrupts import is_alarm
+from jetsocket.wire.dns import Address, Question, read_address
 
 Source = tuple[str, int]
 """An IP address, "" for any; and a port, 0 for any."""
@@ -24,15 +25,15 @@ def reachable_from(source: Source | None, addresses: Sequence[Address]) -> Seque
     return [address for address in addresses if address.family == family] or addresses
 
 
-def bind(sock: socket.socket, source: Source) -> None:
-    """Have `sock`, which is not connected yet, connect from `source`. Not one of a Unix socket.
+def bind(sock: socket.socket, family: int, source: Source) -> None:
+    """Have `sock`, of that family and not connected yet, connect from `source`. Not one of a Unix socket.
 
     Raises:
         SourceError: The address is none of this machine's, or of another family than the socket; or the port
             is in use.
     """
     host, port = source
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if family not in (socket.AF_INET, socket.AF_INET6):
         return
     try:
         if port:  # or it could not be used again for a minute after its last connection
@@ -40,12 +41,15 @@ def bind(sock: socket.socket, source: Source) -> None:
         if not host:
             sock.bind(("", port))
             return
-        if _family(host) != sock.family:
+        if _family(host) != family:
             raise OSError(errno.EAFNOSUPPORT, f"an {'IPv6' if ':' in host else 'IPv4'} address")
-        # For the zone of an IPv6 address; nobody is asked for a number.
-        found = socket.getaddrinfo(host, port, sock.family, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
-        sock.bind(found[0][4])
+        found = read_address(Question(host, port, family))  # for the zone of an IPv6 address
+        if not isinstance(found, list):
+            raise found
+        sock.bind(found[0].sockaddr)
     except OSError as error:
+        if is_alarm(error):
+            raise
         raise _blaming(source, error) from error.with_traceback(None)  # whose frames lead to the socket
 
 

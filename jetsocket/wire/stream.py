@@ -11,7 +11,6 @@ their own), and anybody, at any time, `abort` and `close`.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import queue
@@ -28,6 +27,7 @@ from types import FrameType
 from typing import TypeAlias, TypeVar
 
 from jetsocket.clock import monotonic, sleep
+from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.wire.certificates import names_of
 
 if sys.platform != "win32":
@@ -161,7 +161,9 @@ class _Tls:
         with self._lock:
             try:
                 self._session.do_handshake()
-            except ssl.SSLWantReadError:
+            except ssl.SSLWantReadError as error:
+                if is_alarm(error):
+                    raise
                 return False
             self.version = self._session.version()
             return True
@@ -194,13 +196,14 @@ class _Tls:
             while not self._ended and (self._incoming.pending or self._session.pending()):
                 try:
                     parts.append(self._session.read(_RECORD_SIZE))
-                except ssl.SSLWantReadError:  # half a record, or one that carries no data
-                    break
                 except ssl.SSLError as error:
-                    if not parts:
+                    if is_alarm(error):
                         raise
-                    self._error = error
-                    break
+                    if not isinstance(error, ssl.SSLWantReadError):
+                        if not parts:
+                            raise
+                        self._error = error
+                    break  # else it was half a record, or one that carries no data
                 self._ended = not parts[-1]  # the peer's close_notify reads as b""
             # Here, with the lock: while another thread encrypts, what it has done so far is in there, too.
             self.is_flooded = self._outgoing.pending > _MOST_REPLIES
@@ -215,6 +218,8 @@ class _Tls:
                 try:
                     data = data[self._session.write(data) :]
                 except ssl.SSLWantReadError as error:
+                    if is_alarm(error):
+                        raise
                     told = "the peer renegotiates TLS, and nothing can be sent until that is over"
                     raise ConnectionAbortedError(errno.ECONNABORTED, told) from error
             return self._outgoing.read()
@@ -269,8 +274,7 @@ class Stream:
         if sock.fileno() < 0:
             raise ValueError("cannot make a stream of a closed socket")
         if not isinstance(sock, Socket):  # an interrupt just here would lose the descriptor
-            family, kind, proto = sock.family, sock.type, sock.proto
-            sock = Socket(family, kind, proto, fileno=sock.detach())
+            sock = Socket(fileno=sock.detach())
         self._sock: Socket | _Closed = sock
         self._sock.setblocking(False)
         self._pid = getpid()
@@ -349,7 +353,7 @@ class Stream:
                 tls.feed(ciphertext or b"")
             self._flush(deadline)
         except BaseException as error:
-            if isinstance(error, ssl.SSLError):
+            if isinstance(error, ssl.SSLError) and not is_alarm(error):
                 self._send_alert()
             self.broken = True
             raise
@@ -438,13 +442,12 @@ class Stream:
         try:
             received = self._sock.recv(_READ_SIZE)
             self.bytes_in += len(received)
-        except BlockingIOError:
-            return None
-        except TimeoutError as error:
+        except BaseException as error:
+            if isinstance(error, BlockingIOError) and not is_alarm(error):
+                return None
             self.broken = True
-            raise _stopped_answering(error) from error
-        except BaseException:
-            self.broken = True
+            if isinstance(error, TimeoutError) and not is_alarm(error):
+                raise _stopped_answering(error) from error
             raise
         return received
 
@@ -503,13 +506,14 @@ class Stream:
             if sent == len(data):
                 return
             self._unsent = memoryview(data)[sent:]
-        except BlockingIOError:
-            self._unsent = memoryview(data)
         except BaseException as error:
-            self.broken = True
-            if isinstance(error, TimeoutError):
-                raise _stopped_answering(error) from error
-            raise
+            if isinstance(error, BlockingIOError) and not is_alarm(error):
+                self._unsent = memoryview(data)
+            else:
+                self.broken = True
+                if isinstance(error, TimeoutError) and not is_alarm(error):
+                    raise _stopped_answering(error) from error
+                raise
         self._flush_or_take_back(len(data), deadline)
 
     def _write_behind(self, data: bytes, deadline: float | None) -> None:
@@ -534,7 +538,7 @@ class Stream:
             raise
 
     def _send_alert(self) -> None:
-        with contextlib.suppress(OSError):  # a courtesy: the connection is lost either way
+        with suppress(OSError):  # a courtesy: the connection is lost either way
             self.flush_now()
 
     def _flush(self, deadline: float | None) -> None:
@@ -558,13 +562,12 @@ class Stream:
                 sent = self._sock.send(self._unsent, _SEND_FLAGS)
                 self.bytes_out += sent
                 self._unsent = self._unsent[sent:] or _NOTHING  # an empty slice would keep all of it alive
-            except BlockingIOError:
-                return False
-            except TimeoutError as error:
+            except BaseException as error:
+                if isinstance(error, BlockingIOError) and not is_alarm(error):
+                    return False
                 self.broken = True
-                raise _stopped_answering(error) from error
-            except BaseException:
-                self.broken = True
+                if isinstance(error, TimeoutError) and not is_alarm(error):
+                    raise _stopped_answering(error) from error
                 raise
         return True
 
@@ -585,19 +588,21 @@ class Stream:
         finally:
             del sock
 
-    # ---- any thread, any time, from finalizers and signal handlers too: no lock, no wait, no exception
+    # ---- any thread, any time, from finalizers and signal handlers too: no lock, no wait, no error
 
     def abort(self) -> None:
         """Shut the connection down both ways: blocked readers and writers wake, the peer sees the end."""
         if self._pid != getpid():
             self.disown()
-        with contextlib.suppress(OSError):  # not connected any more: nobody is left to be told
+        with suppress(OSError):  # not connected any more: the peer knows
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Abort, and give the socket up; the last thread to leave a call closes the descriptor."""
-        self.abort()
-        self._sock = _CLOSED
+        try:
+            self.abort()
+        finally:
+            self._sock = _CLOSED
 
     def disown(self) -> None:
         """After a fork, in the child: close this process's descriptor and let the connection live.
@@ -606,7 +611,7 @@ class Stream:
         """
         # Explicitly, for the frames of the parent's other threads hold references for ever here.
         sock, self._sock = self._sock, _CLOSED
-        with contextlib.suppress(OSError):  # a descriptor that is gone is what was asked for
+        with suppress(OSError):  # a descriptor that is gone is what was asked for
             sock.close()
 
 
@@ -620,8 +625,8 @@ def take(box: queue.SimpleQueue[_T], seconds: float) -> _T:
         # On Python 3.10, get(timeout=...) of an empty queue may find its time over before it has begun to
         # wait, and then waits for ever: unless the queue has been found empty before.
         return box.get_nowait()
-    except queue.Empty:
-        if seconds <= 0:
+    except queue.Empty as error:
+        if seconds <= 0 or is_alarm(error):
             raise
     return box.get(timeout=seconds)
 
@@ -684,15 +689,19 @@ def _ask_kernel(fd: int, what: str) -> int:
         return 0
     try:
         return int(_INT.unpack(fcntl.ioctl(fd, getattr(termios, what), bytes(_INT.size)))[0])
-    except OSError:  # closed meanwhile, or a system that answers this for terminals alone
-        return 0
+    except OSError as error:
+        if is_alarm(error):
+            raise
+        return 0  # closed meanwhile, or a system that answers this for terminals alone
 
 
 def _select_readable(fds: list[int], timeout: float = 0.0) -> list[int]:
     try:
         readable, _, failed = select.select(fds, [], fds, timeout)
-    except (OSError, ValueError):  # one that is closed spoils the call for all: ask one by one
-        if len(fds) == 1:
+    except (OSError, ValueError) as error:
+        if is_alarm(error):
+            raise
+        if len(fds) == 1:  # one that is closed spoils the call for all: ask one by one
             return fds
         return [ready for fd in fds for ready in _select_readable([fd])]
     return list({*readable, *failed})

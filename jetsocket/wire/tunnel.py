@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from jetsocket import uris
+from jetsocket.interrupts import raise_alarm_behind
 from jetsocket.wire.proxies import Proxy, import_python_socks
 from jetsocket.wire.redaction import as_cause, censored
 from jetsocket.wire.stream import Stream
@@ -168,7 +169,10 @@ def _socks(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) 
         python_socks.sync.Proxy(kind, proxy.host, proxy.port, *login, rdns=True, forward=hop).connect(
             host, port
         )
-    except (python_socks.ProxyError, ValueError) as error:
+    except (python_socks.ProxyError, OSError, ValueError) as error:
+        raise_alarm_behind(error)
+        if isinstance(error, OSError) and not isinstance(error, python_socks.ProxyError):
+            raise
         cause = as_cause(error, proxy.secrets)
         why = censored(str(error), proxy.secrets)
         code = getattr(error, "error_code", None)  # it is there where the proxy said that it cannot connect

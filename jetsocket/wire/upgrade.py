@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
+from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, redact
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess
@@ -270,9 +271,11 @@ class Upgrade:
         self.request = b"GET " + resource + b" HTTP/1.1\r\n" + rest.decode("utf-8").encode("latin-1")
         try:
             self.stream.write(self.request, self._deadline)
-        except builtins.TimeoutError as error:
-            self._fail(error, "sending the upgrade request")
         except OSError as error:
+            if is_alarm(error):
+                raise
+            if isinstance(error, builtins.TimeoutError):
+                self._fail(error, "sending the upgrade request")
             # A server that is too busy to read may have said so: `recv` looks. Its frames lead back.
             self._not_sent = error.with_traceback(None)
         return len(request)
@@ -284,6 +287,8 @@ class Upgrade:
             try:
                 self._shown = self._read_answer()
             except OSError as error:
+                if is_alarm(error):
+                    raise
                 if self._not_sent is not None and not self._heard and not isinstance(error, ssl.SSLError):
                     self._fail(self._not_sent, "sending the upgrade request")
                 self._fail(error, "waiting for the answer to the upgrade request")
@@ -311,6 +316,8 @@ class Upgrade:
             chosen = chosen_of(headers, "sec-websocket-extensions")
             self.agreement = None if chosen is None else agree(chosen)
         except ValueError as error:
+            if is_alarm(error):
+                raise
             why = self._unless_echoed(error, headers.get("sec-websocket-extensions", ""))
             raise self._refused(f"the server's upgrade is not valid: {why}", 101, headers) from None
         self.headers, self.leftover = headers, rest
@@ -327,6 +334,8 @@ class Upgrade:
             try:
                 status, reason, headers = parse_head(head, line_end)
             except ValueError as error:
+                if is_alarm(error):
+                    raise
                 why = self._unless_echoed(error, head.decode("latin-1"))
                 raise self._refused(f"the server did not answer in HTTP: {why}") from None
             if status == 101 and head.startswith(b"HTTP/1.0"):  # it has no upgrade (RFC 6455 §4.1)
@@ -420,9 +429,10 @@ class Upgrade:
                 if not more:
                     break
                 body += more
-        except OSError:
+        except OSError as error:
+            if is_alarm(error):
+                raise
             # Late or cut off: the status is what counts, and the body is a courtesy.
-            pass
         return unchunk(body[:wanted])[0] if chunked else body[:wanted]
 
     def _read(self, deadline: float) -> bytes:

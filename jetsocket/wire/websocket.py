@@ -22,6 +22,7 @@ from jetsocket.exceptions import (
     InvalidStateError,
     ProtocolError,
 )
+from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.uris import Target, parse
 from jetsocket.wire import deflate
 from jetsocket.wire.channel import Channel
@@ -180,6 +181,8 @@ class WebSocket(Channel, websocket.WebSocket):
                     options=options,
                 )
             except Redirected as error:
+                if is_alarm(error):
+                    raise
                 new = self._follow(error, hop < max_redirects)
                 if not keeps_credentials(self.target, new):
                     fields, cookie = [], None
@@ -195,6 +198,8 @@ class WebSocket(Channel, websocket.WebSocket):
                 raise ValueError("more redirects than max_redirects allows")
             return follow(self.target, error.location)
         except ValueError as why:
+            if is_alarm(why):
+                raise
             # Of a URI that is none, only what is wrong: it is shown already, without what was sent to it.
             fault = str(why).rpartition(": ")[2]
             told = f"no WebSocket at {self.target.redacted}: redirected to {error.shown}: {fault}"
@@ -239,6 +244,7 @@ class WebSocket(Channel, websocket.WebSocket):
             )
         except (WebSocketException, OSError) as error:
             self._stream.close()
+            raise_alarm_behind(error)
             raise _handshake_failure(upgrade, error, self.target) from (upgrade.failure or error).__cause__
         except BaseException:
             self._stream.close()
@@ -349,6 +355,8 @@ class WebSocket(Channel, websocket.WebSocket):
             told = reason.encode() if isinstance(reason, str) else reason
             code, text = parse_close(status.to_bytes(2, "big") + told)
         except (OverflowError, ProtocolError) as error:
+            if is_alarm(error):
+                raise
             raise ValueError(f"a close frame can't say {status} {reason!r}: RFC 6455 §7.4") from error
         self.start_close(code, text)
 
@@ -367,8 +375,8 @@ class WebSocket(Channel, websocket.WebSocket):
         """Receive one message, or the server's close frame, as (opcode, frame)."""
         try:
             frame = self.recv_frame()
-        except ConnectionClosedError:
-            if self.reader.close is None:
+        except ConnectionClosedError as error:
+            if self.reader.close is None or is_alarm(error):
                 raise
             code, reason = self.reader.close
             return CLOSE, ABNF(1, 0, 0, 0, CLOSE, 0, b"" if code == NO_STATUS else encode_close(code, reason))
