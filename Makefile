@@ -12,9 +12,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 
 # Debian packages that the integration tests need, unless their programs are there already.
 missing = $(shell PATH="$$PATH:/usr/sbin:/sbin"; for p in $(1); do command -v $$p >/dev/null || { echo $(2); break; }; done)
+absent = $(if $(wildcard /usr/share/gocode/src/$(1)/websocket),,$(2))
 INTEGRATION_PACKAGES := $(call missing,node npm,nodejs npm) $(call missing,nginx,nginx) \
     $(call missing,haproxy,haproxy) $(call missing,redis-server,redis-server) $(call missing,ip,iproute2) \
-    $(call missing,tinyproxy,tinyproxy-bin) $(call missing,microsocks,microsocks)
+    $(call missing,tinyproxy,tinyproxy-bin) $(call missing,microsocks,microsocks) $(call missing,go,golang-go) \
+    $(call absent,nhooyr.io,golang-nhooyr-websocket-dev) \
+    $(call absent,github.com/gorilla,golang-github-gorilla-websocket-dev)
 
 # Settings of the user's that would make pip install elsewhere than into .venv, or Python look elsewhere.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH

@@ -1,8 +1,8 @@
 """WebSocket servers of others, each run as `python -m tests.integration.peers NAME`, with compression on.
 
 All of them echo, and understand the same few text messages (`/close CODE REASON`, and where the server's
-interface allows it `/view`, `/ping`, `/fragments`). The first line of output is the port; the end of the
-input is the end of the process.
+interface allows it `/view`, `/ping`, `/fragments`, and `/end`, closing without a code). The first line of
+output is the port; the end of the input is the end of the process.
 """
 
 from __future__ import annotations
@@ -180,6 +180,8 @@ def tornado() -> None:
                 self.write_message(message, binary=isinstance(message, bytes))
             elif message == "/ping":
                 self.ping(b"tornado's")
+            elif message == "/end":
+                self.close()
             else:
                 self.close(*closing(message))
 
