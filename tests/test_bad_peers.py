@@ -9,7 +9,7 @@ import ssl
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any, Literal
 
 import pytest
@@ -521,7 +521,6 @@ def flood(chunk: bytes) -> Callable[[socket.socket], None]:
 FLOODS = {
     "pings": frame(9, b"x" * 125) * 500,
     "pongs": frame(10, b"x" * 125) * 500,
-    "empty fragments": frame(0, fin=0) * 30_000,
 }
 
 
@@ -531,11 +530,36 @@ def test_a_flood_holds_recv_not_beyond_its_timeout_and_fills_no_memory(
 ) -> None:
     server = bad_server(after_upgrade(frame(1, fin=0), then=flood(chunk)))
     with unharmed(server) as pool, pool.acquire("/bad", timeout=3) as conn:
-        # Tracing memory makes parsing tiny frames ten times slower: then the clock would measure that.
-        tiny = chunk == FLOODS["empty fragments"]
-        with contextlib.nullcontext() if tiny else memory_below(8 * MIB), fails(TimeoutError):
+        with memory_below(8 * MIB), fails(TimeoutError):
             conn.recv_raw(0.3)
         conn.discard()
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["by a reader", "by the pool"])
+@pytest.mark.parametrize("endless", [True, False], ids=["endless", "beyond the limit"])
+def test_fragments_that_carry_nothing_end_with_1008(bad_server: Serve, endless: bool, reads: bool) -> None:
+    """Whoever sees them, without a deadline and without much work."""
+    begin, empty = threading.Event(), frame(0, fin=0)
+
+    def send(sock: socket.socket) -> None:
+        begin.wait(5)
+        flood(empty * 30_000)(sock) if endless else sock.sendall(empty * 1001)
+
+    server = bad_server(after_upgrade(frame(1, b"x", fin=0), then=send))
+    with unharmed(server) as pool:
+        conn = pool.acquire("/bad", timeout=3)
+        begin.set()
+        if not reads:
+            wait_until(lambda: not conn.is_connected)
+        burnt = thread_time()
+        with fails(ProtocolError) as caught:
+            conn.recv_raw()
+        assert thread_time() - burnt < 1
+        assert caught.value.code == 1008
+        assert "more than 1000 fragments that carry nothing" in str(caught.value)
+        conn.release()
+        assert pool.stats().discards == {"closed": 1}
+    assert endless or server.close_codes == [1008]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ Locks of a connection, none of them ever waited for while another lock is held:
 - `readlock` guards everything that is read: the stream's reading side and `reader`. Held while waiting for
   the server, by a reader; taken without waiting by anybody else.
 - `lock` guards everything that is sent: the stream's writing side. Held while a message goes out. A pong
-  never waits for it: whoever holds it sends the pong that is due when done.
+  never waits for it: the thread that holds it sends the pongs that are due when done.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from jetsocket.wire.frames import (
     CONTINUATION,
     NO_STATUS,
     PING,
+    PING_BURST,
     PONG,
     TEXT,
     MessageReader,
@@ -461,15 +462,17 @@ class Channel:
         except (ProtocolError, MessageTooBigError) as error:
             if is_alarm(error):
                 raise
+            if reader.pings:  # they came before the fault
+                self.answer_ping()
             self._refuse(error)
         if data and reader.data_frames != frames:
             self.last_heard = monotonic()
         if reader.pongs:
             self._match_pongs()
+        if reader.pings:  # before a close is: each came before it, and wants its pong (RFC 6455 §5.5.2)
+            self.answer_ping()
         if reader.close is not None:
             self._closed_by_server(*reader.close)
-        elif reader.pings:
-            self.answer_ping()
         if reader.paused:
             self._put_off()
 
@@ -664,23 +667,29 @@ class Channel:
                 self.readlock.release()
 
     def answer_ping(self) -> None:
-        """Send the pong that is due, unless somebody is sending: then they do it when done."""
+        """Send the pongs that are due, unless another thread is sending: then it does so when done."""
         pings = self.reader.pings
         self._pushed_by = threading.get_ident()  # for longer than the lock is held: see `is_sending`
         try:
             while pings and self.failure is None and self.lock.acquire(blocking=False):
                 try:
-                    payload = pings[0]
-                    if not self._push(PONG, payload):
-                        return  # the server does not read: the latest ping stays for a later try
-                    with suppress(ValueError):  # a newer ping has taken its place, and comes next
-                        pings.remove(payload)
+                    if not self._push_frames(self._due_pongs):
+                        return  # the server does not read: they stay for a later try
                 finally:
                     self.lock.release()
         finally:
             self._pushed_by = 0
             if pings:
                 self._put_off()
+
+    def _due_pongs(self) -> bytes:
+        """The pongs of all pings that wait, up to a burst of them; the caller holds `lock`."""
+        frames: list[bytes] = []
+        # A reader may add pings meanwhile, and take the latest back for a later one.
+        with suppress(IndexError):
+            while len(frames) < PING_BURST:
+                frames.append(encode_frame(PONG, self.reader.pings.popleft(), self._key()))
+        return b"".join(frames)
 
     def is_sending(self) -> bool:
         """Whether a message goes out just now. A ping or pong, which never waits, is waited for."""
@@ -697,13 +706,17 @@ class Channel:
 
     def _push(self, opcode: int, payload: bytes) -> bool:
         """Write a control frame without waiting, the caller holding `lock`; False: not taken, try later."""
+        return self._push_frames(lambda: encode_frame(opcode, payload, self._key()))
+
+    def _push_frames(self, make: Callable[[], bytes]) -> bool:
+        """`_push` of what `make` returns, which is asked only once there is room for it."""
         stream = self._stream
         if stream is None or self._sending:
             return False
         self._sending = True
         try:
             taken = stream.flush_now()
-            if taken and not stream.write_now(encode_frame(opcode, payload, self._key())):
+            if taken and not stream.write_now(make()):
                 self._put_off()
         except OSError as error:
             if is_alarm(error):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from websocket import ABNF, WebSocketProtocolException
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
-from jetsocket.interrupts import is_alarm, raise_alarm_behind
+from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
 from jetsocket.wire.deflate import Inflater, longest
 
 CONTINUATION = ABNF.OPCODE_CONT
@@ -26,6 +26,11 @@ NO_STATUS = 1005
 
 MAX_CONTROL_PAYLOAD = 125
 """B, of a control frame (RFC 6455 §5.5)."""
+
+PING_BURST = 64
+"""So many pings may wait, each for a pong of its own; of those beyond, for the latest (RFC 6455 §5.5.3)."""
+
+_EMPTY_FRAGMENTS = 1000  # of one message; each fragment that carries something makes up for one of them
 
 # B. Where four strided table look-ups begin to beat one big-integer XOR: measured between 1 and 4 KiB on
 # CPython 3.10 to 3.13, and within 15 % of each other all along; at 1 MiB they take half the time.
@@ -189,7 +194,8 @@ class MessageReader:
     Attributes:
         messages: Whole messages not yet read, in order: `str` for text, `bytes` for binary.
         received: Messages that came in all.
-        pings: The payload of the latest ping, if it was not answered yet (§5.5.3 lets earlier ones go).
+        pings: The payloads of the pings that were not answered yet, in order: up to `PING_BURST`. Beyond
+            that the latest takes the place of the one before it, as §5.5.3 allows.
         pongs: The payloads of the latest pongs.
         close: The server's close code and reason, once it said so; nothing is read after it.
         data_frames: Frames of messages that came in all, so that slow progress can be told from silence.
@@ -204,7 +210,7 @@ class MessageReader:
         """Read messages of at most `max_message_size` B."""
         self.messages: deque[str | bytes] = deque()
         self.received = 0
-        self.pings: deque[bytes] = deque(maxlen=1)
+        self.pings: deque[bytes] = deque()
         self.pongs: deque[bytes] = deque(maxlen=16)
         self.close: tuple[int, str] | None = None
         self.data_frames = 0
@@ -212,6 +218,8 @@ class MessageReader:
         self.inflater: Inflater | None = None
         self.frames_only = False
         self.paused = False
+        self._burst = PING_BURST  # how many pings may wait by themselves
+        self._flooded = False  # whether more came within this call of `feed`
         self._made = 0  # B inflated since the last pause
         self._compressed = False  # whether the message under way is
         self._limit = max_message_size
@@ -219,6 +227,7 @@ class MessageReader:
         self._rest = b""  # the beginning of a frame
         self._kind: int | None = None  # TEXT or BINARY while inside a message of several pieces
         self._pieces = bytearray()  # grows linearly, however many pieces there are
+        self._empty = 0  # fragments without payload, see `_count_fragment`
         self._missing = 0  # B that the current frame's payload still lacks
         self._last = False  # whether that frame ends its message
 
@@ -236,9 +245,12 @@ class MessageReader:
         """Take in what came; see the attributes for what became of it, `paused` above all.
 
         Raises:
-            ProtocolError: The server broke RFC 6455; `code` is what to close with.
+            ProtocolError: The server broke RFC 6455, or sends one message in fragments without payload, and
+                no end; `code` is what to close with.
             MessageTooBigError: A message is longer than the limit, told from its head, before it is read.
         """
+        # Behind a flood of pings one is answered for each read, until a read brings no more than that.
+        self._burst, self._flooded = 1 if self._flooded else PING_BURST, False
         try:
             if self._missing:
                 data = self._continue_payload(data)
@@ -321,7 +333,9 @@ class MessageReader:
         elif self._kind is not None:
             raise ProtocolError("the server began a message within another one (§5.4)", code=1002)
         else:
-            self._kind, self._compressed = header.opcode, header.compressed
+            self._kind, self._compressed, self._empty = header.opcode, header.compressed, 0
+        if not header.fin:
+            self._count_fragment(header.length)
         size = len(self._pieces) + header.length
         # What does not compress gets longer by it; its real size is looked at while inflating.
         if size > (longest(self._limit) if self._compressed else self._limit):
@@ -331,6 +345,13 @@ class MessageReader:
                 limit=self._limit,
                 size=size,
             )
+
+    def _count_fragment(self, length: int) -> None:
+        """Bound what no limit of size bounds: the fragments of a message that does not grow by them."""
+        self._empty = max(0, self._empty - 1) if length else self._empty + 1
+        if self._empty > _EMPTY_FRAGMENTS:
+            fault = f"one message in more than {_EMPTY_FRAGMENTS} fragments that carry nothing, and went on"
+            raise ProtocolError(f"the server sent {fault} (closed with 1008, RFC 6455 §7.4.1)", code=1008)
 
     def _continue_payload(self, data: bytes) -> bytes:
         """Give the open frame what it lacks; return what is left."""
@@ -355,11 +376,19 @@ class MessageReader:
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
-            self.pings.append(payload)
+            self._note_ping(payload)
         elif opcode == PONG:
             self.pongs.append(payload)
         else:
             self.close = parse_close(payload)
+
+    def _note_ping(self, payload: bytes) -> None:
+        pings = self.pings
+        if len(pings) >= self._burst:
+            self._flooded = True
+            with suppress(IndexError):  # another thread has answered the last one meanwhile
+                pings.pop()
+        pings.append(payload)
 
 
 def _decode(payload: bytes | bytearray) -> str:

@@ -29,7 +29,7 @@ from jetsocket.exceptions import (
 from jetsocket.uris import parse
 from jetsocket.wire.deflate import Agreement, Inflater, agree, longest
 from jetsocket.wire.frames import _MADE_AT_ONCE as MADE_AT_ONCE
-from jetsocket.wire.frames import MessageReader
+from jetsocket.wire.frames import PING_BURST, MessageReader
 from jetsocket.wire.redirects import follow
 from jetsocket.wire.upgrade import Headers, check_upgrade, parse_head
 from jetsocket.wire.websocket import WebSocket
@@ -108,7 +108,7 @@ def take(reader: MessageReader, limit: int) -> list[str | bytes]:
     # Behind a close or a fault nothing is read, and what came behind a bomb is read when that was taken.
     over = reader.close is not None or reader.broken
     assert len(reader._rest) <= 2 + 125 or over or reader.paused
-    assert len(reader.pongs) <= 16 and len(reader.pings) <= 1
+    assert len(reader.pongs) <= 16 and len(reader.pings) <= PING_BURST
     return taken
 
 

@@ -62,16 +62,6 @@ class TestDeadlines:
         with Stopwatch(), pytest.raises(TimeoutError):
             ws.recv_message(monotonic())
 
-    def test_a_flood_of_empty_fragments_neither(self, raw_server: RawFactory, connect: Connect) -> None:
-        def flood(sock: socket.socket) -> None:
-            sock.sendall(frame(1, fin=0))
-            while True:
-                sock.sendall(frame(0, fin=0) * 1000)
-
-        ws = connect(raw_server(after_upgrade(then=flood)).uri)
-        with Stopwatch(), pytest.raises(TimeoutError):
-            ws.recv_message(soon(0.3))
-
     def test_a_deadline_in_the_past_takes_what_is_there(
         self, raw_server: RawFactory, connect: Connect
     ) -> None:

@@ -189,10 +189,42 @@ def test_noise_means_the_same_in_one_piece_and_byte_by_byte(noise: bytes) -> Non
     assert read([noise]) == read([noise[i : i + 1] for i in range(len(noise))])
 
 
-def test_of_pings_the_latest_waits_for_its_answer() -> None:
+def numbered_pings(start: int, stop: int) -> bytes:
+    return b"".join(frame(9, b"%d" % number) for number in range(start, stop))
+
+
+def taken(reader: MessageReader) -> list[int]:
+    """The numbers of the pings that wait, which are answered by that."""
+    numbers = [int(payload) for payload in reader.pings]
+    reader.pings.clear()
+    return numbers
+
+
+@pytest.mark.parametrize("step", [1, 1 << 20], ids=["dripped", "whole"])
+def test_each_ping_of_a_burst_waits_for_its_answer(step: int) -> None:
+    reader, data = MessageReader(LIMIT), numbered_pings(0, 64)
+    for start in range(0, len(data), step):
+        reader.feed(data[start : start + step])
+    assert taken(reader) == [*range(64)]
+
+
+def test_beyond_a_burst_the_latest_ping_counts() -> None:
     reader = MessageReader(LIMIT)
-    reader.feed(frame(9, b"one") + frame(9, b"two"))
-    assert list(reader.pings) == [b"two"]
+    reader.feed(numbered_pings(0, 1000))
+    assert taken(reader) == [*range(63), 999]
+    reader.feed(numbered_pings(0, 1000))  # it goes on: one for each read
+    assert taken(reader) == [999]
+    reader.feed(numbered_pings(0, 1))
+    reader.feed(numbered_pings(0, 10))  # it is over
+    assert taken(reader) == [0, *range(10)]
+
+
+def test_pings_that_are_never_answered_take_bounded_memory_and_the_latest_is_kept() -> None:
+    reader = MessageReader(LIMIT)
+    for number in range(10_000):
+        reader.feed(numbered_pings(number, number + 1))
+    assert len(reader.pings) <= 64
+    assert taken(reader)[-1] == 9_999
 
 
 def test_a_control_frame_within_a_message_does_not_disturb_it() -> None:
@@ -222,6 +254,14 @@ def test_empty_messages_are_messages() -> None:
     reader = MessageReader(LIMIT)
     reader.feed(frame(1) + frame(2) + frame(1, fin=0) + frame(0))
     assert list(reader.messages) == ["", b"", ""]
+
+
+def test_some_fragments_without_payload_are_no_fault() -> None:
+    reader, empty = MessageReader(LIMIT), frame(0, fin=0)
+    for _ in range(3):  # each message counts for itself
+        reader.feed(frame(1, fin=0) + empty * 999 + frame(0))
+        reader.feed(frame(1, fin=0) + (frame(0, b"x", fin=0) + empty) * 3000 + empty * 900 + frame(0, b"y"))
+    assert list(reader.messages) == ["", "x" * 3000 + "y"] * 3
 
 
 def test_when_only_frames_count_nothing_is_inflated() -> None:
@@ -259,6 +299,15 @@ FAULTS = {
     "long close": (frame(8, b"\x03\xe8" + bytes(124)), 1002),
     "ping of 64 KiB": (frame(9, bytes(65536)), 1002),
     "continuation of nothing": (frame(0, b"x"), 1002),
+    "fragments without payload": (frame(1, b"x", fin=0) + frame(0, fin=0) * 1001, 1008),
+    "a message that begins with fragments without payload": (
+        frame(2, fin=0) + frame(0, fin=0) * 1000,
+        1008,
+    ),
+    "fragments of which every third carries one byte": (
+        frame(2, fin=0) + (frame(0, fin=0) * 2 + frame(0, b"x", fin=0)) * 1002,
+        1008,
+    ),
     "final continuation twice": (frame(1, b"a", fin=0) + frame(0, b"b") + frame(0, b"c"), 1002),
     "text within a text": (frame(1, b"a", fin=0) + frame(1, b"b"), 1002),
     "binary within a text": (frame(1, b"a", fin=0) + frame(2, b"b"), 1002),
