@@ -175,7 +175,7 @@ def test_refusals_for_good_stay_so(raw_server: MakeRaw, make_pool: MakePool) -> 
 
 def test_with_one_attempt_it_is_told(raw_server: MakeRaw, make_pool: MakePool) -> None:
     server = raw_server(refusing(9, ("Retry-After", "2")))
-    with pytest.raises(HandshakeError) as caught:
+    with pytest.raises(HandshakeError, match="it asks for 2 s of patience") as caught:
         make_pool(server).acquire("/", 5)
     assert caught.value.retry_after == 2.0
     assert server.accepted == 1
@@ -185,6 +185,7 @@ def test_a_refusal_without_one_has_none(raw_server: MakeRaw, make_pool: MakePool
     with pytest.raises(HandshakeError) as caught:
         make_pool(raw_server(refusing(9))).acquire("/", 5)
     assert caught.value.retry_after is None
+    assert "patience" not in str(caught.value)
 
 
 def test_close_ends_the_waiting(raw_server: MakeRaw, make_pool: MakePool) -> None:

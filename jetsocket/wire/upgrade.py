@@ -195,6 +195,10 @@ def chosen_of(headers: Headers, name: str) -> str | None:
     return headers.get(name, "").strip(" \t,") or None
 
 
+def _retry_after(headers: Headers) -> float | None:
+    return seconds_until(headers.get_all("retry-after"), headers.get("date", ""))
+
+
 class Redirected(HandshakeError):
     """The server answered with a redirect; raised inside the wire only.
 
@@ -414,6 +418,8 @@ class Upgrade:
         if said:
             what += f' and says "{censored(said, secrets, cut=len(body) >= MAX_ERROR_BODY)}"'
         hint = advice(status, headers, said, compressed=self._compress, secure=self._target.secure)
+        if wait := _retry_after(headers):
+            hint = "; ".join(filter(None, [hint, f"it asks for {wait:.0f} s of patience"]))
         raise self._refused(f"{what}; {hint}" if hint else what, status, headers, body)
 
     def _read_body(self, headers: Headers, body: bytes, patience: float) -> bytes:
@@ -481,8 +487,7 @@ class Upgrade:
     def _refused(
         self, why: str, status: int | None = None, headers: Headers | None = None, body: bytes = b""
     ) -> HandshakeError:
-        headers = Headers() if headers is None else headers
-        retry_after = seconds_until(headers.get_all("retry-after"), headers.get("date", ""))
+        retry_after = None if headers is None else _retry_after(headers)
         return HandshakeError(self._text(why), status, retry_after, headers=headers, body=body)
 
     def _text(self, why: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import select
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 
 from jetsocket import ConnectionPool
@@ -289,6 +290,26 @@ def test_websockets_and_we_agree(connect: Connect, echo_server: EchoFactory) -> 
         ws.send_message(message)
         assert ws.recv_message(soon()) == message
     assert ws.bytes_in < 5_000 and ws.bytes_out < 5_000  # 86 KB went each way
+
+
+@pytest.mark.parametrize("server_bits", [None, *range(9, 16)])
+@pytest.mark.parametrize("client_bits", [None, *range(8, 16)])
+def test_every_window_that_websockets_chooses(
+    connect: Connect, echo_server: EchoFactory, server_bits: int | None, client_bits: int | None
+) -> None:
+    far = noise(10_000)
+    chosen = [f"server_max_window_bits={server_bits}"] * (server_bits is not None)
+    chosen += [f"client_max_window_bits={client_bits}"] * (client_bits is not None)
+    for forgets in itertools.product([False, True], repeat=2):
+        factory = ServerPerMessageDeflateFactory(*forgets, server_bits, client_bits)
+        ws = connect(echo_server(extensions=[factory]).uri)
+        said = ws.response_headers[EXTENSIONS]
+        assert [name in said for name in ("server_no_context", "client_no_context")] == [*forgets]
+        assert all(bits in said for bits in chosen)
+        for message in (far, "near " * 500, far, far, b"", "near " * 500):
+            ws.send_message(message)
+            assert ws.recv_message(soon()) == message
+        ws.close()
 
 
 # --- both directions against others' implementations
