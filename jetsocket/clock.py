@@ -7,11 +7,12 @@ still: a wait would never end. So this is a copy of it, from a module object tha
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable
 from importlib.machinery import BuiltinImporter
 from types import ModuleType
 
-__all__ = ["monotonic", "sleep"]
+__all__ = ["deadline_in", "monotonic", "sleep"]
 
 
 def _own_time() -> ModuleType:
@@ -28,3 +29,9 @@ def _own_time() -> ModuleType:
 _time = _own_time()
 monotonic: Callable[[], float] = _time.monotonic
 sleep: Callable[[float], None] = _time.sleep
+
+
+def deadline_in(seconds: float) -> float:
+    """The time so many seconds from now, though no later than a lock is willing to wait: centuries."""
+    # An int may be too large for a float.
+    return monotonic() + max(-threading.TIMEOUT_MAX, min(threading.TIMEOUT_MAX, seconds))

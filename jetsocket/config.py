@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from jetsocket import uris
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
+from jetsocket.text import short_repr
 from jetsocket.wire.proxies import Proxy, import_python_socks, redact_proxy
 
 __all__ = ["ConnectionPoolConfig", "HeaderPairs", "HeaderSource", "Options", "Reuse", "runs_later"]
@@ -37,11 +38,11 @@ _MIB = 1024 * 1024
 
 
 def _wrong_type(name: str, value: object, allowed: str) -> TypeError:
-    return TypeError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__})")
+    return TypeError(f"{name} must be {allowed}, not {short_repr(value)} ({type(value).__name__})")
 
 
 def _out_of_range(name: str, value: object, allowed: str) -> ValueError:
-    return ValueError(f"{name} must be {allowed}, not {value!r}")
+    return ValueError(f"{name} must be {allowed}, not {short_repr(value)}")
 
 
 def _seconds(name: str, value: object) -> float:

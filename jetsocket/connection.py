@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
+from jetsocket.text import short_repr
 from jetsocket.wire.channel import not_held
 
 if TYPE_CHECKING:
@@ -79,11 +79,11 @@ def seconds(timeout: float | None, default: float | None, *, name: str = "timeou
     if timeout is None:
         return default
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds or None, not {timeout!r}")
+        raise TypeError(f"{name} must be a number of seconds or None, not {short_repr(timeout)}")
     if timeout >= threading.TIMEOUT_MAX:
         return None  # centuries, which locks refuse to wait
-    if math.isnan(timeout) or timeout < 0:
-        raise ValueError(f"{name} must be 0 s or more, not {timeout!r}")
+    if not timeout >= 0:  # NaN, too; an int may be too large for a float
+        raise ValueError(f"{name} must be 0 s or more, not {short_repr(timeout)}")
     return float(timeout)
 
 
@@ -97,11 +97,11 @@ def _raw(data: object) -> str | bytes:
 
 def _check_close(code: object, reason: object) -> None:
     if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"code must be an int, not {code!r}")
+        raise TypeError(f"code must be an int, not {short_repr(code)}")
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a str, not {type(reason).__name__}")
     if code != 1000 and not 3000 <= code <= 4999:
-        raise ValueError(f"code must be 1000, or 3000 to 4999, not {code} (RFC 6455 §7.4)")
+        raise ValueError(f"code must be 1000, or 3000 to 4999, not {short_repr(code)} (RFC 6455 §7.4)")
     try:
         size = len(reason.encode("utf-8"))
     except UnicodeEncodeError as error:
@@ -549,8 +549,11 @@ class PooledConnection(Generic[T]):
 
     @property
     def uri(self) -> str:
-        """The URI it is connected to, without credentials."""
-        return self._told().target.uri
+        """The URI it is connected to, to be shown: without credentials, and each value of a query as ``***``.
+
+        So it is none to acquire another connection with, if it has a query.
+        """
+        return self._told().target.redacted
 
     @property
     def is_connected(self) -> bool:

@@ -42,6 +42,7 @@ from jetsocket.ledger import ABANDONED, STOP, Exhaustion, Ledger
 from jetsocket.messages import Codec
 from jetsocket.permits import Permit
 from jetsocket.stats import PoolStats
+from jetsocket.text import short_repr
 from jetsocket.uris import Target, parse, resolve, same_origin
 from jetsocket.wire.redaction import raise_alone
 from jetsocket.wire.websocket import WebSocket
@@ -769,9 +770,9 @@ class ConnectionPool(Generic[T]):
             PoolClosedError: The pool is closed or drained, or was meanwhile.
         """
         if isinstance(count, bool) or not isinstance(count, int):
-            raise TypeError(f"count must be an int, not {count!r}")
+            raise TypeError(f"count must be an int, not {short_repr(count)}")
         if count < 0:
-            raise ValueError(f"count must be 0 or more, not {count!r}")
+            raise ValueError(f"count must be 0 or more, not {short_repr(count)}")
         self._begin_anew()
         caller = sys._getframe().f_back
         target, key = self._target(uri_or_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MOST_SHOWN", "printable"]
+__all__ = ["MOST_SHOWN", "printable", "short_repr"]
 
 MOST_SHOWN = 200
 """Characters of what a peer said that go into a message."""
@@ -13,3 +13,11 @@ def printable(text: str, most: int = MOST_SHOWN) -> str:
     if len(text) > most:
         text = text[: most - 1] + "…"
     return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
+
+
+def short_repr(value: object, most: int = 5 * MOST_SHOWN) -> str:
+    """The repr of what the user gave, cut; also of an int with more digits than Python writes."""
+    try:
+        return printable(repr(value), most)
+    except ValueError:  # sys.set_int_max_str_digits
+        return f"{'a negative' if isinstance(value, int) and value < 0 else 'an'} int of thousands of digits"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -82,6 +83,13 @@ def test_deadlines_hold_while_time_is_frozen(echo: EchoServer, freezer: str, whe
             wait_until(lambda: echo.pings >= pings + 2, 10, "the housekeeper pings no more")
             script.say("go on")
         assert script.ended().check().out.endswith("done\n")
+
+
+@pytest.mark.parametrize("seconds", [10**400, float("inf"), 1e300])
+def test_a_deadline_is_no_later_than_locks_wait(seconds: float) -> None:
+    lock = threading.Lock()
+    assert lock.acquire(timeout=clock.deadline_in(seconds) - clock.monotonic())
+    assert clock.deadline_in(-seconds) < clock.monotonic() < clock.deadline_in(60) < clock.monotonic() + 61
 
 
 def test_the_clock_is_the_system_s() -> None:

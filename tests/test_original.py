@@ -72,7 +72,7 @@ def test_full_uri_or_path(echo: EchoServer) -> None:
                 assert conn.request([given]) == [given]
     assert echo.paths == ["/one", "/two", "/api/three", "/api/?four=4", "/api/"]
     with ConnectionPool[Any]() as pool, pool.acquire(echo.uri_for("/five?x=%20y")) as conn:
-        assert conn.uri == f"{echo.uri}/five?x=%20y"
+        assert conn.uri == f"{echo.uri}/five?x=***"
 
 
 def test_timeout_and_the_exhausted_error(echo: EchoServer) -> None:

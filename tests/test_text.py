@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from jetsocket.text import MOST_SHOWN, printable
+from jetsocket.text import MOST_SHOWN, printable, short_repr
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,16 @@ def test_what_is_long_is_cut() -> None:
     assert printable("x" * MOST_SHOWN) == "x" * MOST_SHOWN
     assert printable("x" * 60_000) == "x" * (MOST_SHOWN - 1) + "…"
     assert printable("abcdef", 4) == "abc…"
+
+
+def test_what_the_user_gave_is_shown_short() -> None:
+    assert short_repr(None) == "None"
+    assert short_repr("a\x1b") == repr("a\x1b")
+    assert len(short_repr("x" * 10_000)) == 5 * MOST_SHOWN
+    assert short_repr(-(10**400)).startswith("-1000")
+
+
+@pytest.mark.skipif(not hasattr(sys, "get_int_max_str_digits"), reason="this Python has no limit on digits")
+def test_an_int_that_python_does_not_write_is_described() -> None:
+    assert short_repr(10**5000) == "an int of thousands of digits"
+    assert short_repr(-(10**5000)) == "a negative int of thousands of digits"

@@ -15,7 +15,7 @@ from typing import Any
 import websocket
 from websocket import ABNF, WebSocketException
 
-from jetsocket.clock import monotonic
+from jetsocket.clock import deadline_in, monotonic
 from jetsocket.exceptions import (
     ConnectionClosedError,
     HandshakeError,
@@ -154,7 +154,7 @@ class WebSocket(Channel, websocket.WebSocket):
             )
         limit = self.gettimeout() if timeout is None else timeout
         limit = DEFAULT_CONNECT_TIMEOUT if limit is None else limit
-        until = monotonic() + limit if deadline is None else deadline
+        until = deadline_in(limit) if deadline is None else deadline
         fields, offered = header_fields(header or ()), tuple(subprotocols or ())
         if cookie or origin or offered:
             header_fields([("Cookie", cookie or ""), ("Origin", origin or ""), *_offer(offered)])
@@ -314,11 +314,11 @@ class WebSocket(Channel, websocket.WebSocket):
             ValueError: A code that must not be sent.
         """
         self.send_close(status, reason)
-        self.finish_close(monotonic() + (DEFAULT_CLOSE_TIMEOUT if timeout is None else timeout))
+        self.finish_close(deadline_in(DEFAULT_CLOSE_TIMEOUT if timeout is None else timeout))
 
     def _until(self) -> float | None:
         timeout = self.gettimeout()
-        return None if timeout is None else monotonic() + timeout
+        return None if timeout is None else deadline_in(timeout)
 
     def send(self, payload: str | bytes, opcode: int = TEXT) -> int:
         """Send a frame as websocket-client does; return the length of the payload (B).
