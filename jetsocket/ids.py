@@ -20,6 +20,7 @@ REMEMBERED = 256
 """Ids that are remembered of what a connection was sent."""
 
 _MOST_TEXT = 4096  # characters of a text of the caller's that are parsed, and of an id
+_MOST_STALE = 64  # ids kept beyond that until they are thrown away all together
 _MOST_OPEN = 65_536  # ids of a lease that may be on their way; what is sent beyond that is untagged
 _EXACT = 2**53
 
@@ -70,8 +71,11 @@ def key_in(message: object, payload: Payload, read: Read) -> Key | None:
     """
     if type(message) is dict or isinstance(message, dict):
         value = dict.get(message, "id")
-        return None if value is None or payload[:1] not in ("{", b"{") else key_of(value)
-    if isinstance(message, str) and len(message) <= _MOST_TEXT and message.lstrip()[:1] == "{":
+        if value is None:
+            return None
+        is_object = payload[0:1] == "{" if isinstance(payload, str) else payload[0:1] == b"{"
+        return key_of(value) if is_object else None
+    if isinstance(message, str) and len(message) <= _MOST_TEXT:
         found = object_in(message, read)
         return None if found is None else key_of(found.get("id"))
     return None
@@ -105,20 +109,23 @@ class SentIds:
     def __init__(self) -> None:
         """Begin with none."""
         self.count = 0
-        self._last: dict[Key, tuple[int, bool]] = {}
+        self._last: dict[Key, int] = {}  # twice the number, and one more if it was tagged: half the memory
 
     def note(self, key: Key, *, tagged: bool) -> None:
         """Remember that a message with this id is about to leave, as its only one or not."""
         self.count = count = self.count + 1
-        self._last[key] = (count, tagged)
-        if len(self._last) >= 2 * REMEMBERED:
-            fresh = [(each, told) for each, told in list(self._last.items()) if told[0] > count - REMEMBERED]
-            self._last = dict(fresh)
+        self._last[key] = 2 * count + tagged
+        if len(self._last) >= REMEMBERED + _MOST_STALE:
+            oldest = 2 * (count - REMEMBERED + 1)
+            self._last = {each: told for each, told in list(self._last.items()) if told >= oldest}
+
+    def __contains__(self, key: Key) -> bool:
+        return self._last.get(key, 0) // 2 > max(0, self.count - REMEMBERED)
 
     def last(self, key: Key) -> tuple[int, bool] | None:
         """When this id was last sent (a number that grows), and whether tagged; None: not lately."""
-        told = self._last.get(key)
-        return told if told is not None and told[0] > self.count - REMEMBERED else None
+        number, tagged = divmod(self._last.get(key, 0), 2)
+        return (number, bool(tagged)) if number > max(0, self.count - REMEMBERED) else None
 
 
 class Account:
@@ -157,7 +164,7 @@ class Account:
             Whether it is tagged. It is not if its id is among the last that the connection was sent: then
             there is no telling which message an answer is for.
         """
-        tagged = key not in self.open and self._sent.last(key) is None and len(self.open) < _MOST_OPEN
+        tagged = not (key in self.open or key in self._sent) and len(self.open) < _MOST_OPEN
         if tagged:
             self.open.add(key)
             self.tagged += 1

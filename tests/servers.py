@@ -221,6 +221,15 @@ def ids(conn: Connection) -> None:
         conn.send(json.dumps({"id": request["id"], "result": request}))
 
 
+def scripted(conn: Connection) -> None:
+    """Answer each message with what it asks for: all of its `say`, in which "me" stands for itself."""
+    for text in conn:
+        message = json.loads(text)
+        say = message.get("say", ["me"]) if isinstance(message, dict) else ["me"]
+        for each in say:
+            conn.send(text if each == "me" else json.dumps(each))
+
+
 def greet(conn: Connection) -> None:
     """Say hello first, then echo."""
     conn.send(json.dumps({"hello": conn.request.path if conn.request else ""}))

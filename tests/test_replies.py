@@ -1,16 +1,14 @@
-"""Whose reply is it? Told by ids where messages carry them, and what counts can't see is not lent again."""
+"""Whose reply is it? Told by ids, where messages carry them."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import gc
 import itertools
 import json
-import logging
 import random
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -18,17 +16,15 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, ConnectionPoolConfig, DecodeError, TimeoutError, connection, ids
-from jetsocket.known_uris import MOST, KnownUris
+from jetsocket import ConnectionPool, DecodeError, TimeoutError, connection, ids
 from jetsocket.wire import channel, stream
-from tests.conftest import Tls
 from tests.servers import (
     Connection,
     EchoServer,
     RawServer,
-    answer_close,
     frame,
     read_client_frame,
+    scripted,
     upgrade,
     wait_until,
 )
@@ -38,27 +34,9 @@ MakeServer = Callable[..., EchoServer]
 MakeRaw = Callable[..., RawServer]
 
 
-def scripted(conn: Connection) -> None:
-    """Send what a message asks for: all of `say`, in which "me" stands for the message itself."""
-    for text in conn:
-        message = json.loads(text)
-        say = message.get("say", ["me"]) if isinstance(message, dict) else ["me"]
-        for each in say:
-            conn.send(text if each == "me" else json.dumps(each))
-
-
 @pytest.fixture
 def server(echo_server: MakeServer) -> EchoServer:
     return echo_server(scripted)
-
-
-def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-def settled(pool: ConnectionPool[Any]) -> None:
-    """Wait until the housekeeper has written down what it was told."""
-    wait_until(lambda: not pool._ledger.journal._records)
 
 
 # --- a server that pushes one message while a request is under way
@@ -410,6 +388,30 @@ def test_ids_are_looked_at_apart_from_the_deserializer(server: EchoServer, make_
         assert conn.recv(5) == len('{"push": 1}')
 
 
+@dataclasses.dataclass
+class Reply:
+    id: int
+    result: int
+
+
+def test_matching_comes_before_the_message_type(server: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(server, manager_kwargs={"message_type": Reply})
+    with pool.acquire("/") as conn:
+        message = {"id": 1, "say": [{"push": 1}, {"id": 1, "result": 2}]}
+        assert conn.request(message, 5) == Reply(1, 2)
+        with pytest.raises(DecodeError):
+            conn.recv(5)
+    assert pool.stats().discards == {}
+
+
+def test_a_serializer_that_makes_no_json_leaves_counts(echo: EchoServer, make_pool: MakePool) -> None:
+    options = {"serializer": lambda value: repr(value).encode("utf-16"), "deserializer": len}
+    pool = make_pool(echo, manager_kwargs=options)
+    for number in range(3):
+        assert pool.request("/", {"id": number}, 5) > 0
+    assert pool.stats().reuses == 2
+
+
 def test_each_value_is_the_borrowers_own(server: EchoServer, make_pool: MakePool) -> None:
     with make_pool(server).acquire("/") as conn:
         first = conn.request({"id": 1, "list": []}, 5)
@@ -641,239 +643,3 @@ def test_whatever_strikes_a_send_the_next_borrower_gets_its_own_reply(
         if struck.left > 0:
             break
     assert bytecode > 100
-
-
-# --- URIs on which something came unasked
-
-
-def balanced_request(pool: ConnectionPool[Any]) -> None:
-    assert pool.request("/?key=secret", [1], 5) == [1]
-
-
-def while_idle(server: EchoServer, pool: ConnectionPool[Any]) -> None:
-    balanced_request(pool)
-    server.broadcast('"news"')
-    wait_until(lambda: server.open_now == 0)
-
-
-def before_anything_was_sent(server: EchoServer, pool: ConnectionPool[Any]) -> None:
-    with pool.acquire("/?key=secret") as conn:
-        server.broadcast('"news"')
-        assert conn.recv(5) == "news"
-        conn.send([1])
-        conn.discard()
-
-
-def more_came_than_went(server: EchoServer, pool: ConnectionPool[Any]) -> None:
-    with pool.acquire("/?key=secret") as conn:
-        conn.send({"say": [1, 2]})
-        assert [conn.recv(5), conn.recv(5)] == [1, 2]
-
-
-def before_the_first_send_and_unread(server: EchoServer, pool: ConnectionPool[Any]) -> None:
-    with pool.acquire("/?key=secret") as conn:
-        server.broadcast('"news"')
-        wait_until(lambda: conn.ping(5) and conn._entry.wire.unread)
-        conn.send([1])
-
-
-UNASKED = [while_idle, before_anything_was_sent, more_came_than_went, before_the_first_send_and_unread]
-
-
-@pytest.mark.parametrize("comes", UNASKED)
-def test_where_something_came_unasked_counts_alone_do_not_do(
-    server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, comes: Any
-) -> None:
-    pool = make_pool(server, name="mine", max_connections=2)
-    comes(server, pool)
-    opened = server.opened
-    for _ in range(3):
-        balanced_request(pool)
-    assert pool.stats().discards["counts alone"] == 3
-    assert server.opened == opened + 3
-    for number in range(3):  # ids are proof
-        assert pool.request("/?key=secret", {"id": number}, 5) == {"id": number}
-    pool.acquire("/?key=secret").release()  # nor does one count on which nothing was sent
-    assert server.opened == opened + 4
-    for _ in range(2):
-        assert pool.request("/elsewhere", [1], 5) == [1]
-    assert server.opened == opened + 5
-    comes(server, pool)
-    settled(pool)
-    (warning,) = [text for text in warnings_in(caplog) if "[mine]" in text and "key=" in text]
-    for part in ("ws://127.0.0.1", "counts", "'id'", "reset", "configure", "pool"):
-        assert part in warning
-    assert "secret" not in warning
-    other = make_pool(server, name="other")
-    for _ in range(2):
-        balanced_request(other)
-    assert other.stats().reuses == 1
-
-
-def test_connections_that_came_back_by_counts_before_are_not_lent_again(
-    server: EchoServer, make_pool: MakePool
-) -> None:
-    pool = make_pool(server, max_connections=3)
-    leases = [pool.acquire("/") for _ in range(3)]
-    for number, conn in enumerate(leases):
-        conn.request({"id": number} if number == 0 else [number], 5)
-        if number == 2:
-            conn.request({"id": 3}, 5)
-    for conn in leases:
-        conn.release()
-    with pool.acquire("/") as conn:
-        conn.send({"id": 9, "say": ["me", 1]})
-        assert [conn.recv(5)["id"], conn.recv(5)] == [9, 1]
-    for number in range(10, 13):
-        assert pool.request("/", {"id": number}, 5) == {"id": number}
-    assert pool.stats().discards["counts alone"] >= 1
-    with pool.acquire("/") as one, pool.acquire("/") as two:
-        ids = {one.id, two.id}
-        assert leases[1].id not in ids
-        assert leases[2].id not in ids
-
-
-def iterates(pool: ConnectionPool[Any]) -> None:
-    with pool.acquire("/") as conn:
-        conn.send({"say": [1, 2, 3]})
-        for message in conn:
-            if message == 3:
-                return
-
-
-def fails(pool: ConnectionPool[Any]) -> None:
-    with pytest.raises(KeyError), pool.acquire("/") as conn:
-        conn.send({"say": [1, 2]})
-        raise KeyError([conn.recv(5), conn.recv(5)])
-
-
-def discards(pool: ConnectionPool[Any]) -> None:
-    with pool.acquire("/") as conn:
-        conn.send({"say": [1, 2]})
-        assert [conn.recv(5), conn.recv(5)] == [1, 2]
-        conn.discard()
-
-
-def steps(pool: ConnectionPool[Any]) -> None:
-    with pool.acquire("/") as conn:
-        conn.send({"say": [1, 2]})
-        assert [next(conn), next(conn)] == [1, 2]
-
-
-def feeds(pool: ConnectionPool[Any]) -> None:
-    with pool.acquire("/") as conn, ThreadPoolExecutor(1) as threads:
-        got = threads.submit(lambda: next(iter(conn)))
-        other = ConnectionPool(base_uri=conn.uri)
-        other.close()
-        wait_until(lambda: conn._iterated)
-        conn.send_raw('{"say": [1, 2]}')
-        assert got.result(5) == 1
-
-
-@pytest.mark.parametrize("behaves", [iterates, fails, discards, steps, feeds])
-def test_who_expects_more_is_sent_nothing_unasked(
-    server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, behaves: Any
-) -> None:
-    pool = make_pool(server, max_connections=1)
-    behaves(pool)
-    for _ in range(3):
-        assert pool.request("/", [1], 5) == [1]
-    settled(pool)
-    assert pool.stats().reuses == 2
-    assert warnings_in(caplog) == []
-
-
-@pytest.mark.parametrize("given", [{"reuse": "quiet"}, {"reuse": "always"}, {"reset": lambda conn: None}])
-def test_only_who_goes_by_counts_remembers(
-    server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, given: Any
-) -> None:
-    pool = make_pool(server, **given)
-    more_came_than_went(server, pool)
-    for _ in range(3):
-        balanced_request(pool)
-    assert pool.stats().reuses == 3
-    assert warnings_in(caplog) == []
-
-
-def test_pings_tickets_and_half_a_message_are_no_message(
-    raw_server: MakeRaw, make_pool: MakePool, tls: Tls, caplog: pytest.LogCaptureFixture
-) -> None:
-    released, go_on = threading.Event(), threading.Event()
-
-    def script(sock: Any) -> None:
-        upgrade(sock)
-        sock.sendall(frame(1, read_client_frame(sock).payload))
-        assert released.wait(5)
-        for _ in range(5):
-            sock.sendall(frame(9, b"ping"))
-            read_client_frame(sock)
-        if not go_on.is_set():
-            sock.sendall(frame(1, b'"half', fin=0))
-            assert go_on.wait(5)
-        answer_close(sock)
-
-    server = raw_server(script, ssl_context=tls.server_context)
-    pool = make_pool(server, manager_kwargs={"ssl_context": tls.client_context})
-    assert pool.request("/", 1, 5) == 1
-    released.set()
-    wait_until(lambda: pool.stats().discards == {"unread while idle": 1})
-    go_on.set()
-    assert pool.request("/", 1, 5) == 1
-    settled(pool)
-    assert pool._ledger.known.unasked == {}
-    assert warnings_in(caplog) == []
-
-
-def test_what_is_remembered_is_bounded(echo: EchoServer, make_pool: MakePool, caplog: Any) -> None:
-    pool = make_pool(echo)
-    with pool.acquire("/") as conn:
-        entry, known = conn._entry, pool._ledger.known
-        for number in range(MOST * 2):
-            entry.key = f"ws://h/{number}"
-            known.note_unasked(entry, "in this test")
-            known.note_echo(entry.key)
-        assert list(known.unasked) == list(known.echoing) == [f"ws://h/{n}" for n in range(MOST, MOST * 2)]
-        entry.key = f"{echo.uri}/"
-    settled(pool)
-    assert len(warnings_in(caplog)) == MOST * 2
-
-
-def test_threads_that_find_out_at_once_warn_once(echo: EchoServer, make_pool: MakePool, caplog: Any) -> None:
-    pool = make_pool(echo)
-    with pool.acquire("/") as conn, ThreadPoolExecutor(8) as threads:
-        together = threading.Barrier(8)
-
-        def finds(_number: int) -> None:
-            together.wait()
-            pool._ledger.known.note_unasked(conn._entry, "in this test")
-
-        list(threads.map(finds, range(8)))
-    settled(pool)
-    assert len(warnings_in(caplog)) == 1
-
-
-def test_a_pool_that_remembers_and_is_dropped_closes_itself(server: EchoServer) -> None:
-    pool = ConnectionPool(ConnectionPoolConfig(max_connections=2), base_uri=server.uri)
-    more_came_than_went(server, pool)
-    pool.request("/", {"id": 1}, 5)
-    pool.request("/elsewhere", {"id": 1}, 5)
-    gone = weakref.ref(pool)
-    gc.disable()
-    try:
-        del pool
-        assert gone() is None  # without the collector: nothing that it has refers back to it
-    finally:
-        gc.enable()
-    wait_until(lambda: server.open_now == 0)
-
-
-def test_what_the_parent_knew_a_child_knows(echo: EchoServer, make_pool: MakePool) -> None:
-    pool = make_pool(echo)
-    with pool.acquire("/") as conn:
-        pool._ledger.known.note_unasked(conn._entry, "in this test")
-        pool._ledger.known.note_echo("ws://h/")
-    child = KnownUris(pool._ledger.journal, "child")
-    child.learn_from(pool._ledger.known)
-    assert child.minds
-    assert list(child.unasked) == [f"{echo.uri}/"]
-    assert list(child.echoing) == ["ws://h/"]

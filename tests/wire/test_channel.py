@@ -17,6 +17,7 @@ import pytest
 
 from jetsocket.exceptions import (
     ConnectionClosedError,
+    InvalidStateError,
     MessageTooBigError,
     ProtocolError,
     TimeoutError,
@@ -341,6 +342,65 @@ class TestEnds:
 
 
 # --- TLS
+
+
+class TestAnswers:
+    """`recv_answer`: one message out of many; the others stay where they are."""
+
+    def test_what_comes_before_stays_in_order_and_what_is_for_nobody_goes(
+        self, raw_server: RawFactory, connect: Connect
+    ) -> None:
+        sent = [b"old", b"1", b"drop", b"2", b"mine", b"drop", b"3"]
+        ws = connect(raw_server(after_upgrade(*[frame(1, each) for each in sent])).uri)
+        wait_until(lambda: ws.tend() and ws.reader.received == len(sent))
+        judged: list[str | bytes] = []
+
+        def judge(message: str | bytes) -> bool | None:
+            judged.append(message)
+            return {"mine": True, "drop": False}.get(str(message))
+
+        assert ws.recv_answer(judge, 1, soon()) == "mine"
+        assert judged == ["1", "drop", "2", "mine"]  # not what had come before the question left
+        assert [ws.recv_message(soon()) for _ in range(5)] == ["old", "1", "2", "drop", "3"]
+
+    @pytest.mark.parametrize(
+        "stream", [frame(1, b"{}") * 1000, frame(1, b"x" * 60_000), frame(9, b"?") * 1000]
+    )
+    def test_a_flood_does_not_hold_it(self, raw_server: RawFactory, connect: Connect, stream: bytes) -> None:
+        def flood(sock: socket.socket) -> None:
+            while True:
+                sock.sendall(stream)
+
+        ws = connect(raw_server(after_upgrade(then=flood)).uri, max_message_size=1 << 16)
+        with Stopwatch(), pytest.raises(TimeoutError, match="no reply came") as caught:
+            ws.recv_answer(lambda message: None, 0, soon(0.3))
+        assert caught.value.operation == "recv"
+        assert ws.failure is None
+
+    def test_patience_begins_with_the_first_message_that_is_another_s(
+        self, raw_server: RawFactory, connect: Connect
+    ) -> None:
+        ws = connect(raw_server(after_upgrade(frame(1, b"other"))).uri)
+        with Stopwatch(), pytest.raises(TimeoutError, match="no reply came"):
+            ws.recv_answer(lambda message: None, 0, None, patience=0.2)
+        assert ws.recv_message(soon()) == "other"
+
+    def test_an_answer_before_the_end_is_found_and_the_rest_stays(
+        self, raw_server: RawFactory, connect: Connect
+    ) -> None:
+        ws = connect(raw_server(after_upgrade(frame(1, b"1"), frame(1, b"mine"), close_frame(1000))).uri)
+        wait_until(lambda: ws.tend() and ws.is_over)
+        assert ws.recv_answer(lambda message: message == "mine" or None, 0, soon()) == "mine"
+        with pytest.raises(ConnectionClosedError):
+            ws.recv_answer(lambda message: None, 0, soon())
+        assert ws.recv_message(soon()) == "1"
+
+    def test_only_who_holds_it_may_ask(self, raw_server: RawFactory, connect: Connect) -> None:
+        ws = connect(raw_server(after_upgrade(frame(1, b"1"))).uri)
+        ws.holder = object()
+        with pytest.raises(InvalidStateError):
+            ws.recv_answer(lambda message: True, 0, soon(), object())
+        assert ws.recv_answer(lambda message: True, 0, soon(), ws.holder) == "1"
 
 
 class TestTls:
