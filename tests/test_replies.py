@@ -225,7 +225,7 @@ def test_an_id_used_for_everything_is_counted_from_its_second_use(
                 assert conn.request({"id": 1, "turn": turn}, 5) == {"id": 1, "turn": turn}
     assert pool.stats().reuses == 9
     with pool.acquire("/") as conn:
-        conn.send({"id": 1})
+        conn.send({"id": 1, "say": []})
     assert pool.stats().discards == {"unbalanced": 1}
 
 
