@@ -53,6 +53,14 @@ def _seconds(name: str, value: object) -> float:
     return float(value)
 
 
+def _seconds_from_0(name: str, value: object) -> float:
+    return 0.0 if value == 0 and not isinstance(value, bool) else _seconds(name, value)
+
+
+def _optional_seconds_from_0(name: str, value: object) -> float | None:
+    return None if value is None else _seconds_from_0(name, value)
+
+
 def _optional_seconds(name: str, value: object) -> float | None:
     return None if value is None else _seconds(name, value)
 
@@ -302,6 +310,10 @@ _CONFIG_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "reuse": _reuse,
     "leak_threshold": _optional_seconds,
     "match_ids": _bool,
+    "max_connecting": _int_from(1),
+    "max_per_uri": _optional_int_from(1),
+    "connect_cooldown": _seconds_from_0,
+    "ping_after_idle": _optional_seconds_from_0,
 }
 
 _OPTION_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
@@ -372,6 +384,13 @@ class ConnectionPoolConfig:
         match_ids: Tell replies by the ``id`` of the JSON objects they answer: a request returns the message
             with its id, and a connection is kept if each id came back. False for services that do not send
             back the id that they are sent.
+        max_connecting: Connections that are being opened at once, to one URI.
+        max_per_uri: Open connections to one URI, of ``max_connections``; None: no limit of its own.
+        connect_cooldown: For how long acquires of a URI fail at once after its last dial failed and none is open, s;
+            doubled at each further failure up to 60 s, with jitter, never shorter than the server's
+            ``Retry-After``. 0: the next acquire dials at once.
+        ping_after_idle: A connection that was idle for longer must answer a ping before it is lent, s; None: the
+            socket is looked at, which costs nothing.
 
     Raises:
         TypeError: A value of the wrong type; a bool is no number.
@@ -388,6 +407,10 @@ class ConnectionPoolConfig:
     reuse: Reuse = "balanced"
     leak_threshold: float | None = None
     match_ids: bool = True
+    max_connecting: int = 8
+    max_per_uri: int | None = None
+    connect_cooldown: float = 0.0
+    ping_after_idle: float | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -492,8 +515,11 @@ class Options:
             _check_option_name(name)
         return cls(**manager_kwargs)
 
-    def headers(self) -> list[tuple[str, str]]:
-        """Return the extra header fields for one handshake; a callable is asked afresh.
+    def headers(self, given: Any = None) -> list[tuple[str, str]]:
+        """Return the extra header fields for one handshake.
+
+        Args:
+            given: What the callable has returned, if `extra_headers` is one.
 
         Returns:
             Names and values, checked, in the order given.
@@ -506,10 +532,10 @@ class Options:
         source = self.extra_headers
         if source is None:
             return []
-        pairs = _header_pairs(f"{label}()", source()) if callable(source) else _header_pairs(label, source)
-        given = {field.lower() for field, _ in pairs}
+        pairs = _header_pairs(f"{label}()", given) if callable(source) else _header_pairs(label, source)
+        names = {field.lower() for field, _ in pairs}
         for name, value in (("origin", self.origin), ("cookie", self.cookie)):
-            if value is not None and name in given:
+            if value is not None and name in names:
                 raise ValueError(
                     f'{label}: header {name.title()} is also given by manager_kwargs["{name}"]; give it once'
                 )

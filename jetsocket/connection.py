@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, cast
 
+from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionClosedError, TimeoutError
@@ -17,7 +18,6 @@ from jetsocket.ids import Account, Key, SentIds, key_in, shown
 from jetsocket.interrupts import is_alarm
 from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
-from jetsocket.permits import Permit
 from jetsocket.text import short_repr
 from jetsocket.wire.channel import not_held
 
@@ -36,15 +36,15 @@ _MAX_REASON = 123  # B, beside the code (RFC 6455 §5.5)
 
 
 class Lender(Protocol):
-    """What a lease needs of its pool."""
+    """What a lease reaches of its pool: the one call upward."""
 
     def take_back(self, lease: PooledConnection[Any], *, failed: bool) -> None:
-        """Return the lease; harmless if somebody did before."""
+        """Return the lease; harmless if it was returned before."""
 
-    def replace(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:
+    def move(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:
         """Give the lease another connection for one that has ended before it was used."""
 
-    def fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
+    def is_fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
         """Whether a connection that was idle, not yet used by this borrower, is still clean."""
 
 
@@ -54,7 +54,7 @@ class Terms(Generic[T]):
 
     Attributes:
         codec: Between values and payloads.
-        doorbell: Where a finalizer leaves the permit of a lease that was dropped.
+        doorbell: Where a finalizer leaves the borrower of a lease that was dropped.
         send_timeout: s for a send; None: no limit.
         recv_timeout: s for a receive that names none; None: no limit.
         match_ids: Whether replies are told by the ids of what they answer.
@@ -129,65 +129,70 @@ class PooledConnection(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_account",
+        "_borrower",
         "_close_with",
         "_deadline",
+        "_discarded",
         "_entry",
         "_iterated",
-        "_permit",
+        "_lender",
         "_pool",
+        "_released",
         "_sent",
         "_shown",
         "_terms",
+        "_timed_out",
         "_touched",
-        "discarded",
-        "timed_out",
     )
 
     def __init__(
         self,
-        pool: Lender,
-        permit: Permit,
+        lender: Lender,
+        borrower: Borrower,
         terms: Terms[T],
         deadline: float | None = None,
+        pool: object = None,
     ) -> None:
         """Made by `ConnectionPool.acquire`; there is no other way to get one."""
         self._terms = terms
-        self._permit = permit
-        self._pool = pool
+        self._borrower = borrower
+        self._lender = lender
+        self._pool = pool  # so that it lives as long as its leases
         self._entry: Entry | None = None
         self._shown: Entry | None = None  # what the properties tell of, after release too
         self._deadline = deadline  # over all operations together, for callbacks
         self._touched = False  # whether the borrower has sent or received
         self._sent = False  # whether the borrower has sent
         self._account: Account | None = None  # of what was sent with ids; None: nothing
-        self.timed_out = False
+        self._timed_out = False
+        self._released = False
         self._iterated = False
-        self.discarded = False
+        self._discarded = False
         self._close_with = (1000, "")  # code and reason, if it is closed at release
-        permit.lease = weakref.ref(self)
+        borrower.lease = weakref.ref(self)
 
     # --- what the pool does with it --------------------------------------------------------------------
 
     def _attach(self, entry: Entry) -> None:
         """Begin to use this connection."""
-        entry.wire.holder = self._permit
+        entry.wire.holder = self._borrower
         self._entry = self._shown = entry
 
     def _detach(self) -> Entry | None:
         """Let go; operations under way finish, later ones are refused."""
         entry, self._entry = self._entry, None
-        if entry is not None and entry.wire.holder is self._permit:
+        if entry is not None and entry.wire.holder is self._borrower:
             entry.wire.holder = None
         return entry
 
     def __del__(self) -> None:
         # No lock, no I/O, nothing that could wait: the housekeeper does the rest.
         try:
-            permit = self._permit
+            borrower = self._borrower
         except AttributeError:  # an interrupt struck before it was set
             return
-        if not permit.claimed:
-            self._terms.doorbell.put(permit)
+        if borrower.entry is not None:
+            self._terms.doorbell.put(borrower)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a lease can't be pickled or copied: its connection has one borrower at a time")
@@ -260,7 +265,7 @@ class PooledConnection(Generic[T]):
         entry = self._entry or self._current()
         since = None if key is None else self._ask(entry, key)
         try:
-            entry.wire.send_message(payload, deadline, self._permit, text)
+            entry.wire.send_message(payload, deadline, self._borrower, text)
         except TimeoutError as error:
             if is_alarm(error):
                 raise
@@ -287,8 +292,8 @@ class PooledConnection(Generic[T]):
         while True:
             entry = self._entry or self._current()
             fresh = not self._touched and entry.idle_since > 0 and self._deadline is None
-            if fresh and not self._pool.fit_for_first_use(self):
-                self._pool.replace(self, entry, deadline)
+            if fresh and not self._lender.is_fit_for_first_use(self):
+                self._lender.move(self, entry, deadline)
                 continue
             wire = entry.wire
             out = wire.bytes_out if fresh else 0
@@ -297,7 +302,7 @@ class PooledConnection(Generic[T]):
             self._touched = True
             since = None if key is None else self._ask(entry, key)
             try:
-                wire.send_message(payload, deadline, self._permit, text)
+                wire.send_message(payload, deadline, self._borrower, text)
                 self._sent = True
                 return since
             except TimeoutError as error:
@@ -310,7 +315,7 @@ class PooledConnection(Generic[T]):
                 # Not a byte has left, and this borrower has neither sent nor received: nobody will notice.
                 self._touched = False
                 self._account = None  # its ids have been sent on the other connection
-                self._pool.replace(self, entry, deadline)
+                self._lender.move(self, entry, deadline)
 
     def _note_what_came_first(self, entry: Entry) -> None:
         """A message that came before anything was sent was not asked for: a greeting, or what is pushed."""
@@ -364,7 +369,7 @@ class PooledConnection(Generic[T]):
         self._touched = True
         try:
             while True:
-                payload = entry.wire.recv_message(deadline, self._permit)
+                payload = entry.wire.recv_message(deadline, self._borrower)
                 account = self._account
                 if account is None or not account.open or self._admits(entry, account, payload):
                     return payload
@@ -425,7 +430,7 @@ class PooledConnection(Generic[T]):
         patience = None if deadline is not None or entry.key in known.echoing else _ECHO_PATIENCE
         wire = entry.wire
         try:
-            answer = wire.recv_answer(account.waits_for(key), since, deadline, self._permit, patience)
+            answer = wire.recv_answer(account.waits_for(key), since, deadline, self._borrower, patience)
         except TimeoutError as error:
             if is_alarm(error):
                 raise
@@ -437,7 +442,7 @@ class PooledConnection(Generic[T]):
         return answer
 
     def _unanswered(self, error: TimeoutError, key: Key, came: int, limit: float | None) -> TimeoutError:
-        self.timed_out = True
+        self._timed_out = True
         messages = "1 message" if came == 1 else f"{came} messages"
         waited = f"{_ECHO_PATIENCE if limit is None else limit:g}"
         return TimeoutError(
@@ -501,7 +506,7 @@ class PooledConnection(Generic[T]):
         entry = self._current()
         self._touched = True
         try:
-            return entry.wire.measure_latency(self._until(limit), self._permit)
+            return entry.wire.measure_latency(self._until(limit), self._borrower)
         except TimeoutError as error:
             if is_alarm(error):
                 raise
@@ -511,7 +516,7 @@ class PooledConnection(Generic[T]):
 
     def release(self) -> None:
         """Give the connection back. The second time does nothing."""
-        self._pool.take_back(self, failed=False)
+        self._lender.take_back(self, failed=False)
 
     def discard(self, code: int = 1000, reason: str = "") -> None:
         """Have the connection closed at release, whatever its state: after a subscription, or in doubt.
@@ -530,7 +535,7 @@ class PooledConnection(Generic[T]):
         if self._is_released:
             raise not_held(self._told().target)
         self._close_with = (int(code), reason)
-        self.discarded = True
+        self._discarded = True
 
     def __enter__(self) -> PooledConnection[T]:
         return self
@@ -538,7 +543,7 @@ class PooledConnection(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.take_back(self, failed=kind is not None)
+        self._lender.take_back(self, failed=kind is not None)
 
     # --- what it is ------------------------------------------------------------------------------------
 
@@ -588,7 +593,7 @@ class PooledConnection(Generic[T]):
 
     @property
     def _is_released(self) -> bool:
-        return self._entry is None and self._permit.claimed  # without the latter, it could not be moved
+        return self._released and self._entry is None
 
     def _current(self) -> Entry:
         """The connection.
@@ -624,7 +629,7 @@ class PooledConnection(Generic[T]):
         return deadline if self._deadline is None else min(deadline, self._deadline)
 
     def _late(self, error: TimeoutError, limit: float | None) -> TimeoutError:
-        self.timed_out = True
+        self._timed_out = True
         told = str(error)
         if limit is not None:
             option = "send_timeout" if error.operation == "send" else "recv_timeout"

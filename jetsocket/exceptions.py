@@ -211,7 +211,7 @@ class TimeoutError(JetSocketError, builtins.TimeoutError):
         timeout: The time it had, s; None if not known.
     """
 
-    _facts = ("operation", "timeout")
+    _facts: ClassVar[tuple[str, ...]] = ("operation", "timeout")
 
     def __init__(self, message: str, operation: str = "unknown", timeout: float | None = None) -> None:
         """Keep the message, the operation and the time it had."""
@@ -220,35 +220,49 @@ class TimeoutError(JetSocketError, builtins.TimeoutError):
         self.timeout = timeout
 
 
-class PoolExhaustedError(JetSocketError):
-    """No connection became free in time, or the line of waiting callers is full.
+class PoolExhaustedError(TimeoutError):
+    """No connection was to be had in time, or the line of waiting callers is full.
 
     Attributes:
+        operation: Always "acquire".
         max_connections: The pool's cap.
         timeout: How long this acquire was allowed to wait, s.
         waiting: Callers in line when it gave up.
         idle: Idle connections when it gave up.
         last_connect_error: Why the last attempt to open a connection failed, if one did.
+        connecting: Connections that were being opened.
+        holders: The three leases that were out for longest, a sentence each.
     """
 
-    _facts = ("max_connections", "timeout", "waiting", "idle", "last_connect_error")
+    _facts = (
+        "max_connections",
+        "timeout",
+        "waiting",
+        "idle",
+        "last_connect_error",
+        "connecting",
+        "holders",
+    )
 
     def __init__(  # noqa: PLR0917 - `args` holds them in this order
         self,
         message: str,
         max_connections: int = 0,
-        timeout: float = 0.0,
+        timeout: float | None = 0.0,
         waiting: int = 0,
         idle: int = 0,
         last_connect_error: BaseException | Sequence[Any] | None = None,
+        connecting: int = 0,
+        holders: Sequence[str] = (),
     ) -> None:
         """Keep the message and the pool's figures; `last_connect_error` may be as it is in ``args``."""
-        super().__init__(message)
+        super().__init__(message, operation="acquire", timeout=timeout)
         self.max_connections = max_connections
-        self.timeout = timeout
         self.waiting = waiting
         self.idle = idle
         self.last_connect_error = _of_fact(last_connect_error)
+        self.connecting = connecting
+        self.holders = tuple(holders)
 
     def _state(self) -> dict[str, Any]:
         state = super()._state()

@@ -1,57 +1,69 @@
-"""Housekeeper: the one daemon thread of a pool keeps connections alive and tidies up; one function a chore.
+"""Housekeeper: the one lasting daemon thread of a pool keeps connections alive and tidies up; one function a chore.
 
-It knows the ledger but not the pool, so that a pool which nobody refers to can be collected; the pool's
-finalizer then rings, and the housekeeper closes what is left and ends.
+It knows the state but not the pool, so that a pool which is not referred to any more can be collected; the pool's
+finalizer then rings, and the housekeeper closes what is left and ends. It runs no user code and nothing that may
+block: log records, warnings and `check` go to the workers, dials to the openers, both of which it starts.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import math
 import sys
 import threading
-import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
-from os import getpid
-from queue import Empty, SimpleQueue
-from types import FrameType
+from collections.abc import Callable
+from functools import partial
+from queue import Empty
 
+from jetsocket.borrower import Borrower
+from jetsocket.clean import stale
 from jetsocket.clock import monotonic
-from jetsocket.entry import Entry, stale
-from jetsocket.ledger import ABANDONED, NEWS, STOP, Ledger, Ring
-from jetsocket.permits import Permit
+from jetsocket.closing import close_all
+from jetsocket.demand import Dial
+from jetsocket.entry import Entry
+from jetsocket.exceptions import TimeoutError
+from jetsocket.limits import Limiter
+from jetsocket.moves import TICK
+from jetsocket.opening import Opening
+from jetsocket.places import CHECKING, IDLE
+from jetsocket.state import State
+from jetsocket.threads import keep_house, rest_if_forked
 from jetsocket.wire.stream import Watcher, take, waiting
 from jetsocket.wire.websocket import WebSocket
+from jetsocket.workers import Workers
 
-TICK = 0.5
-"""s between two rounds of all chores."""
+STOP = "stop"
+ABANDONED = "abandoned"
 
-_SOON = 0.05  # s, while a connection says goodbye, or one had to be passed over
+_SOON = 0.05  # s, while a connection is closing, or one had to be passed over
 _BUDGET = 0.1  # s that a chore may spend on what comes, over all connections
 _LITTLE = 4096  # B: as much as an honest server sends unasked, a ping above all
-_AUDIT_EVERY = 10.0  # s, between two recounts without a suspicion
 _START_PATIENCE = 1.0  # s, after which a thread that does not run is taken for one that never will
+_RETURN_PATIENCE = 0.3  # s that a return may take from its claim to its booking
+_STOP_PATIENCE = 1.0  # s that workers have to empty their queues
 
 _log = logging.getLogger("jetsocket.pool")
 
 Check = Callable[[Entry], bool]
 
-_here = threading.local()
-
 
 class Housekeeper:
     """The thread, and what it remembers between two rounds."""
 
-    def __init__(self, ledger: Ledger, check: Check | None = None) -> None:
-        """Look after the connections of `ledger`; `check` replaces the protocol's ping."""
-        self.ledger = ledger
-        self.check = check
+    def __init__(
+        self, state: State, opening: Opening, check: Check | None = None, limiter: Limiter | None = None
+    ) -> None:
+        """Look after the connections of that pool; `check` replaces the protocol's ping."""
+        self.state = state
+        self.workers = Workers(state.name)
+        self._opening = opening
+        self._check = check
+        self._limiter = limiter
         self._thread = threading.Thread(
-            target=self._run, name=f"jetsocket-housekeeper-{ledger.name}", daemon=True
+            target=self._run, name=f"jetsocket-housekeeper-{state.name}", daemon=True
         )
         self._made_at = monotonic()
         self._runs = False
@@ -60,8 +72,9 @@ class Housekeeper:
         self._watch_version = -1
         self._passed_over: set[int] = set()  # descriptors for which the last round had no time
         self._next_ping_round = 0.0
-        self._next_audit = 0.0  # at once: something may have been lost before this one came
+        self._unreturned: dict[Borrower, float] = {}  # since when their return is seen under way
         self._failures_seen: set[str] = set()
+        self._logging = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -75,7 +88,7 @@ class Housekeeper:
 
     @property
     def has_died(self) -> bool:
-        """Whether the thread ended, or whoever was to start it never did."""
+        """Whether the thread ended, or was never started."""
         return not self._runs and monotonic() - self._made_at > _START_PATIENCE
 
     @property
@@ -91,53 +104,65 @@ class Housekeeper:
     # --- the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._runs = _here.keeps_house = True
+        self._runs = True
+        keep_house()
         try:
             self._keep_house()
         finally:
             self._runs = False
 
     def _keep_house(self) -> None:
-        doorbell = self.ledger.doorbell
+        doorbell = self.state.doorbell
         next_round = monotonic()
         while True:
             try:
-                ring: Ring | None = take(doorbell, next_round - monotonic())
+                ring: object = take(doorbell, min(next_round, self.state.plan_at) - monotonic())
             except Empty:
                 ring = None
             if ring in (STOP, ABANDONED):
                 doorbell.put(STOP)  # for one that was late, and was replaced
-            if ring == ABANDONED:
-                self._do(self._close_abandoned)
-            if isinstance(ring, Permit):
-                self._do(functools.partial(self._reclaim, ring))
-            if ring in (STOP, ABANDONED, NEWS):
-                self._do(self.ledger.journal.emit)
-            if ring in (STOP, ABANDONED):
-                if self.ledger.pid != getpid():
-                    # A greenlet in a forked child: `threading` has forgotten it, and its end would fail.
-                    SimpleQueue[None]().get()
+                if ring == ABANDONED:
+                    self._do(self._close_abandoned)
+                self._end()
                 return
+            if isinstance(ring, Borrower):
+                self._do(partial(self._reclaim, ring))
+            elif ring == "closing":
+                next_round = min(next_round, monotonic() + _SOON)
+            elif ring == "openers":
+                self._do(self._opening.start_threads)
+            if monotonic() >= self.state.plan_at:
+                self._do(self._mind_the_times)
             if monotonic() >= next_round:
                 self._round()
-                next_round = monotonic() + (_SOON if self.ledger.closing or self._passed_over else TICK)
+                is_busy = self.state.closing or self._passed_over or self._unreturned
+                next_round = monotonic() + (_SOON if is_busy else TICK)
+
+    def _end(self) -> None:
+        self._do(self._emit)
+        self.workers.stop(monotonic() + _STOP_PATIENCE)
+        rest_if_forked(self.state.pid)
 
     def _round(self) -> None:
         for chore in (
-            self.ledger.journal.emit,
+            self._emit,
             self._listen,
             self._keep_alive,
+            self._hear_suspects,
             self._expire,
-            self._finish_goodbyes,
+            self._keep_floors,
+            self._finish_closing,
             self._report_leaks,
-            self._find_forsaken,
-            self._audit,
-            self.ledger.settle,
+            self._find_dropped,
+            self._find_unreturned,
+            self._release_tokens,
+            self._opening.start_threads,
+            self.state.settle,
         ):
             self._do(chore)
 
-    def _do(self, chore: Callable[[], None]) -> None:
-        """Run a chore; if it raises, tell once per kind with the traceback, and go on."""
+    def _do(self, chore: Callable[[], object]) -> None:
+        """Run a chore; if it raises, log it once per kind with the traceback, and go on."""
         try:
             chore()
         except Exception as error:  # noqa: BLE001  # whatever it is, the other connections need looking after
@@ -145,12 +170,36 @@ class Housekeeper:
             kind = f"{name}: {type(error).__name__}"
             if kind not in self._failures_seen:
                 self._failures_seen.add(kind)
-                _log.exception("[%s] housekeeping failed in %s; it goes on", self.ledger.name, kind)
+                told = "[%s] housekeeping failed in %s; it goes on"
+                self.state.log.note(logging.ERROR, told, self.state.name, kind, failure=error)
 
     # --- chores ----------------------------------------------------------------------------------------
 
+    def _emit(self) -> None:
+        """Have a worker emit what is to be logged."""
+        if self.state.log.has_lines and self.workers.log.is_idle:
+            self.workers.log.submit(self.state.log.emit)
+
+    def _mind_the_times(self) -> None:
+        """Do what is due: a URI may be dialled again, a caller has waited long enough, a dial is overdue."""
+        for dial in self.state.overdue_dials(monotonic()):
+            self._give_dial_up(dial)
+        self.state.plan()
+
+    def _give_dial_up(self, dial: Dial) -> None:
+        entry = dial.entry
+        if entry is None:
+            return
+        entry.wire.cut("it was not opened in time")
+        where, lasted = dial.target.redacted, monotonic() - dial.began_at
+        told = (
+            f"cannot connect to {where}: {lasted:.3g} s were not enough for a name look-up or a callback that does"
+            " not end; see what the resolver and your callables do, or allow more time (connect_timeout)"
+        )
+        self.state.failed(dial, entry, TimeoutError(told, operation="connect", timeout=lasted))
+
     def _listen(self) -> None:
-        """Read what came where nobody is reading: answer pings, notice ends and foreign messages.
+        """Read what came where no borrower is reading: answer pings, notice ends and foreign messages.
 
         They take turns of one read each: of those that never stop sending there may be many.
         """
@@ -166,8 +215,8 @@ class Housekeeper:
             if monotonic() >= until:
                 break
         self._passed_over = set(itertools.islice(turns, max(0, unheard)))
-        for wire in self.ledger.unfinished.copy():
-            self.ledger.unfinished.discard(wire)  # first: it may put itself there again
+        for wire in self.state.unfinished.copy():
+            self.state.unfinished.discard(wire)  # first: it may put itself there again
             wire.finish(until)
 
     def _in_turn(self, ready: list[int]) -> list[int]:
@@ -180,16 +229,16 @@ class Housekeeper:
         """Read once from a connection that has something to read; True if there is more."""
         if entry is None or not entry.wire.tend(0.0):
             return False
-        if stale(entry, self.ledger.config.reuse, -math.inf) is not None:
-            self._retire_if_stale(entry)
+        if entry.place in (IDLE, CHECKING):
+            self._retire_if_stale(entry, -math.inf)
         return entry.wire.wants_reading
 
     def _sync_watcher(self) -> None:
-        version = self.ledger.watch_version
+        version = self.state.watch_version
         if version == self._watch_version:
             return
         # Not those that still shake hands: what comes there is not for us.
-        wanted = {entry.wire.fileno(): entry for entry in self.ledger.open_entries() if entry.created}
+        wanted = {entry.wire.fileno(): entry for entry in self.state.open_entries() if entry.created}
         wanted.pop(-1, None)
         for fd in self._watched.keys() - wanted.keys():
             self._watcher.remove(fd)
@@ -200,37 +249,30 @@ class Housekeeper:
         self._watched = wanted
         self._watch_version = version
 
-    def _retire_if_stale(self, entry: Entry) -> None:
+    def _retire_if_stale(self, entry: Entry, now: float) -> None:
         """Take an idle connection out of service if it must not be lent; a lent one is its borrower's."""
-        if not self.ledger.take_if_idle(entry):
-            return
-        reason = stale(entry, self.ledger.config.reuse, monotonic())
-        if reason is None:
-            self.ledger.put_back(entry)
-        else:
+        if (reason := stale(entry, self.state.config.reuse, now)) is not None:
             self._retire(entry, reason)
 
     def _retire(self, entry: Entry, reason: str) -> None:
-        """Close a connection that is ours."""
-        self.ledger.known.note_idle(entry, reason)
-        entry.wire.start_close(1001 if reason in ("idle", "lifetime") else 1000)
-        gone = entry.wire.poll_close()
-        if gone:
-            entry.wire.shutdown()
-        self.ledger.retire(entry, reason, gone=gone)
-        _log.debug("[%s] connection %d closed: %s", self.ledger.name, entry.id, reason)
+        if self.state.retire_if_idle(entry, reason):
+            self.state.known.note_idle(entry, reason)
+            entry.wire.start_close(1001 if reason in ("idle", "lifetime") else 1000)
+            self.state.log.note(
+                logging.DEBUG, "[%s] connection %d closed: %s", self.state.name, entry.id, reason
+            )
 
     def _keep_alive(self) -> None:
         """Ping what has been silent for health_check_interval; end what owes a pong for too long."""
         now = monotonic()
         if now < self._next_ping_round:
             return
-        config = self.ledger.config
+        config = self.state.config
         due = now + config.health_check_interval
         for entry in list(self._watched.values()):
             wire = entry.wire
             if wire.is_over:
-                continue  # its borrower has not noticed yet, or it says goodbye
+                continue  # its borrower has not noticed yet, or it is closing
             if wire.ping_due_since is not None:
                 if self._is_overdue(wire):
                     if monotonic() >= now + _BUDGET:  # the rest in the next round
@@ -250,7 +292,7 @@ class Housekeeper:
         since = wire.ping_due_since
         if since is None:
             return False
-        return monotonic() - max(since, wire.last_heard) >= self.ledger.config.health_check_timeout
+        return monotonic() - max(since, wire.last_heard) >= self.state.config.health_check_timeout
 
     def _mind_the_pong(self, entry: Entry) -> None:
         """A pong is overdue: end the connection, unless it is this side that holds the ping or pong up."""
@@ -260,7 +302,7 @@ class Housekeeper:
             return
         taken, before = wire.bytes_taken, entry.taken_at_ping
         ping_waits = before < taken < wire.bytes_out  # behind a large message, and the server is at it
-        if (looked and wire.has_backlog) or ping_waits:  # the pong may be behind what nobody reads yet
+        if (looked and wire.has_backlog) or ping_waits:  # the pong may be behind what is not read yet
             entry.taken_at_ping = taken
             wire.last_heard = monotonic()
         else:
@@ -268,189 +310,170 @@ class Housekeeper:
 
     def _ask(self, entry: Entry) -> bool:
         """Ask whether the server is alive; False: not possible, because it takes nothing just now."""
-        if self.check is None:
+        if self._check is None:
             entry.taken_at_ping = entry.wire.bytes_taken
             return entry.wire.send_ping()
-        if not entry.checking and self.ledger.take_if_idle(entry):
-            # In a thread of its own: the user's code may take its time, and other pings can't wait.
-            entry.checking = True
-            name = f"jetsocket-check-{self.ledger.name}"
+        if self.state.take_for_check(entry):
             try:
-                threading.Thread(target=self._run_check, args=(entry,), name=name, daemon=True).start()
+                self.workers.checks.submit(partial(self._run_check, self._check, entry))
             except RuntimeError:  # no more threads: it was not asked, and stays as it was
-                entry.checking = False
-                self.ledger.put_back(entry)
+                self.state.put_back(entry)
                 raise
         return True
+
+    def _run_check(self, check: Check, entry: Entry) -> None:
+        """In a worker."""
+        healthy = False
+        try:
+            healthy = check(entry)
+        finally:
+            if healthy:
+                entry.wire.last_heard = monotonic()
+                self.state.put_back(entry)
+            else:
+                self._retire(entry, "check failed")
 
     def _mind_the_stall(self, entry: Entry, now: float) -> None:
         """A borrower's send is under way and leaves no room for a ping: then bytes must move instead."""
         taken = entry.wire.bytes_taken
         if entry.stalled_at_bytes != taken:
             entry.stalled_at_bytes, entry.stalled_since = taken, now
-        elif now - entry.stalled_since >= self.ledger.config.health_check_timeout:
+        elif now - entry.stalled_since >= self.state.config.health_check_timeout:
             self._give_up(entry, "the server took nothing")
 
-    def _run_check(self, entry: Entry) -> None:
-        assert self.check is not None
-        healthy = False
-        try:
-            healthy = self.check(entry)
-        finally:
-            entry.checking = False
-            if healthy:
-                entry.wire.last_heard = monotonic()
-                self.ledger.put_back(entry)
-            else:
-                self._retire(entry, "check failed")
-
     def _give_up(self, entry: Entry, why: str) -> None:
-        """No sign of life for too long: end the connection, whoever has it."""
-        told = f"{why} within health_check_timeout={self.ledger.config.health_check_timeout:g} s"
+        """No sign of life for too long: end the connection, whichever borrower has it."""
+        told = f"{why} within health_check_timeout={self.state.config.health_check_timeout:g} s"
+        self._cut(entry, told)
+
+    def _cut(self, entry: Entry, told: str) -> None:
         entry.wire.cut(told)
-        _log.warning("[%s] connection %d: %s", self.ledger.name, entry.id, told)
-        if self.ledger.take_if_idle(entry):
+        self.state.log.note(logging.WARNING, "[%s] connection %d: %s", self.state.name, entry.id, told)
+        if self.state.retire_if_idle(entry, "pong overdue"):
             entry.wire.shutdown()
-            self.ledger.retire(entry, "pong overdue", gone=True)
+            self.state.forget([entry])
+
+    def _hear_suspects(self) -> None:
+        """Those that had to answer a ping before they are lent again: have they?"""
+        now = monotonic()
+        for entry in self.state.suspects():
+            wire = entry.wire
+            if wire.is_over:
+                self._retire(entry, "closed")
+            elif wire.ping_due_since is None:
+                self.state.put_back(entry)
+            elif now >= entry.answer_by:
+                self._cut(entry, "no pong came in time, after another connection to its URI was found dead")
 
     def _expire(self) -> None:
         """Close what has been idle for max_idle_time or has lived for max_lifetime."""
         now = monotonic()
-        for entry in self.ledger.idle_too_long(now):
-            self._retire(entry, "idle")
-        if self.ledger.config.max_lifetime is not None:
-            for entry in self.ledger.open_entries():
-                if now >= entry.expires:
-                    self._retire_if_stale(entry)
+        self.state.idle_too_long(now)
+        if self.state.config.max_lifetime is not None:
+            for entry in self.state.open_entries():
+                if now >= entry.expires and entry.place == IDLE:
+                    self._retire_if_stale(entry, now)
 
-    def _finish_goodbyes(self) -> None:
+    def _keep_floors(self) -> None:
+        """Open what `prewarm(keep=True)` wants and is not there."""
+        if self.state.floors:
+            self.state.fill_floors()
+
+    def _finish_closing(self) -> None:
         """Let go of connections whose closing handshake is over, or has taken too long."""
-        entries = self.ledger.say_goodbye()
+        entries = self.state.closing_entries()
         if not entries:
             return
         now, share = monotonic(), _BUDGET / len(entries)
-        over = [
-            entry for entry in entries if now >= entry.close_by or entry.wire.poll_close(monotonic() + share)
-        ]
-        for entry in over:
-            entry.wire.shutdown()
-        self.ledger.forget_closed(over)
+        over = []
+        for entry in entries:
+            entry.wire.start_close(1001)  # unless it was started before
+            if now >= entry.close_by or entry.wire.poll_close(monotonic() + share):
+                entry.wire.shutdown()
+                over.append(entry)
+        self.state.forget(over)
 
     def _report_leaks(self) -> None:
         """Warn of leases that have been out for leak_threshold, once each."""
-        threshold = self.ledger.config.leak_threshold
+        threshold = self.state.config.leak_threshold
         if threshold is None:
             return
         now = monotonic()
-        for permit in self.ledger.lent.copy():
-            if not permit.warned and now - permit.taken_at >= threshold:
-                permit.warned = True
-                out_for = now - permit.taken_at
-                told = f"it has been out for {out_for:.3g} s (leak_threshold={threshold:g} s)"
-                stack = "" if permit.stack is None else "".join(permit.stack.format())
-                _log.warning("[%s] connection leaked: %s, acquired at\n%s", self.ledger.name, told, stack)
+        for borrower in list(self.state.lent):
+            if not borrower.warned and now - borrower.taken_at >= threshold:
+                borrower.warned = True
+                self._warn_of_leak(borrower, now - borrower.taken_at, threshold)
 
-    def _find_forsaken(self) -> None:
-        """Return what a lease held whose finalizer or release an exception has struck."""
-        for permit in self.ledger.forsaken():
-            self._reclaim(permit)
+    def _warn_of_leak(self, borrower: Borrower, out_for: float, threshold: float) -> None:
+        stack = "" if borrower.stack is None else "".join(borrower.stack.format())
+        entry = borrower.entry
+        which = "?" if entry is None else f"{entry.id} to {entry.target.redacted}"
+        told = f"it has been out for {out_for:.3g} s (leak_threshold={threshold:g} s)"
+        self.state.log.note(
+            logging.WARNING,
+            "[%s] connection %s leaked: %s, acquired by thread %s at\n%s",
+            self.state.name,
+            which,
+            told,
+            borrower.thread_name,
+            stack,
+        )
 
-    def _audit(self) -> None:
-        """Find what else an exception between two bytecodes has lost, and give it back."""
+    # --- what was dropped or struck --------------------------------------------------------------------
+
+    def _find_dropped(self) -> None:
+        """Return what a lease held whose finalizer an exception has struck."""
+        for borrower in self.state.dropped():
+            self._reclaim(borrower)
+
+    def _find_unreturned(self) -> None:
+        """Return what a lease held whose `release` an exception has struck, though it may be kept somewhere."""
         now = monotonic()
-        if not self.ledger.suspect and now < self._next_audit:
-            return
-        self._next_audit = now + _AUDIT_EVERY
-        lost = self.ledger.recount()
-        if lost:
-            _log.warning("[%s] %d permits were lost to an interrupt and are back", self.ledger.name, lost)
+        under_way = self.state.unreturned()
+        self._unreturned = {each: self._unreturned.get(each, now) for each in under_way}
+        for borrower, since in self._unreturned.items():
+            if now >= max(since + _RETURN_PATIENCE, borrower.returning_until):
+                self._take_back(borrower, "interrupted")
 
-    # --- what was dropped ------------------------------------------------------------------------------
-
-    def _reclaim(self, permit: Permit) -> None:
+    def _reclaim(self, borrower: Borrower) -> None:
         """Return what a lease held that was dropped without release."""
-        was_lent = self.ledger.claim(permit)
-        permit.claimed = True
-        if permit.room is not None:
-            permit.room.wire.shutdown()
-        if permit.entry is not None:
-            self._hang_up(permit.entry.wire)
-        permit.reason = "dropped"
-        permit.gone = permit.entry is None or permit.entry.wire.poll_close()
-        if permit.gone and permit.entry is not None:
-            permit.entry.wire.shutdown()
-        permit.lent_for = max(1e-9, monotonic() - permit.taken_at) if was_lent else 0.0
-        self.ledger.give_back(permit)
+        was_lent = self.state.claim(borrower)
+        if not was_lent and borrower.entry is not None and borrower.entry.borrower is borrower:
+            return  # its return is under way, or `_find_unreturned` finds it
+        self._take_back(borrower, "dropped")
         if was_lent:
-            self._warn_of_drop(permit)
+            self._warn_of_drop(borrower)
 
-    @staticmethod
-    def _hang_up(wire: WebSocket) -> None:
-        wire.holder = None
-        if wire.connected:
-            wire.start_close()
-        else:
-            wire.cut("the acquire that opened it was interrupted")
+    def _take_back(self, borrower: Borrower, reason: str) -> None:
+        entry = borrower.entry
+        if entry is not None:
+            entry.wire.holder = None
+            entry.wire.start_close()
+        borrower.reason = reason
+        borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
+        self.state.come_back(borrower)
 
-    def _warn_of_drop(self, permit: Permit) -> None:
-        file, line, function = permit.where()
+    def _warn_of_drop(self, borrower: Borrower) -> None:
+        file, line, function = borrower.where()
         text = (
-            f"a lease of pool {self.ledger.name!r} was dropped without release, acquired in {function}"
+            f"a lease of pool {self.state.name!r} was dropped without release, acquired in {function}"
             f" ({file}:{line}); its connection was closed. Use `with pool.acquire(…) as conn:`"
         )
-        _log.warning("[%s] %s", self.ledger.name, text)
-        warnings.warn_explicit(text, ResourceWarning, file, max(1, line))
+        self.state.log.note(logging.WARNING, "[%s] %s", self.state.name, text)
+        # A warnings hook is the user's code: not here.
+        self.workers.log.submit(partial(warnings.warn_explicit, text, ResourceWarning, file, max(1, line)))
+
+    def _release_tokens(self) -> None:
+        """Give the limiter back what it gave for connections that are closed."""
+        while self._limiter is not None and self.state.spent_tokens:
+            self.workers.limiter.submit(partial(self._limiter.release, self.state.spent_tokens.popleft()))
 
     def _close_abandoned(self) -> None:
-        """The pool object is gone: say goodbye to all of its connections, side by side."""
-        self.ledger.close()  # perhaps for the second time: the pool's own close() was interrupted
-        entries = self.ledger.open_entries()
-        close_all(entries, self.ledger.close_timeout)
-        self.ledger.forget_closed(entries)
+        """The pool object is gone: close all of its connections, side by side."""
+        self.state.close()  # perhaps for the second time: the pool's own close() was interrupted
+        entries = self.state.open_entries()
+        close_all(entries, self.state.close_timeout)
+        self.state.forget(entries)
 
 
-def is_housekeeping() -> bool:
-    """Whether this thread is a housekeeper's, of whatever pool: nothing may hold it up."""
-    return getattr(_here, "keeps_house", False)
-
-
-def close_all(entries: Iterable[Entry], timeout: float) -> None:
-    """Close connections side by side, all within `timeout` (s): each says goodbye, then all wait together."""
-    pending = list(entries)
-    deadline = monotonic() + timeout
-    try:
-        for entry in pending:
-            entry.wire.start_close(1001)
-        while pending := [entry for entry in pending if not _has_closed(entry.wire, deadline)]:
-            remaining = deadline - monotonic()
-            if remaining <= 0:
-                break
-            _wait_for_any(pending, min(remaining, _SOON))
-    finally:  # after a Ctrl-C, too: closing twice does nothing
-        for entry in pending:
-            entry.wire.shutdown()
-
-
-def _has_closed(wire: WebSocket, deadline: float) -> bool:
-    if monotonic() >= deadline or not wire.poll_close():
-        return False
-    wire.shutdown()
-    return True
-
-
-def _wait_for_any(entries: Iterable[Entry], timeout: float) -> None:
-    watcher = Watcher()
-    for entry in entries:
-        fd = entry.wire.fileno()
-        if fd >= 0:
-            watcher.add(fd)
-    watcher.ready(timeout)
-
-
-def stack_of(frame: FrameType | None) -> traceback.StackSummary:
-    """The stack down to `frame`; source lines are read only when it is shown."""
-    frames = [] if frame is None else list(traceback.walk_stack(frame))
-    return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
-
-
-__all__ = ["TICK", "Check", "Housekeeper", "close_all", "is_housekeeping", "stack_of"]
+__all__ = ["ABANDONED", "STOP", "Check", "Housekeeper"]

@@ -1,26 +1,65 @@
-"""Idle connections: a `queue.Queue` per URI, last in, first out, and their common order by age."""
+"""Idle connections: a `queue.Queue` per URI, last in, first out, and their common order by age.
+
+The queues of a pool have one mutex, which is the lock of the pool's state, and one set of Conditions.
+"""
 
 from __future__ import annotations
 
 import queue
+import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from jetsocket.entry import Entry
 
+if TYPE_CHECKING:
+    _Queue = queue.Queue[Entry]
+else:  # the standard library's under gevent, too: its replacement's attributes can't be shared
+    _gevent = sys.modules.get("gevent.monkey")
+    _Queue = queue.Queue if _gevent is None else _gevent.get_original("queue", "Queue")
 
-class IdleQueue(queue.Queue[Entry]):
+
+class Shared:
+    """What all idle queues of a pool share: the mutex, and the Conditions that `queue.Queue` makes of it."""
+
+    __slots__ = ("all_tasks_done", "mutex", "not_empty", "not_full")
+
+    def __init__(self, mutex: threading.Lock) -> None:
+        """Share this mutex."""
+        self.mutex = mutex
+        self.not_empty = threading.Condition(mutex)
+        self.not_full = threading.Condition(mutex)
+        self.all_tasks_done = threading.Condition(mutex)
+
+
+class IdleQueue(_Queue):
     """The idle connections to one URI: the most recently used comes out first, and any by name.
 
-    Made of the hooks that `queue.Queue` documents for subclasses.
+    Made of the hooks that `queue.Queue` documents for subclasses. Its methods that do not wait take no mutex:
+    the caller holds it, for it is the lock of the pool's state.
 
     Attributes:
-        members: How many open connections to this URI there are, lent ones included.
+        open: How many connections to this URI are open, lent ones included, those that are closing not.
+        opening: How many are being opened.
     """
+
+    is_shutdown = False  # what `queue.Queue.__init__` sets, since Python 3.13
+
+    def __init__(self, shared: Shared) -> None:
+        """Begin empty."""
+        self.maxsize = 0
+        self.mutex = shared.mutex
+        self.not_empty = shared.not_empty
+        self.not_full = shared.not_full
+        self.all_tasks_done = shared.all_tasks_done
+        self.unfinished_tasks = 0
+        self.open = self.opening = 0
+        self._init(0)
 
     def _init(self, maxsize: int) -> None:
         self.queue: dict[Entry, None] = {}
-        self.members = 0
 
     def _qsize(self) -> int:
         return len(self.queue)
@@ -30,9 +69,6 @@ class IdleQueue(queue.Queue[Entry]):
 
     def _get(self) -> Entry:
         return self.queue.popitem()[0]
-
-    # The following do without the queue's own mutex: the ledger's lock is held anyway, and an interrupt
-    # could leave that mutex locked for ever.
 
     put_nowait = _put
     get_nowait = _get
@@ -45,26 +81,14 @@ class IdleQueue(queue.Queue[Entry]):
         return True
 
 
-class IdleConnections:
-    """The idle queues of a pool. Has no lock of its own: every call is made under the ledger's lock.
+class Idle:
+    """The idle queues of a pool. The caller of each method holds the lock of the pool's state."""
 
-    Whoever takes an entry out owns it; that is the only way to own one.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared) -> None:
         """Begin with none."""
+        self._shared = shared
         self._queues: dict[str, IdleQueue] = {}
         self._by_age: OrderedDict[Entry, None] = OrderedDict()  # the one idle for longest first
-
-    @classmethod
-    def of(cls, entries: Iterable[Entry], idle: Iterable[Entry]) -> IdleConnections:
-        """Those `entries`, of which some are `idle`, the one idle for longest first."""
-        made = cls()
-        for entry in entries:
-            made.enroll(entry)
-        for entry in idle:
-            made.put(entry)
-        return made
 
     def __len__(self) -> int:
         return len(self._by_age)
@@ -78,7 +102,7 @@ class IdleConnections:
 
     @property
     def keys(self) -> list[str]:
-        """The keys that have an open connection, idle or lent."""
+        """The keys that have a connection, open or being opened."""
         return list(self._queues)
 
     def count(self, key: str) -> int:
@@ -86,24 +110,41 @@ class IdleConnections:
         found = self._queues.get(key)
         return 0 if found is None else len(found.queue)
 
-    def enroll(self, entry: Entry) -> None:
-        """An open connection to that URI exists: keep a queue for it."""
-        found = self._queues.get(entry.key)
-        if found is None:
-            found = self._queues[entry.key] = IdleQueue()
-        found.members += 1
+    def open(self, key: str) -> int:
+        """How many connections under this key are open and not closing, lent ones included."""
+        found = self._queues.get(key)
+        return 0 if found is None else found.open
 
-    def strike(self, entry: Entry) -> None:
-        """That connection is no more; with the last one of its URI the queue goes, too."""
-        found = self._queues.get(entry.key)
-        if found is not None:
-            found.members -= 1
-            if found.members <= 0:
-                del self._queues[entry.key]
+    def opening(self, key: str) -> int:
+        """How many under this key are being opened."""
+        found = self._queues.get(key)
+        return 0 if found is None else found.opening
+
+    def count_open(self, key: str, by: int) -> None:
+        """One more is open (1), or one less (-1); with the last one of its URI the queue goes, too."""
+        found = self._of(key)
+        found.open += by
+        self._drop_if_unused(key, found)
+
+    def count_opening(self, key: str, by: int) -> None:
+        """One more is being opened (1), or one less (-1)."""
+        found = self._of(key)
+        found.opening += by
+        self._drop_if_unused(key, found)
+
+    def _of(self, key: str) -> IdleQueue:
+        found = self._queues.get(key)
+        if found is None:
+            found = self._queues[key] = IdleQueue(self._shared)
+        return found
+
+    def _drop_if_unused(self, key: str, found: IdleQueue) -> None:
+        if found.open <= 0 and found.opening <= 0:
+            del self._queues[key]
 
     def put(self, entry: Entry) -> None:
         """Let it wait for the next borrower."""
-        self._queues[entry.key].put_nowait(entry)
+        self._of(entry.key).put_nowait(entry)
         self._by_age[entry] = None
 
     def put_back(self, entry: Entry) -> None:
@@ -123,16 +164,25 @@ class IdleConnections:
         return entry
 
     def remove(self, entry: Entry) -> bool:
-        """Take out that very entry; False when somebody else has taken it."""
+        """Take out that very entry; False when another has taken it."""
         if entry not in self._by_age:
             return False
         del self._by_age[entry]
         found = self._queues.get(entry.key)
         return found is not None and found.remove(entry)
 
-    def take_oldest(self) -> Entry | None:
-        """The one that has been idle for longest, of whatever URI; None when none is idle."""
-        for entry in self._by_age:
-            self.remove(entry)
-            return entry
-        return None
+    def rebuild(self, opening: Iterable[str], others: Iterable[Entry]) -> None:
+        """Derive everything from the places of the entries, after an exception struck half-way."""
+        self._queues, self._by_age = {}, OrderedDict()
+        for key in opening:
+            self.count_opening(key, 1)
+        idle = []
+        for entry in others:
+            self.count_open(entry.key, 1)
+            if entry.place == "idle":
+                idle.append(entry)
+        for entry in sorted(idle, key=lambda each: each.idle_since):
+            self.put(entry)
+
+
+__all__ = ["Idle", "IdleQueue", "Shared"]

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 
-from jetsocket.entry import UNREAD_WHILE_IDLE, Entry
+from jetsocket.deferred_log import DeferredLog
+from jetsocket.entry import Entry
 from jetsocket.interrupts import suppress
-from jetsocket.journal import Journal
+
+UNREAD_WHILE_IDLE = "unread while idle"
+COUNTS_ALONE = "counts alone"
 
 MOST = 1024
 """URIs that are remembered; of more, those that were found first are forgotten."""
@@ -26,9 +29,9 @@ class KnownUris:
         echoing: The keys of URIs where a message has carried an id that was sent.
     """
 
-    def __init__(self, journal: Journal, name: str) -> None:
-        """Know nothing yet; warnings go to `journal`, in the name of the pool."""
-        self._journal = journal
+    def __init__(self, log: DeferredLog, name: str) -> None:
+        """Know nothing yet; warnings go to `log`, in the name of the pool."""
+        self._log = log
         self._name = name
         self.minds = False
         self.unasked: dict[str, object] = {}
@@ -63,7 +66,7 @@ class KnownUris:
         if not self.minds or self.unasked.setdefault(entry.key, token) is not token:
             return
         _forget_some(self.unasked)
-        self._journal.note(
+        self._log.note(
             logging.WARNING,
             "[%s] a message that nothing had asked for came from %s, %s. Where that happens, as many messages"
             " may come as went, and the next borrower still get this one's reply: connections to it are no"

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from jetsocket.places import IDLE, LENT, OPENING
+
+if TYPE_CHECKING:
+    from jetsocket.borrower import Borrower
+    from jetsocket.entry import Entry
 
 _UNIT = 1e-6  # s
 _AT_ONCE = 64  # durations
@@ -60,6 +67,14 @@ class Histogram:
                 return min(upper_bound(bucket), self.longest)
         return 0.0
 
+    def buckets(self) -> list[tuple[float, int]]:
+        """Pairs of an upper bound (s) and how many durations were at most that long, as Prometheus counts."""
+        pairs, seen = [], 0
+        for bucket in sorted(self.counts):
+            seen += self.counts[bucket]
+            pairs.append((upper_bound(bucket), seen))
+        return pairs
+
     @property
     def p50(self) -> float:
         """The median (s)."""
@@ -77,7 +92,7 @@ class Histogram:
 
 
 class Recorder:
-    """A histogram in the making. Not thread-safe: the ledger's lock guards it."""
+    """A histogram in the making. Not thread-safe: the lock of the pool's state guards it."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -125,6 +140,7 @@ class PoolStats:
         total_messages_sent: Messages that borrowers sent.
         total_messages_received: Messages that came for borrowers, whether read or not.
         total_reconnects: Connections opened in place of one that was lost.
+        connecting: Being opened now.
         waiting: Callers in line now.
         acquires: Leases given out.
         reuses: Leases of a connection that had another borrower before.
@@ -135,6 +151,7 @@ class PoolStats:
         bytes_received: B received likewise.
         wait_time: From `acquire` to the lease, connecting included.
         lend_time: From the lease to its return.
+        connect_time: From the beginning of a dial to its connection, `configure` included.
     """
 
     total_connections: int
@@ -143,6 +160,7 @@ class PoolStats:
     total_messages_sent: int
     total_messages_received: int
     total_reconnects: int
+    connecting: int = 0
     waiting: int = 0
     acquires: int = 0
     reuses: int = 0
@@ -153,10 +171,36 @@ class PoolStats:
     bytes_received: int = 0
     wait_time: Histogram = field(default_factory=Histogram)
     lend_time: Histogram = field(default_factory=Histogram)
+    connect_time: Histogram = field(default_factory=Histogram)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures by name, flat: of the histograms count, mean, p50, p95, p99 and longest (s)."""
+        flat: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Histogram):
+                for name in ("count", "mean", "p50", "p95", "p99", "longest"):
+                    flat[f"{each.name}_{name}"] = getattr(value, name)
+            elif isinstance(value, Mapping):
+                flat.update({f"{each.name}_{name.replace(' ', '_')}": count for name, count in value.items()})
+            else:
+                flat[each.name] = value
+        return flat
+
+    def __str__(self) -> str:
+        """Two readable lines: what is now, and what has been."""
+        discards = ", ".join(f"{count} {reason}" for reason, count in sorted(self.discards.items())) or "none"
+        return (
+            f"now: {self.active_connections} lent, {self.idle_connections} idle, {self.connecting} being opened,"
+            f" {self.waiting} waiting\n"
+            f"so far: {self.total_connections} opened, {self.connect_errors} connect errors, {self.acquires}"
+            f" acquires ({self.reuses} reused), {self.timeouts} timeouts, discarded: {discards};"
+            f" waited p50 {self.wait_time.p50:.3g} s, p99 {self.wait_time.p99:.3g} s"
+        )
 
 
 class Totals:
-    """The running sums behind `PoolStats`. Not thread-safe: the ledger's lock guards them."""
+    """The running sums behind `PoolStats`. Not thread-safe: the lock of the pool's state guards them."""
 
     def __init__(self) -> None:
         """Begin at nought."""
@@ -167,10 +211,62 @@ class Totals:
         self.messages_received = 0
         self.bytes_sent = 0
         self.bytes_received = 0
-        self.acquires = 0
-        self.reuses = 0
         self.timeouts = 0
         self.connect_errors = 0
         self.discards: Counter[str] = Counter()
         self.wait_time = Recorder()
         self.lend_time = Recorder()
+        self.connect_time = Recorder()
+        self._acquires = 0
+        self._reuses = 0
+        self._leases: list[tuple[float, float, bool]] = []  # not counted yet: many at once cost less
+
+    def count_lease(self, borrower: Borrower) -> None:
+        """A lease has come back."""
+        self._leases.append((borrower.taken_at - borrower.asked_at, borrower.lent_for, borrower.reused))
+        if len(self._leases) >= _AT_ONCE:
+            self._count_leases()
+
+    def _count_leases(self) -> None:
+        leases, self._leases = self._leases, []
+        self._acquires += len(leases)
+        self._reuses += sum(reused for _, _, reused in leases)
+        for waited, lent_for, _ in leases:
+            self.wait_time.add(waited)
+            self.lend_time.add(lent_for)
+
+    def add_up(self, entry: Entry) -> None:
+        """A connection is gone: keep what went over it."""
+        self.messages_sent += entry.messages_sent
+        self.messages_received += entry.messages_received
+        self.bytes_sent += entry.wire.bytes_out
+        self.bytes_received += entry.wire.bytes_in
+
+    def figures(self, entries: Iterable[Entry], *, waiting: int) -> PoolStats:
+        """All figures of a pool that has these connections now."""
+        self._count_leases()
+        entries = list(entries)
+        lent = [e.borrower for e in entries if e.place == LENT and e.borrower is not None]
+        wait_time = self.wait_time.copy()
+        for borrower in lent:
+            wait_time.add(borrower.taken_at - borrower.asked_at)
+        return PoolStats(
+            total_connections=self.connections,
+            active_connections=len(lent),
+            idle_connections=sum(e.place == IDLE for e in entries),
+            total_messages_sent=self.messages_sent + sum(e.messages_sent for e in entries),
+            total_messages_received=self.messages_received + sum(e.messages_received for e in entries),
+            total_reconnects=self.reconnects,
+            connecting=sum(e.place == OPENING for e in entries),
+            waiting=waiting,
+            acquires=self._acquires + len(lent),
+            reuses=self._reuses + sum(borrower.reused for borrower in lent),
+            timeouts=self.timeouts,
+            connect_errors=self.connect_errors,
+            discards=dict(self.discards),
+            bytes_sent=self.bytes_sent + sum(e.wire.bytes_out for e in entries),
+            bytes_received=self.bytes_received + sum(e.wire.bytes_in for e in entries),
+            wait_time=wait_time.histogram(),
+            lend_time=self.lend_time.histogram(),
+            connect_time=self.connect_time.histogram(),
+        )

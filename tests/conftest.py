@@ -14,6 +14,7 @@ import pytest
 import trustme
 from hypothesis import HealthCheck, settings
 
+from tests.books import faults
 from tests.faults.proxy import FaultProxy
 from tests.servers import LOCALHOST, EchoServer, RawServer, Script, SerialSSLSocket, wait_until
 
@@ -121,7 +122,7 @@ def make_pool() -> Iterator[Callable[..., Any]]:
 
     yield make
     try:
-        assert [fault for pool in pools for fault in pool._ledger.faults()] == []
+        assert [fault for pool in pools for fault in faults(pool)] == []
     finally:
         for pool in pools:
             pool.close(timeout=1)

@@ -20,6 +20,7 @@ from jetsocket import (
     PoolClosedError,
     PooledConnection,
 )
+from tests.books import state_of
 from tests.faults.proxy import FaultProxy
 from tests.servers import (
     EchoServer,
@@ -210,7 +211,7 @@ def test_a_drain_that_close_breaks_off_has_failed(echo: EchoServer) -> None:
         pool = pool_for(echo.uri)
         conn = pool.acquire("/")
         draining = in_thread(pool.drain)
-        wait_until(lambda pool=pool: pool._ledger._drain_waiters)
+        wait_until(lambda pool=pool: state_of(pool)._drain_waiters)
         pool.close()
         assert draining.result(5)[0] is False
         conn.release()
@@ -368,7 +369,7 @@ def test_what_is_closed_to_make_room_is_cut_and_whoever_waits_for_that_is_told_a
     pool.acquire("/first").release()
     through.stall()  # its goodbye is not answered
     waiter = in_thread(lambda: pool.acquire("/second"))
-    [room] = wait_until(pool._ledger.rooms)
+    [room] = wait_until(state_of(pool).rooms)
     start = monotonic()
     pool.close()
     assert room.wire.fileno() == -1

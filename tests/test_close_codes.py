@@ -111,7 +111,7 @@ def test_codes_that_are_not_the_borrower_s(echo: EchoServer, make_pool: MakePool
     with pool.acquire("/", 5) as conn:
         with pytest.raises(ValueError, match="1000, or 3000 to 4999"):
             conn.discard(code)
-        assert not conn.discarded
+        assert not conn._discarded
     assert pool.stats().idle_connections == 1
 
 

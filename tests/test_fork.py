@@ -192,7 +192,7 @@ def test_a_child_keeps_no_connection_that_is_being_closed_to_make_room(
     def acquire():
         pool.acquire("/second", timeout=10).release()
     thread = threading.Thread(target=acquire); thread.start()
-    while not any(permit.room for permit in pool._ledger.permits.held.copy()): time.sleep(0.001)
+    while not any(permit.room for permit in state_of(pool).lent.copy()): time.sleep(0.001)
     def child():
         assert open_sockets() == 0, open_sockets()
     assert in_child(child) == 0

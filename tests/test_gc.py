@@ -290,7 +290,9 @@ def test_a_return_inside_a_tls_session_does_not_wait_for_itself(
     def borrow() -> None:
         conn = pool.acquire("/")
         stream = conn._entry.wire._stream
-        wait_until(lambda: echo_tls.connections and pool._housekeeper._next_audit > 0)  # it has been round
+        wait_until(
+            lambda: echo_tls.connections and pool._lending.housekeeper._next_audit > 0
+        )  # it has been round
         echo_tls.connections[0].send("1")  # there is something to look at
         assert stream.wait_readable(monotonic() + 5)
         do = conn.release if what == "release" else pool.close
@@ -360,7 +362,7 @@ gc.disable()
 for _ in range(3):
     node = Node(); node.me, node.stream = node, stream()
     next(node.stream)
-    while not all(permit.warned for permit in pool._ledger.lent): time.sleep(0.001)
+    while not all(permit.warned for permit in state_of(pool).lent): time.sleep(0.001)
     del node
     logging.getLogger("app").info("hello")
 pool.close()

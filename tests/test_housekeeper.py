@@ -17,6 +17,7 @@ import pytest
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import ConnectionClosedError
 from jetsocket.housekeeper import Housekeeper
+from tests.books import faults, state_of
 from tests.conftest import Tls
 from tests.faults.proxy import FaultProxy
 from tests.servers import (
@@ -550,7 +551,7 @@ def test_a_connection_lives_for_max_lifetime_and_is_not_cut_while_lent(echo: Ech
 def test_lifetimes_do_not_all_end_at_once(echo: EchoServer) -> None:
     with pool_to(echo, max_lifetime=1000.0, max_connections=20) as pool:
         pool.prewarm("/", 20)
-        left = [entry.expires - monotonic() for entry in pool._ledger.open_entries()]
+        left = [entry.expires - monotonic() for entry in state_of(pool).open_entries()]
     assert all(890 < seconds <= 1000 for seconds in left)
     assert max(left) - min(left) > 20
 
@@ -646,7 +647,7 @@ def test_a_connection_under_check_makes_room(echo: EchoServer) -> None:
             assert conn.request([1]) == [1]
             go_on.set()
         wait_until(lambda: idle(pool) == 1)
-        assert pool._ledger.faults() == []
+        assert faults(pool) == []
         assert echo.most_open == 1
 
 
@@ -694,7 +695,7 @@ def test_one_thread_for_each_pool_from_its_first_connection_to_its_end(echo: Ech
 def test_one_that_was_late_and_was_replaced_ends_with_the_pool(echo: EchoServer) -> None:
     with pool_to(echo) as pool:
         pool.prewarm("/", 1)
-        second = Housekeeper(pool._ledger)
+        second = Housekeeper(state_of(pool))
         second.start()
         wait_until(lambda: second.is_alive)
         assert len(housekeepers()) == 2

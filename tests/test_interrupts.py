@@ -43,7 +43,7 @@ def check(number, what):
         for conn in held:
             assert conn.request(number, timeout=PATIENCE) == number
     except BaseException as error:
-        print(f"round {number}: after an interrupt in {what}: {error!r}", *pool._ledger.faults(), sep="; ")
+        print(f"round {number}: after an interrupt in {what}: {error!r}", *faults(pool), sep="; ")
         os._exit(1)
     finally:
         for conn in held: conn.release()
@@ -270,9 +270,9 @@ try:
     conn.release()
 except KeyboardInterrupt as error:
     struck = error                       # and with it, its traceback and the lease
-audited = pool._housekeeper._next_audit
+audited = pool._lending.housekeeper._next_audit
 end = time.monotonic() + 5
-while pool._housekeeper._next_audit == audited and time.monotonic() < end: time.sleep(0.001)
+while pool._lending.housekeeper._next_audit == audited and time.monotonic() < end: time.sleep(0.001)
 del conn, struck
 check(0, "a return")
 pool.close()
@@ -304,7 +304,7 @@ def dropped():
 for work in (dropped,) if sys.argv[3] == "__del__" else (released, left):
     one = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri)
     one.acquire("/").release()
-    while one._housekeeper._next_audit == 0: time.sleep(0.001)     # the next one is in 10 s
+    while one._lending.housekeeper._next_audit == 0: time.sleep(0.001)     # the next one is in 10 s
     try: work()
     except KeyboardInterrupt: pass
     finally: sys.setprofile(None)
@@ -337,8 +337,8 @@ except KeyboardInterrupt:
 finally:
     sys.setprofile(None)
 end = time.monotonic() + 5
-while pool._ledger.entries and time.monotonic() < end: time.sleep(0.001)
-assert not pool._ledger.entries
+while state_of(pool).entries and time.monotonic() < end: time.sleep(0.001)
+assert not state_of(pool).entries
 pool.close()
 assert not [thread for thread in threading.enumerate() if thread.name.startswith("jetsocket")]
 print("ok")
@@ -357,7 +357,7 @@ def strike(frame, event, arg):
         sys.setprofile(None)
         raise KeyboardInterrupt
 first = pool.acquire("/")
-pool._housekeeper._made_at -= 10         # it would be replaced at once, were it dead
+pool._lending.housekeeper._made_at -= 10         # it would be replaced at once, were it dead
 try:
     sys.setprofile(strike)
     connect()

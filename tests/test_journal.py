@@ -6,9 +6,9 @@ import logging
 import threading
 
 import pytest
+from jetsocket.journal import Journal
 
 from jetsocket.exceptions import ConnectionClosedError
-from jetsocket.journal import Journal
 
 
 @pytest.fixture

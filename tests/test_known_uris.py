@@ -14,6 +14,7 @@ import pytest
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.known_uris import MOST, KnownUris
+from tests.books import state_of
 from tests.conftest import Tls
 from tests.servers import (
     EchoServer,
@@ -44,7 +45,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def settled(pool: ConnectionPool[Any]) -> None:
     """Wait until the housekeeper has written down what it was told."""
-    wait_until(lambda: not pool._ledger.journal._records)
+    wait_until(lambda: not state_of(pool).log._records)
 
 
 def balanced_request(pool: ConnectionPool[Any]) -> None:
@@ -219,14 +220,14 @@ def test_pings_tickets_and_half_a_message_are_no_message(
     go_on.set()
     assert pool.request("/", 1, 5) == 1
     settled(pool)
-    assert pool._ledger.known.unasked == {}
+    assert state_of(pool).known.unasked == {}
     assert warnings_in(caplog) == []
 
 
 def test_what_is_remembered_is_bounded(echo: EchoServer, make_pool: MakePool, caplog: Any) -> None:
     pool = make_pool(echo)
     with pool.acquire("/") as conn:
-        entry, known = conn._entry, pool._ledger.known
+        entry, known = conn._entry, state_of(pool).known
         for number in range(MOST * 2):
             entry.key = f"ws://h/{number}"
             known.note_unasked(entry, "in this test")
@@ -244,7 +245,7 @@ def test_threads_that_find_out_at_once_warn_once(echo: EchoServer, make_pool: Ma
 
         def finds(_number: int) -> None:
             together.wait()
-            pool._ledger.known.note_unasked(conn._entry, "in this test")
+            state_of(pool).known.note_unasked(conn._entry, "in this test")
 
         list(threads.map(finds, range(8)))
     settled(pool)
@@ -269,10 +270,10 @@ def test_a_pool_that_remembers_and_is_dropped_closes_itself(server: EchoServer) 
 def test_what_the_parent_knew_a_child_knows(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo)
     with pool.acquire("/") as conn:
-        pool._ledger.known.note_unasked(conn._entry, "in this test")
-        pool._ledger.known.note_echo("ws://h/")
-    child = KnownUris(pool._ledger.journal, "child")
-    child.learn_from(pool._ledger.known)
+        state_of(pool).known.note_unasked(conn._entry, "in this test")
+        state_of(pool).known.note_echo("ws://h/")
+    child = KnownUris(state_of(pool).log, "child")
+    child.learn_from(state_of(pool).known)
     assert child.minds
     assert list(child.unasked) == [f"{echo.uri}/"]
     assert list(child.echoing) == ["ws://h/"]
@@ -280,13 +281,13 @@ def test_what_the_parent_knew_a_child_knows(echo: EchoServer, make_pool: MakePoo
 
 def test_a_forked_child_goes_on_with_what_the_parent_knew(make_pool: MakePool) -> None:
     pool = make_pool("ws://127.0.0.1:1")
-    pool._ledger.known.unasked["ws://127.0.0.1:1/"] = None
-    before = pool._ledger
+    state_of(pool).known.unasked["ws://127.0.0.1:1/"] = None
+    before = state_of(pool)
     before.pid = -1  # as a child finds it
     pool._begin_anew()
-    assert pool._ledger is not before
-    assert pool._terms.known is pool._ledger.known is not before.known
-    assert list(pool._ledger.known.unasked) == ["ws://127.0.0.1:1/"]
+    assert state_of(pool) is not before
+    assert pool._terms.known is state_of(pool).known is not before.known
+    assert list(state_of(pool).known.unasked) == ["ws://127.0.0.1:1/"]
 
 
 def test_a_greeting_that_is_there_before_the_first_send_is_noticed(
@@ -304,8 +305,8 @@ def test_a_greeting_that_is_there_before_the_first_send_is_noticed(
     settled(pool)
     (warning,) = warnings_in(caplog)
     assert "before anything was sent" in warning
-    assert list(pool._ledger.known.unasked) == [f"{server.uri}/"]
+    assert list(state_of(pool).known.unasked) == [f"{server.uri}/"]
     swallows = make_pool(raw_server(script), configure=lambda conn: conn.recv())
     assert swallows.request("/", [1], 5) == [1]
     settled(swallows)
-    assert swallows._ledger.known.unasked == {}
+    assert state_of(swallows).known.unasked == {}

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import jetsocket.ledger
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -19,14 +20,13 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from jetsocket.ledger import Ledger
+from jetsocket.permits import Permit
 
-import jetsocket.ledger
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError, PoolClosedError
 from jetsocket.idle import IdleConnections
-from jetsocket.ledger import Ledger
-from jetsocket.permits import Permit
 from jetsocket.uris import parse
 from jetsocket.wire.websocket import WebSocket
 from tests.servers import wait_until

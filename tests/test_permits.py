@@ -8,7 +8,6 @@ from collections import deque
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from jetsocket.permits import Permit, Permits
 
 

@@ -33,10 +33,11 @@ from jetsocket import (
     TimeoutError,
     housekeeper,
 )
+from jetsocket.cooldown import backoff
 from jetsocket.entry import Entry
 from jetsocket.idle import IdleQueue
-from jetsocket.pool import backoff
 from jetsocket.wire.websocket import WebSocket
+from tests.books import state_of
 from tests.conftest import Tls
 from tests.servers import (
     Connection,
@@ -683,7 +684,7 @@ def test_ten_thousand_uris_leave_nothing_behind(raw_server: MakeRaw, make_pool: 
     pool = make_pool(raw_server(script), max_connections=4)
     for number in range(URIS):
         pool.acquire(f"/{number}").release()
-    assert len(pool._ledger.idle.keys) == pool.stats().idle_connections == 4
+    assert len(state_of(pool).idle.keys) == pool.stats().idle_connections == 4
     gc.collect()
     alive = Counter(type(each) for each in gc.get_objects())
     for kind in (Entry, IdleQueue, WebSocket):
@@ -1087,7 +1088,7 @@ def test_max_idle_time(echo: EchoServer, make_pool: MakePool) -> None:
     wait_until(lambda: echo.open_now == 0)
     wait_until(lambda: pool.stats().discards == {"idle": pool.stats().total_connections})
     assert pool.stats().idle_connections == 0
-    wait_until(lambda: pool._ledger.idle.keys == [])
+    wait_until(lambda: state_of(pool).idle.keys == [])
 
 
 def test_max_idle_time_counts_at_acquire_too(
@@ -1189,7 +1190,7 @@ def test_a_pool_that_is_as_good_as_unlimited(echo: EchoServer, make_pool: MakePo
     pool = make_pool(echo, max_connections=size)
     for number in range(3):
         assert pool.request("/", number, 5) == number
-        assert pool._ledger.recount() == 0  # as the housekeeper does, with all waiting for it
+        assert state_of(pool).recount() == 0  # as the housekeeper does, with all waiting for it
 
 
 def test_many_pools_and_names(echo: EchoServer, make_pool: MakePool) -> None:

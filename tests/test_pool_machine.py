@@ -26,6 +26,7 @@ from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.connection import PooledConnection
 from jetsocket.exceptions import ConnectionClosedError, HandshakeError, PoolClosedError, PoolExhaustedError
 from jetsocket.uris import redact
+from tests.books import faults, state_of
 from tests.servers import EchoServer, wait_until
 
 PATHS = ("/a", "/b", "/c?x=1", "/late")
@@ -75,7 +76,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.leases.clear()
         self.was_released.clear()
         self.pool.close()
-        assert self.pool._ledger.faults() == []
+        assert faults(self.pool) == []
         wait_until(lambda: self.server.open_now == 0, message="the server sees all of them go")
 
     # --- rules
@@ -153,7 +154,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.acquired and not self.pool.is_closed)
     @rule(abrupt=st.booleans())
     def the_server_ends_all(self, abrupt: bool) -> None:
-        ids = {entry.id for entry in self.pool._ledger.open_entries()}
+        ids = {entry.id for entry in state_of(self.pool).open_entries()}
         self.wait_for_the_server()
         if abrupt:
             self.server.cut_all()
@@ -167,7 +168,7 @@ class PoolMachine(RuleBasedStateMachine):
     def time_goes_by(self, seconds: float) -> None:
         self.clock.ahead += seconds
         if seconds > IDLE_FOR:
-            self.pool._ledger.doorbell.put("it is later than you think")
+            state_of(self.pool).doorbell.put("it is later than you think")
             wait_until(lambda: self.pool.stats().idle_connections == 0, message="idle ones are closed")
             lent = {lease.id for lease in self.leases} - self.ended
             wait_until(lambda: self.server.open_now == len(lent), message="and the server sees it")
@@ -190,11 +191,11 @@ class PoolMachine(RuleBasedStateMachine):
     def permits_out_are_live_leases(self) -> None:
         out = 0 if self.pool.is_closed else len(self.leases)
         assert self.pool.stats().active_connections == out
-        assert len(self.pool._ledger.permits.held) == out
+        assert len(state_of(self.pool).lent) == out
 
     @invariant()
     def the_books_agree(self) -> None:
-        assert self.pool._ledger.faults() == []
+        assert faults(self.pool) == []
 
     # --- helpers
 

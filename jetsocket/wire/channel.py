@@ -101,6 +101,7 @@ class Channel:
         last_heard: When data or a due pong last came (monotonic, s).
         ping_due_since: When the ping was sent that has no pong yet (monotonic, s); None when there is none.
         latency: Round trip of the last `measure_latency` (s).
+        waits_since: When a reader last began to wait (monotonic, s); None before.
         unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
             the server does not take, or compressed messages too large to be inflated all at once. Whoever
             looks after many connections calls `finish` on those.
@@ -125,6 +126,7 @@ class Channel:
         self.messages_sent = 0
         self.last_heard = monotonic()
         self.latency: float | None = None
+        self.waits_since: float | None = None
         self.unfinished: set[Channel] | None = None
         self.tell_end: Callable[[ConnectionError], None] = _log_end
         self.reader = MessageReader(max_message_size)
@@ -334,6 +336,7 @@ class Channel:
 
     def _fill(self, deadline: float | None) -> bool:
         """Wait for bytes and take them in; after the deadline take in what is there, and return False."""
+        self.waits_since = monotonic()
         if self.reader.paused or self._live_stream().wait_readable(deadline):
             self._read_once()
             return True

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolClosedError, PooledConnection, housekeeper
+from tests.books import faults
 from tests.scripts import die_if_stuck
 from tests.servers import open_fds, wait_until
 
@@ -196,7 +197,7 @@ def storm(uri: str, ca: str, forks: str) -> None:
         assert not busy.trouble, "\n".join(busy.trouble)
         assert [(how, status) for how, status in statuses if status != ENDS[how][1]] == []
         stats = pool.stats()
-        assert pool._ledger.faults() == []
+        assert faults(pool) == []
         told = {"reconnects": stats.total_reconnects, "discards": stats.discards, "calls": busy.calls}
         print(json.dumps({"pid": os.getpid(), "messages": stats.total_messages_received, **told}))
 

@@ -23,6 +23,7 @@ from jetsocket import (
     PoolExhaustedError,
     TimeoutError,
 )
+from tests.books import faults
 from tests.faults.forking import leave_by, open_pool
 from tests.servers import wait_until
 
@@ -121,7 +122,7 @@ def _check_whole(pool: Pool, cap: int = CAP) -> None:
     held = [pool.acquire("/", timeout=PATIENCE) for _ in range(cap)]
     for conn in held:
         conn.release()
-    assert pool._ledger.faults() == []
+    assert faults(pool) == []
 
 
 def crowd(uri: str, ca: str, seconds: str, greenlets: str, seed: str) -> None:

@@ -32,6 +32,7 @@ import pytest
 import jetsocket
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from tests import scripts
+from tests.books import faults
 from tests.conftest import Tls
 from tests.faults.conftest import Report
 from tests.servers import EchoServer, refusing_port
@@ -358,5 +359,5 @@ def settle(scene: Scene) -> list[str]:
                 for number, conn in enumerate(held):
                     assert conn.request(number, timeout=HEALED) == number
         except Exception as error:
-            trouble.append(f"not whole again: {error!r}; {pool._ledger.faults()}")
+            trouble.append(f"not whole again: {error!r}; {faults(pool)}")
     return trouble

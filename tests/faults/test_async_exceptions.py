@@ -31,13 +31,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from jetsocket.ledger import Ledger
 
 from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, PoolClosedError
-from jetsocket.ledger import Ledger
 from jetsocket.wire.dial import Dialing
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.websocket import WebSocket
 from tests import scripts
+from tests.books import faults, state_of
 from tests.conftest import Tls
 from tests.faults.conftest import Report
 from tests.servers import (
@@ -274,7 +275,7 @@ def test_drain_ends_though_an_interrupt_struck_the_last_release(echo: EchoServer
     with ConnectionPool[Any](base_uri=echo.uri) as pool, ThreadPoolExecutor(1) as other:
         conn = pool.acquire("/")
         draining = other.submit(pool.drain, 20)
-        wait_until(lambda: pool._ledger.draining)
+        wait_until(lambda: state_of(pool).draining)
         with struck_in("_wake_drainers"):
             conn.release()
         assert draining.result(HEALED)
@@ -497,12 +498,12 @@ def ctrl_c(given: str, trusted: str) -> None:
 
 def all_is_back(place: str, pool: ConnectionPool[Any], uri: str) -> None:
     """The pool can lend as many connections as ever, or is closed; and it ends without delay."""
-    if not (pool.is_closed or pool._ledger.draining):
+    if not (pool.is_closed or state_of(pool).draining):
         with contextlib.ExitStack() as stack:
             for conn in [stack.enter_context(pool.acquire(uri, timeout=HEALED)) for _ in range(2)]:
                 conn.release()
-    wait_until(lambda: not pool._ledger.permits.held, HEALED, f"{place}: permits")
-    assert not pool._ledger.faults(), f"{place}: {pool._ledger.faults()}"
+    wait_until(lambda: not state_of(pool).lent, HEALED, f"{place}: permits")
+    assert not faults(pool), f"{place}: {faults(pool)}"
     pool.close(timeout=0.2)
 
 
@@ -751,7 +752,7 @@ def storm(*given: str) -> None:
             slowest = max(slowest, check(scene, victims))
         except BaseException as error:
             faulthandler.dump_traceback()
-            tell(trouble=f"{error!r}; {scene.trouble}; {scene.pool._ledger.faults()}; {count.other}")
+            tell(trouble=f"{error!r}; {scene.trouble}; {faults(scene.pool)}; {count.other}")
             os._exit(1)
     landed += sum(victim.landed for victim in victims)
     scene.pool.close()
@@ -806,12 +807,12 @@ def check(scene: Scene, victims: list[Victim]) -> float:
     pool = scene.pool
     wait_until(lambda: no_strangers(scene), HEALED, "no socket is open that the pool does not know")
     wait_until(lambda: len(keepers()) <= 1, HEALED, "closed and forgotten pools have no thread")
-    assert not pool._ledger.faults()
-    wires = [entry.wire for entry in pool._ledger.open_entries()]
+    assert not faults(pool)
+    wires = [entry.wire for entry in state_of(pool).open_entries()]
     wait_until(
         lambda: not any(w.lock.locked() or w.readlock.locked() for w in wires), HEALED, "no lock is stuck"
     )
-    hosts = [entry.target.secure for entry in pool._ledger.open_entries() if not entry.wire.is_over]
+    hosts = [entry.target.secure for entry in state_of(pool).open_entries() if not entry.wire.is_over]
     tell(plain=hosts.count(False), secure=hosts.count(True))
     assert sys.stdin.readline() == "go on\n"
     return took
@@ -829,7 +830,7 @@ def settle(scene: Scene) -> None:
 def strangers(scene: Scene) -> dict[int, str]:
     """The sockets of this process that are neither the pool's nor known to be lost."""
     gc.collect()
-    known = {entry.wire.fileno() for entry in scene.pool._ledger.open_entries()}
+    known = {entry.wire.fileno() for entry in state_of(scene.pool).open_entries()}
     return {
         fd: what
         for fd, what in open_fds().items()

@@ -142,7 +142,7 @@ thread = threading.Thread(target=fail); thread.start(); thread.join()
         IDLE
         + LENT
         + "threading.Thread(target=pool.drain, daemon=True).start()\n"
-        + "while not pool._ledger.draining: time.sleep(0.001)\n"
+        + "while not state_of(pool).draining: time.sleep(0.001)\n"
         + ENDED,
         goodbye=None,
     ),

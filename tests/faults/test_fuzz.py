@@ -39,6 +39,7 @@ from jetsocket.exceptions import JetSocketError
 from jetsocket.wire.deflate import Agreement, Inflater, agree
 from jetsocket.wire.frames import MessageReader, encode_frame
 from tests import servers
+from tests.books import faults
 from tests.faults import fuzz_targets
 from tests.faults.conftest import Report
 from tests.faults.fuzz_targets import LIMITS, Answering, check_frames, check_upgrade_over_socket
@@ -446,7 +447,7 @@ class Hostile(RuleBasedStateMachine):
         stats = self.pool.stats()
         assert stats.active_connections == len(self.held)
         assert stats.active_connections + stats.idle_connections <= MOST
-        assert self.pool._ledger.faults() == []
+        assert faults(self.pool) == []
 
     def teardown(self) -> None:
         try:

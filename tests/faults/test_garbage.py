@@ -29,6 +29,7 @@ from jetsocket import (
     PoolExhaustedError,
 )
 from tests import scripts
+from tests.books import faults
 from tests.faults.conftest import Report
 from tests.servers import EchoServer, open_fds, wait_until
 
@@ -265,7 +266,7 @@ def whole_again(pool: ConnectionPool[Any]) -> float:
     for number, conn in enumerate(held):
         assert conn.request(number, timeout=HEALED) == number
         conn.release()
-    assert not pool._ledger.faults()
+    assert not faults(pool)
     wait_until(lambda: gc.collect() >= 0 and sockets() == pool.stats().idle_connections, HEALED, "sockets")
     wait_until(lambda: len(keepers()) == 1, HEALED, "threads")
     return took

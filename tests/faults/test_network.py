@@ -29,6 +29,7 @@ from jetsocket.exceptions import (
     TimeoutError,
 )
 from tests import servers
+from tests.books import faults
 from tests.conftest import Tls
 from tests.faults.proxy import FaultProxy
 from tests.servers import EchoServer, RawServer, close_frame, frame, wait_until
@@ -134,7 +135,7 @@ def check_whole(pool: Pool, uri: str) -> None:
             pool.acquire(uri, timeout=0)
     stats = pool.stats()
     assert (stats.active_connections, stats.idle_connections, stats.waiting) == (0, size, 0)
-    assert pool._ledger.faults() == []
+    assert faults(pool) == []
 
 
 @contextlib.contextmanager
@@ -169,7 +170,7 @@ def scene(
             calm(proxy)
             if stage != "TLS handshake":  # else the server does not speak TLS at all
                 check_whole(pool, "/")
-            assert pool._ledger.faults() == []
+            assert faults(pool) == []
         calm(proxy)
         wait_until(lambda: server.open_now == 0, message="the server's connections end")
         wait_until(lambda: servers.open_sockets() <= before, message="no socket is left")

@@ -23,6 +23,7 @@ from typing import Any
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import JetSocketError
 from tests import servers
+from tests.books import faults
 from tests.scripts import die_if_stuck
 from tests.servers import RawServer, frame, wait_until
 
@@ -156,11 +157,7 @@ def whole(pool: Pool) -> bool:
         answers = [lease.request([number], ENOUGH) for number, lease in enumerate(leases)]
     stats = pool.stats()
     counts = (stats.active_connections, stats.idle_connections)
-    return (
-        answers == [[number] for number in range(size)]
-        and counts == (0, size)
-        and pool._ledger.faults() == []
-    )
+    return answers == [[number] for number in range(size)] and counts == (0, size) and faults(pool) == []
 
 
 def send_for_ever(conn: PooledConnection[Any]) -> None:

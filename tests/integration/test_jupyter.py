@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.books import faults
 from tests.faults import conftest as faults
 from tests.faults.test_async_exceptions import sit
 from tests.scripts import ROOT
@@ -51,7 +52,7 @@ CELLS = {
 GOES_ON = """
 try: conn.release()
 except NameError: pass
-assert not pool._ledger.faults() and not other._ledger.permits.held
+assert not faults(pool) and not state_of(other).lent
 held = [pool.acquire('/', timeout=5) for _ in range(2)]
 for number, each in enumerate(held):
     assert each.request(number, timeout=5) == number

@@ -19,6 +19,7 @@ import pytest
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, HandshakeError, PoolExhaustedError
 from tests import servers
+from tests.books import faults
 from tests.conftest import Tls
 from tests.faults.test_network import restart_under_load
 from tests.servers import LOCALHOST, EchoServer, wait_until
@@ -167,7 +168,7 @@ def pool_to(tls: Tls) -> Iterator[Callable[..., Pool]]:
 def check_books(pool: Pool) -> None:
     try:
         assert pool.stats().active_connections == 0
-        assert pool._ledger.faults() == []
+        assert faults(pool) == []
     finally:
         pool.close()
 

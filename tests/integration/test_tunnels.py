@@ -16,6 +16,7 @@ import pytest
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError
 from tests import servers
+from tests.books import faults
 from tests.conftest import Tls
 from tests.servers import LOCALHOST, EchoServer, refusing_port, wait_until
 from tests.wire.conftest import names
@@ -129,7 +130,7 @@ def pool_through(tls: Tls) -> Iterator[Callable[..., Pool]]:
 def check_books(pool: Pool) -> None:
     try:
         assert pool.stats().active_connections == 0
-        assert pool._ledger.faults() == []
+        assert faults(pool) == []
     finally:
         pool.close(2)
 

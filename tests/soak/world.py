@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig, JetSocketError, PooledConnection
+from tests.books import faults, state_of
 from tests.servers import wait_until
 from tests.soak.plan import Kind, Step
 from tests.soak.tally import Failure
@@ -120,7 +121,7 @@ class Slot:
         began = monotonic()
         self.pool.close(timeout)
         self.longest_close = max(self.longest_close, monotonic() - began)
-        entries = self.pool._ledger.entries
+        entries = state_of(self.pool).entries
 
         def still_open() -> list[str]:
             return [
@@ -145,7 +146,7 @@ class Slot:
             "total_reconnects",
         ):
             self.totals[name] += getattr(stats, name)
-        self.broken += [f"{self.pool.name}: {fault}" for fault in self.pool._ledger.faults()]
+        self.broken += [f"{self.pool.name}: {fault}" for fault in faults(self.pool)]
 
     def still_forgotten(self) -> int:
         """How many of the pools that were forgotten are still there."""

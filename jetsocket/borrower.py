@@ -1,0 +1,105 @@
+"""The record of one acquire: who asks, since when, what they were given, and how it came back."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextvars import Context
+from traceback import StackSummary
+from types import CodeType
+from typing import TYPE_CHECKING
+
+from jetsocket.clock import monotonic
+from jetsocket.uris import Target
+
+if TYPE_CHECKING:
+    from jetsocket.entry import Entry
+
+
+class Borrower:
+    """One acquire, from the question to the return: in line, then holding a connection, then done.
+
+    Written under the lock of the pool's state, or by the one thread that acquires or has claimed the return;
+    it outlives the lease, whose finalizer hands it over.
+
+    Attributes:
+        thread: Identity of the thread that asked.
+        asked_at: When (monotonic, s).
+        limit: For how long it is ready to wait (s).
+        target: Where to.
+        key: What connections to there have in common.
+        context: The context variables of the thread that asked, for callbacks while a connection is opened.
+        taken_at: When it got its connection (monotonic, s).
+        site: Where in the code that acquired: (code object, instruction), read only if it has to be shown.
+        stack: The whole stack, if leak_threshold is set.
+        lease: The handle; dead once it was dropped.
+        entry: The connection that it was given; None before, and after it came back.
+        error: Why it gets none.
+        wake: Held while it waits in line; released to wake it.
+        overtaken: How often a later caller of another URI was served before it, at a full pool.
+        reused: Whether the connection had another borrower before.
+        reason: Why the connection must not be lent again; None if it may.
+        gone: Whether the connection is closed already.
+        lent_for: How long it was lent (s).
+        returning_until: Until when its return may take, with a callback of the user's (monotonic, s).
+        warned: Whether its leak was reported.
+    """
+
+    # What all begin with stands here and not in __init__: assignments would be half of what lending costs.
+    limit: float = 0.0
+    target: Target | None = None
+    key: str = ""
+    context: Context | None = None
+    lease: weakref.ref[object] | None = None
+    entry: Entry | None = None
+    error: BaseException | None = None
+    wake: threading.Lock | None = None
+    overtaken: int = 0
+    reused: bool = False
+    reason: str | None = None
+    gone: bool = False
+    lent_for: float = 0.0
+    returning_until: float = 0.0
+    warned: bool = False
+
+    def __init__(self, site: tuple[CodeType, int] | None = None, stack: StackSummary | None = None) -> None:
+        """Record that the calling thread asks for a connection."""
+        self.thread = threading.get_ident()
+        self.asked_at = self.taken_at = monotonic()
+        self.site = site
+        self.stack = stack
+
+    @property
+    def thread_name(self) -> str:
+        """The name of the thread that asked, as far as it is known still."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        return names.get(self.thread, f"that has ended ({self.thread})")
+
+    def where(self) -> tuple[str, int, str]:
+        """File, line and function that asked."""
+        if self.site is None:
+            return "<unknown>", 0, "<unknown>"
+        code, instruction = self.site
+        line = code.co_firstlineno
+        for start, end, number in code.co_lines():
+            if start <= instruction < end and number is not None:
+                line = number
+        return code.co_filename, line, code.co_name
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether its lease is gone."""
+        return self.lease is not None and self.lease() is None
+
+    def wait(self, timeout: float) -> None:
+        """Wait until `rouse`, at most so long (s); for the thread that asked."""
+        if self.wake is not None:
+            self.wake.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
+
+    def rouse(self) -> None:
+        """Wake the thread that waits."""
+        if self.wake is not None and self.wake.locked():
+            self.wake.release()
+
+
+__all__ = ["Borrower"]

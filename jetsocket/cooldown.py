@@ -1,0 +1,110 @@
+"""How long to wait before a URI is dialled again whose last dial failed. Pure decisions, and their record."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
+_COOLDOWN_MOST = 60.0  # s
+_EVICTION_FIRST, _EVICTION_MOST = 1.0, 60.0  # s
+_MOST_DOUBLINGS = 10  # more would be past the most, and one day too much for a float
+_MOST_KEPT = 1024  # URIs
+
+
+def backoff(failures: int, jitter: float, retry_after: float | None = None) -> float:
+    """How long to wait (s) after so many failures in a row, at least one.
+
+    Args:
+        failures: 1 or more.
+        jitter: In [0, 1): full jitter.
+        retry_after: What the server asked for (s), if it did.
+    """
+    if retry_after is not None:
+        return retry_after
+    doublings = min(failures - 1, _MOST_DOUBLINGS)
+    return float(min(_BACKOFF_MOST, _BACKOFF_FIRST * 2**doublings) * jitter)
+
+
+def cooldown(first: float, failures: int, jitter: float, retry_after: float | None = None) -> float:
+    """For how long acquires fail at once (s): `first`, doubled at each further failure, with jitter.
+
+    Args:
+        first: `connect_cooldown`; 0: not at all.
+        failures: 1 or more.
+        jitter: In [0, 1): takes off up to a tenth.
+        retry_after: What the server asked for (s), if it did: never shorter than that.
+    """
+    if first <= 0:
+        return 0.0
+    most = max(first, _COOLDOWN_MOST)
+    lasts = min(most, first * 2 ** min(failures - 1, _MOST_DOUBLINGS)) * (1.0 - jitter / 10)
+    return float(max(lasts, retry_after or 0.0))
+
+
+def eviction_pause(failures: int) -> float:
+    """How long (s) a URI whose dials fail has to wait before it takes another slot of a healthy one."""
+    return float(min(_EVICTION_MOST, _EVICTION_FIRST * 2 ** min(failures - 1, _MOST_DOUBLINGS)))
+
+
+class Trouble:
+    """A URI whose last dial failed.
+
+    Attributes:
+        failures: Rounds of dials that failed in a row; those that ran side by side count as one.
+        failed_at: When the last one failed (monotonic, s).
+        error: Why.
+        next_dial_at: Not before is it dialled again for callers who wait (monotonic, s).
+        refuse_until: Until then acquires fail at once (monotonic, s).
+        next_eviction_at: Not before may it take the slot of another URI's connection (monotonic, s).
+    """
+
+    __slots__ = ("error", "failed_at", "failures", "next_dial_at", "next_eviction_at", "refuse_until")
+
+    def __init__(self, error: BaseException) -> None:
+        """Begin with no failure counted."""
+        self.failures = 0
+        self.failed_at = 0.0
+        self.error = error
+        self.next_dial_at = self.refuse_until = self.next_eviction_at = 0.0
+
+
+class Troubles:
+    """The URIs whose last dial failed; of very many, the latest. The caller holds the pool's lock."""
+
+    def __init__(self, first_cooldown: float, random: Callable[[], float]) -> None:
+        """Begin with none."""
+        self._first_cooldown = first_cooldown
+        self._random = random
+        self._by_key: OrderedDict[str, Trouble] = OrderedDict()
+
+    def of(self, key: str) -> Trouble | None:
+        """What is known of that URI; None: its last dial, if there was one, succeeded."""
+        return self._by_key.get(key)
+
+    def forget(self, key: str) -> None:
+        """A dial has succeeded."""
+        self._by_key.pop(key, None)
+
+    def note(
+        self, key: str, error: BaseException, *, began: float, now: float, retry_after: float | None
+    ) -> Trouble:
+        """A dial that began then has failed for good."""
+        found = self._by_key.get(key)
+        if found is None:
+            found = self._by_key[key] = Trouble(error)
+            if len(self._by_key) > _MOST_KEPT:
+                self._by_key.popitem(last=False)
+        self._by_key.move_to_end(key)
+        if began >= found.failed_at:  # else it ran beside one that was counted
+            found.failures += 1
+            found.next_eviction_at = now + eviction_pause(found.failures)
+        found.failed_at, found.error = now, error
+        pause = backoff(found.failures, self._random(), retry_after)
+        found.next_dial_at = max(found.next_dial_at, now + pause)
+        lasts = cooldown(self._first_cooldown, found.failures, self._random(), retry_after)
+        found.refuse_until = max(found.refuse_until, now + lasts) if lasts else 0.0
+        return found
+
+
+__all__ = ["Trouble", "Troubles", "backoff", "cooldown", "eviction_pause"]

@@ -1,0 +1,131 @@
+"""How many connections are to be opened, and which one makes room: pure decisions, and the order to dial.
+
+The pool opens as many connections to a URI as its line needs and no more (`dials_allowed`). At a full pool, an idle
+connection of another URI makes room for the head of a line that has waited or been overtaken enough
+(`room_allowed_at`).
+"""
+
+from __future__ import annotations
+
+import threading
+from contextvars import Context
+from typing import Literal, TypeAlias
+
+from jetsocket.clock import monotonic
+from jetsocket.cooldown import Trouble
+from jetsocket.entry import Entry
+from jetsocket.uris import Target
+
+Purpose: TypeAlias = Literal["line", "poll", "prewarm", "keep"]
+
+GRACE = 0.05
+"""s that the head of a line waits before a connection of another URI is closed for it, by trial."""
+
+CHECK_GRACE = 1.0
+"""s that it waits before one that the user's `check` runs on is closed for it."""
+
+MOST_OVERTAKEN = 5
+"""Callers of other URIs that may be served before the head of a line, at a full pool."""
+
+
+class Dial:
+    """The order to open one connection, from the moment that it is decided to its end.
+
+    It counts as being opened for its URI all the while; its slot it has only while it dials.
+
+    Attributes:
+        key: Of the URI.
+        target: Where to.
+        purpose: For whom: the callers in line, the next try of one that does not wait, `prewarm`, or a number of
+            connections that is to be kept.
+        context: The context variables of the caller that it is made for, for callbacks of the user's.
+        limit: The time (s) that caller has, for messages.
+        has_slot: Whether it holds a slot that no entry stands for yet.
+        room: A connection that is to be closed first; its slot is this dial's then.
+        entry: The connection that is being opened now.
+        ordered_at: When it was decided (monotonic, s).
+        attempts: How many attempts have begun.
+        overdue_at: When it is given up though its thread has not come back (monotonic, s).
+        is_over: Whether it has ended, well or not; what its thread still opens is closed then.
+        taken: Whether a thread has taken it up.
+        done: Released when it is over; for `prewarm`.
+        error: Why it failed, if it did.
+    """
+
+    def __init__(self, key: str, target: Target, purpose: Purpose, context: Context | None) -> None:
+        """Order one."""
+        self.key = key
+        self.target = target
+        self.purpose = purpose
+        self.context = context
+        self.has_slot = False
+        self.room: Entry | None = None
+        self.entry: Entry | None = None
+        self.ordered_at = self.began_at = monotonic()
+        self.attempts = 0
+        self.overdue_at = float("inf")
+        self.is_over = False
+        self.taken = False
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.error: BaseException | None = None
+
+    def end(self) -> None:
+        """It is over; wakes the threads that wait for that."""
+        self.is_over = True
+        if self.done.locked():
+            self.done.release()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is over, at most so long (s); whether it is."""
+        if self.done.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX)):
+            self.done.release()
+        return self.is_over
+
+
+def dials_allowed(more: int, *, opening: int, open_now: int, most_opening: int, most: int | None) -> int:
+    """How many of so many more connections to one URI may be opened, slots aside.
+
+    Args:
+        more: How many are needed beside those that are being opened.
+        opening: How many are being opened.
+        open_now: How many are open.
+        most_opening: `max_connecting`.
+        most: `max_per_uri`.
+    """
+    allowed = min(more, most_opening - opening)
+    if most is not None:
+        allowed = min(allowed, most - open_now - opening)
+    return max(0, allowed)
+
+
+def room_allowed_at(
+    *,
+    asked_at: float,
+    overtaken: int,
+    has_connection: bool,
+    has_dial: bool,
+    trouble: Trouble | None,
+    is_checked: bool = False,
+) -> float:
+    """When an idle connection of another URI may be closed for the head of a line, at a full pool (monotonic, s).
+
+    At once if its URI has no connection, open or being opened, or if it has been overtaken too often; else after a
+    moment in line. A URI that is not known to have a server takes one slot at a time, and the next after a pause.
+
+    Args:
+        asked_at: When it came (monotonic, s).
+        overtaken: How many callers of other URIs were served before it, though they came later.
+        has_connection: Whether a connection to its URI is open.
+        has_dial: Whether one is being opened.
+        trouble: Its URI's, if its last dial failed.
+        is_checked: Whether the user's `check` runs on that connection, which deserves its end.
+    """
+    if has_dial and not has_connection:
+        return float("inf")
+    at_once = not has_connection or overtaken >= MOST_OVERTAKEN
+    grace = CHECK_GRACE if is_checked else 0.0 if at_once else GRACE
+    return max(asked_at + grace, 0.0 if trouble is None else trouble.next_eviction_at)
+
+
+__all__ = ["GRACE", "MOST_OVERTAKEN", "Dial", "Purpose", "dials_allowed", "room_allowed_at"]

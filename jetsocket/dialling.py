@@ -1,0 +1,214 @@
+"""The steps of an opener: it takes up an order, begins, and tells how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from jetsocket.borrower import Borrower
+from jetsocket.clock import monotonic
+from jetsocket.demand import Dial, Purpose
+from jetsocket.entry import Entry
+from jetsocket.locking import step
+from jetsocket.moves import Moves
+from jetsocket.places import CLOSING
+from jetsocket.uris import Target
+
+
+class Dialling(Moves):
+    """What openers do with the state of their pool."""
+
+    @step
+    def next_dial(self, *, is_new: bool) -> Dial | None:
+        """Take up an order; None: park, and wait for `wake_opener`."""
+        if is_new:
+            self.starting -= 1
+        if (dial := self._take_dial()) is None and not self.closed:
+            self.parked += 1
+        return dial
+
+    def _take_dial(self) -> Dial | None:
+        while self.queued:
+            dial = self.queued.popleft()
+            if dial in self.dials:
+                dial.taken = True
+                return dial
+        return None
+
+    @step
+    def unpark(self, *, stay: bool) -> Dial | None:
+        """An opener has waited: it takes up an order, or waits on (`stay`), or ends."""
+        self.parked -= 1
+        if (dial := self._take_dial()) is None and stay and not self.closed:
+            self.parked += 1
+        return dial
+
+    @step
+    def openers_wanted(self) -> int:
+        """How many openers are to be started now; they count as being started from here on."""
+        wanted = max(0, len(self.queued) - self.parked - self.starting)
+        self.starting += wanted
+        return wanted
+
+    @step
+    def openers_not_started(self, count: int) -> list[Borrower]:
+        """So many could not be started; returns the callers that have to open their connection themselves."""
+        self.starting -= count
+        return [head for dial in self.queued if (head := self.line.first(dial.key)) is not None]
+
+    @step
+    def take_own_dial(self, borrower: Borrower) -> Dial | None:
+        """Take up an order for the URI of a caller in line, where no thread runs that would."""
+        for dial in self.queued:
+            if dial.key == borrower.key:
+                self.queued.remove(dial)
+                dial.taken = True
+                return dial
+        return None
+
+    @step
+    def take_own(self, dial: Dial) -> None:
+        """Take up that very order, where no thread runs that would."""
+        if dial in self.queued:
+            self.queued.remove(dial)
+        dial.taken = True
+
+    @step
+    def begin(self, dial: Dial, entry: Entry, overdue_at: float) -> bool:
+        """A dial has its slot, and begins; False: it is over, as it is not wanted any more, or there is no slot."""
+        if dial not in self.dials or dial.room is not None:
+            return False
+        is_wanted = dial.purpose != "line" or self.line.count(dial.key) > 0
+        if not is_wanted or not (dial.has_slot or self.slots.acquire(blocking=False)):
+            self._end_dial(dial)
+            self._plan()
+            return False
+        dial.entry, dial.began_at, dial.overdue_at = entry, monotonic(), overdue_at
+        self.entries.add(entry)
+        dial.has_slot = False  # it is the entry's now
+        self._look_again_at(overdue_at)
+        return True
+
+    @step
+    def room_is_closed(self, dial: Dial) -> None:
+        """The connection whose slot a dial waited for is closed."""
+        if dial.room is not None:
+            self._forget(dial.room)
+
+    @step
+    def opened(self, dial: Dial, entry: Entry) -> bool:
+        """A connection is open; False: it came too late, and is to be closed."""
+        if dial not in self.dials or entry not in self.entries or entry.place == CLOSING:
+            return False
+        self.totals.connections += 1
+        if self.totals.lost:
+            self.totals.lost -= 1
+            self.totals.reconnects += 1
+        self.last_connect_error = None
+        self.troubles.forget(dial.key)
+        self.watch_version += 1
+        dial.entry = None
+        self._end_dial(dial)
+        self._come_home(entry)
+        return True
+
+    @step
+    def attempt_failed(self, dial: Dial, entry: Entry, error: BaseException) -> bool:
+        """An attempt failed, and another is to follow after a pause; False: the dial is over already."""
+        self._count_failure(error)
+        dial.entry, dial.overdue_at = None, float("inf")
+        self._forget_unopened(entry)
+        return dial in self.dials and not self.closed
+
+    @step
+    def failed(
+        self, dial: Dial, entry: Entry | None, error: BaseException, retry_after: float | None = None
+    ) -> None:
+        """A dial has failed for good.
+
+        As long as a connection to that URI is open, or another is being opened, its line goes on waiting. Else all
+        that wait for it get this error.
+        """
+        if entry is not None:
+            self._count_failure(error)
+            self._forget_unopened(entry)
+        if dial not in self.dials:
+            return
+        dial.error, dial.entry = error, None
+        self._end_dial(dial)
+        if entry is not None:
+            now = monotonic()
+            trouble = self.troubles.note(
+                dial.key, error, began=dial.began_at, now=now, retry_after=retry_after
+            )
+            if not (self.idle.open(dial.key) or self.idle.opening(dial.key)):
+                trouble.next_dial_at = 0.0
+                for borrower in self.line.leave_all(dial.key):
+                    borrower.error = error
+                    borrower.rouse()
+        self._plan()
+
+    def _count_failure(self, error: BaseException) -> None:
+        self.totals.connect_errors += 1
+        self.last_connect_error = error
+
+    def _forget_unopened(self, entry: Entry) -> None:
+        if entry in self.entries:
+            if entry.place != CLOSING:
+                entry.move(CLOSING)
+            self._forget(entry)
+
+    @step
+    def drop_dial(self, dial: Dial) -> None:
+        """A dial ends without a connection and without an error."""
+        entry, dial.entry = dial.entry, None
+        if entry is not None:
+            self._forget_unopened(entry)
+        self._end_dial(dial)
+        self._plan()
+
+    @step
+    def is_wanted(self, dial: Dial) -> bool:
+        """Whether a dial that waits for its limiter is wanted still."""
+        return dial in self.dials and (dial.purpose != "line" or self.line.count(dial.key) > 0)
+
+    @step
+    def give_slot_back(self, dial: Dial) -> None:
+        """A dial waits for its limiter, without a slot meanwhile."""
+        if dial.has_slot:
+            dial.has_slot = False
+            self._free_slot()
+
+    @step
+    def give_token_back(self, token: Hashable | None) -> None:
+        """A limiter's token was not needed."""
+        if token is not None:
+            self.spent_tokens.append(token)
+            self.doorbell.put("tokens")
+
+    @step
+    def overdue_dials(self, now: float) -> list[Dial]:
+        """The dials whose time is over though their thread has not come back; they are to be given up."""
+        overdue = [dial for dial in self.dials if dial.entry is not None and now >= dial.overdue_at]
+        return overdue
+
+    @step
+    def order(self, key: str, target: Target, count: int, purpose: Purpose) -> list[Dial]:
+        """Order up to so many dials that no caller waits for, as far as free slots and limits allow.
+
+        Raises:
+            PoolClosedError: The pool is closed or drained.
+        """
+        if self.closed or self.draining:
+            raise self.closed_error()
+        return self._order_unasked(key, target, count, purpose)
+
+    def _order_unasked(self, key: str, target: Target, count: int, purpose: Purpose) -> list[Dial]:
+        ordered = []
+        for _ in range(self._allowed(key, count)):
+            if not self.slots.acquire(blocking=False):
+                break
+            ordered.append(self._enqueue(Dial(key, target, purpose, None), has_slot=True))
+        return ordered
+
+
+__all__ = ["Dialling"]

@@ -1,0 +1,98 @@
+"""What is told of a lease and of a connection: read at one moment, of no effect on either."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jetsocket.borrower import Borrower
+from jetsocket.entry import Entry
+from jetsocket.places import Place
+
+
+@dataclass(frozen=True)
+class LeaseInfo:
+    """A connection that is lent.
+
+    Attributes:
+        id: The connection's.
+        uri: Where it leads (redacted).
+        thread: Name of the thread that acquired it.
+        age: How long it has been lent (s).
+        where: Function, file and line that acquired it.
+        doing: What its borrower does now: "in recv for 2.9 s", "in send", "in your code".
+    """
+
+    id: int
+    uri: str
+    thread: str
+    age: float
+    where: str
+    doing: str
+
+    def __str__(self) -> str:
+        return (
+            f"connection {self.id} to {self.uri} for {self.age:.3g} s, by thread {self.thread!r},"
+            f" acquired in {self.where}, {self.doing}"
+        )
+
+
+@dataclass(frozen=True)
+class ConnectionInfo:
+    """A connection of a pool.
+
+    Attributes:
+        id: Unique in this process; the lease's `id`.
+        uri: Where it leads (redacted).
+        place: "opening", "idle", "lent", "checking" or "closing".
+        age: How long it has been open (s); 0.0 before.
+        uses: How often it was lent.
+        latency: Round trip of its last ping (s); None before the first.
+    """
+
+    id: int
+    uri: str
+    place: Place
+    age: float
+    uses: int
+    latency: float | None
+
+
+def lease_info(borrower: Borrower, now: float) -> LeaseInfo | None:
+    """Tell of a borrower; None if it has no connection any more."""
+    entry = borrower.entry
+    if entry is None:
+        return None
+    file, line, function = borrower.where()
+    return LeaseInfo(
+        id=entry.id,
+        uri=entry.target.redacted,
+        thread=borrower.thread_name,
+        age=now - borrower.taken_at,
+        where=f"{function} ({file}:{line})",
+        doing=_doing(entry, now),
+    )
+
+
+def _doing(entry: Entry, now: float) -> str:
+    wire = entry.wire
+    if wire.lock.locked():
+        return "in send"
+    if wire.readlock.locked():
+        since = wire.waits_since
+        return "in recv" if since is None else f"in recv for {now - since:.3g} s"
+    return "in your code"
+
+
+def connection_info(entry: Entry, now: float) -> ConnectionInfo:
+    """Tell of a connection."""
+    return ConnectionInfo(
+        id=entry.id,
+        uri=entry.target.redacted,
+        place=entry.place,
+        age=now - entry.created if entry.created else 0.0,
+        uses=entry.uses,
+        latency=entry.wire.latency,
+    )
+
+
+__all__ = ["ConnectionInfo", "LeaseInfo", "connection_info", "lease_info"]

@@ -1,0 +1,300 @@
+"""How a borrower gets a connection: from the idle ones, or by waiting in line; and another, if it was stale."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from os import getpid
+from typing import Any, NoReturn
+
+from jetsocket.borrower import Borrower
+from jetsocket.clean import owes_a_ping, why_not_lent
+from jetsocket.clock import monotonic
+from jetsocket.connection import PooledConnection, Terms
+from jetsocket.demand import Dial
+from jetsocket.entry import Entry
+from jetsocket.exceptions import (
+    ConnectionClosedError,
+    ConnectionError,
+    PoolClosedError,
+    PoolExhaustedError,
+    TimeoutError,
+)
+from jetsocket.housekeeper import Check, Housekeeper
+from jetsocket.interrupts import is_alarm, raise_alarm_behind
+from jetsocket.limits import Limiter
+from jetsocket.opening import Opening
+from jetsocket.refusals import exhausted
+from jetsocket.returning import Returning, close_now
+from jetsocket.state import Answer, State
+from jetsocket.uris import Target
+
+_log = logging.getLogger("jetsocket.pool")
+
+_SUSPECT_PATIENCE = 1.0  # s that a connection has to answer, when another to its URI was found dead
+_LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
+
+
+class Forked(Exception):  # noqa: N818  # never leaves the package
+    """This is a forked child, and who waited here waits in the line of the parent's pool."""
+
+
+class Lending(Returning):
+    """What leases reach of their pool, and the threads that serve them; one for each process.
+
+    It does not refer to the pool, which must be collectable while its threads run.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        terms: Terms[Any],
+        opening: Opening,
+        *,
+        reset: Any = None,
+        check: Check | None = None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        """Lend the connections of that state."""
+        super().__init__(state, terms, reset)
+        self.opening = opening
+        self.housekeeper: Housekeeper | None = None
+        self._check = check
+        self._limiter = limiter
+
+    # --- the way in ------------------------------------------------------------------------------------
+
+    def lend(self, lease: PooledConnection[Any], deadline: float) -> None:
+        """Give a lease its connection.
+
+        Raises:
+            PoolClosedError: The pool is closed or drained, or was while waiting.
+            PoolExhaustedError: None within the time.
+            ConnectionError: The last connection that was being opened to there has failed, and none is open.
+        """
+        borrower, state = lease._borrower, self.state
+        now = borrower.asked_at
+        answer = state.enter(borrower, deadline > now)
+        entry = self._one_that_is_fit(borrower, answer, now, deadline)
+        uses = entry.uses
+        if uses:  # what comes unasked on a new one counts, however early it came
+            entry.count_from_here()
+        borrower.reused = uses > 0
+        entry.uses = uses + 1
+        lease._attach(entry)
+        if state.closed:
+            entry.wire.cut("the pool was closed")
+            raise state.closed_error()
+        if _log.isEnabledFor(logging.DEBUG):
+            how = "reused" if uses else "opened"
+            text = "[%s] connection %d %s for %s"
+            state.log.tell(text, state.name, entry.id, how, entry.target.redacted)
+
+    def _one_that_is_fit(self, borrower: Borrower, answer: Answer, now: float, deadline: float) -> Entry:
+        """Look at what a borrower was given, and wait for another until one may be lent."""
+        config, known = self.state.config, self.state.known
+        while True:
+            entry = answer.entry
+            if entry is None:
+                entry = self._wait(borrower, answer, deadline)
+                now = monotonic()
+            if not entry.idle_since:
+                borrower.taken_at = now
+                return entry  # new: nobody else has had it
+            why = why_not_lent(entry, config, known, now)
+            if why is None and owes_a_ping(entry, config, now):
+                why = self._ping(entry, now, deadline)
+            if why is None:
+                borrower.taken_at = now
+                return entry
+            known.note_idle(entry, why)
+            if why == "closed":
+                self._suspect_siblings(entry)
+            gone = close_now(entry.wire)
+            now = monotonic()
+            may_wait = deadline > now
+            answer = self.state.refuse(borrower, entry, why, gone=gone, may_wait=may_wait)
+            self.state.log.tell("[%s] connection %d not reused: %s", self.state.name, entry.id, why)
+            if answer.entry is not None and now >= max(deadline, borrower.asked_at + _LOOK_PATIENCE):
+                self._refuse(borrower)  # the others may send as much as this one
+
+    def _ping(self, entry: Entry, now: float, deadline: float) -> str | None:
+        """Have a connection that was idle for long answer a ping; why it must not be lent, None: it may."""
+        until = min(deadline, now + self.state.config.health_check_timeout, now + _SUSPECT_PATIENCE)
+        try:
+            entry.wire.measure_latency(until)
+        except (TimeoutError, ConnectionError) as error:
+            if is_alarm(error):
+                raise
+            entry.wire.cut("no pong came before it was to be lent")
+            return "closed"
+        return None
+
+    def _suspect_siblings(self, entry: Entry) -> None:
+        """A connection has ended without a word: ping the others to its URI before they are lent."""
+        if entry.wire.reader.close is None and self.housekeeper is not None:
+            patience = min(_SUSPECT_PATIENCE, self.state.config.health_check_timeout)
+            for suspect in self.state.suspect(entry.key, monotonic() + patience):
+                suspect.wire.send_ping()
+
+    def _wait(self, borrower: Borrower, answer: Answer, deadline: float) -> Entry:
+        """Wait in line for a connection."""
+        state = self.state
+        if not answer.is_waiting:
+            self._refuse(borrower, answer.error)
+        while True:
+            if not self.ensure_housekeeper() or sys.is_finalizing():
+                self._dial_oneself(borrower)
+            borrower.wait(deadline - monotonic())
+            if state.pid != getpid():
+                raise Forked
+            if borrower.entry is not None:
+                return borrower.entry
+            if borrower.error is not None:
+                self._refuse(borrower, borrower.error)
+            if monotonic() >= deadline:
+                if (entry := state.leave_line(borrower)) is not None:
+                    return entry
+                self._refuse(borrower, borrower.error)
+            self._dial_oneself(borrower)  # roused without a result: no thread could be started
+
+    def _dial_oneself(self, borrower: Borrower) -> None:
+        """Open the connection in the borrower's own thread, where no other runs."""
+        if (dial := self.state.take_own_dial(borrower)) is not None:
+            self.opening.open(dial)
+
+    def _refuse(self, borrower: Borrower, error: BaseException | None = None) -> NoReturn:
+        if error is not None:
+            # A copy each: threads that raise one object would write into each other's traceback.
+            raise copy.copy(error) from error.__cause__
+        raise exhausted(self.state, borrower)
+
+    def give_up(self, borrower: Borrower, error: BaseException) -> None:
+        """An acquire failed or was struck: what it was about to get comes back, unused."""
+        self.state.claim(borrower)
+        entry = borrower.entry
+        if entry is not None:
+            entry.wire.holder = None
+        self.state.come_back(borrower)
+        if not isinstance(error, (PoolExhaustedError, PoolClosedError)):
+            self.state.log.tell("[%s] acquire failed: %s", self.state.name, type(error).__name__)
+
+    def ensure_housekeeper(self) -> bool:
+        """Start the housekeeper, if none runs; False if no thread can be started."""
+        keeper = self.housekeeper
+        if keeper is not None and keeper.is_alive:
+            return True
+        if sys.is_finalizing():
+            return False  # up to Python 3.11, start() would wait for ever for a thread that never runs
+        candidate = Housekeeper(self.state, self.opening, self._check, self._limiter)
+        if self.state.appoint(candidate):
+            self.housekeeper = candidate
+            try:
+                candidate.start()
+            except (KeyError, RuntimeError) as error:
+                # An alarm makes a KeyError of start(). Else it is the system's limit; or, since Python 3.12, the main
+                # thread has ended.
+                raise_alarm_behind(error)
+                if isinstance(error, KeyError):
+                    raise
+                self.state.log.tell("[%s] no thread for the housekeeper", self.state.name)
+                return False
+        return True
+
+    def clear(self, key: str | None) -> int:
+        """Close the idle connections to a URI, or all, and the others when they come back."""
+        idle = self.state.clear(key)
+        for entry in idle:
+            entry.wire.start_close(1000)
+        return len(idle)
+
+    # --- ahead of borrowers ----------------------------------------------------------------------------
+
+    def prewarm(self, target: Target, key: str, count: int, *, keep: bool) -> int:
+        """Open connections side by side until `count` are idle; see `ConnectionPool.prewarm`."""
+        state = self.state
+        if keep:
+            state.keep(key, target, count)
+        deadline = monotonic() + state.config.acquire_timeout
+        opened = 0
+        while True:
+            idle, opening = state.count(key)
+            dials = state.order(key, target, count - idle - opening, "prewarm")
+            if not dials:
+                return opened
+            if not self.ensure_housekeeper():
+                for dial in dials:
+                    state.take_own(dial)
+                    self.opening.open(dial)
+            opened += self._await_dials(dials, target, deadline)
+
+    def _await_dials(self, dials: list[Dial], target: Target, deadline: float) -> int:
+        for dial in dials:
+            if not dial.wait(deadline - monotonic()):
+                told = (
+                    f"prewarm of {target.redacted} had not ended within acquire_timeout="
+                    f"{self.state.config.acquire_timeout:g} s; allow more time, or warm fewer"
+                )
+                raise TimeoutError(told, operation="prewarm", timeout=self.state.config.acquire_timeout)
+        for dial in dials:
+            if dial.error is not None:
+                raise copy.copy(dial.error) from dial.error.__cause__
+        return len(dials)
+
+    # --- a stale connection costs the borrower nothing -------------------------------------------------
+
+    def is_fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
+        """Whether one that was idle is still as clean as it was when it was lent, before its first use."""
+        entry = lease._entry
+        if entry is None:
+            return False
+        return why_not_lent(entry, self.state.config, self.state.known) in (None, "in use")
+
+    def move(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:
+        """Give an unused lease another connection, for one that ended before its first use.
+
+        Raises:
+            ConnectionClosedError: Another thread uses the lease already, or it is the parent process's.
+            InvalidStateError: Another thread has released the lease.
+            PoolClosedError: The pool is closed.
+            PoolExhaustedError: No other connection in time.
+            ConnectionError: No other connection to be had.
+        """
+        borrower, state = lease._borrower, self.state
+        if borrower.entry is not stale or borrower not in state.lent or state.pid != getpid():
+            raise ConnectionClosedError(
+                f"the connection to {stale.target.redacted} has ended, and the lease was not moved to"
+                " another: another thread uses it, or it was lent before a fork",
+                code=1006,
+            )
+        now, limit = monotonic(), state.config.acquire_timeout
+        borrower.limit = limit if deadline is None else min(limit, deadline - now)
+        until = now + borrower.limit
+        taken_at = borrower.taken_at
+        stale.wire.holder = None
+        why = why_not_lent(stale, state.config, state.known) or "closed"
+        state.known.note_idle(stale, why)
+        if why == "closed":
+            self._suspect_siblings(stale)
+        try:
+            gone = close_now(stale.wire)
+            answer = state.refuse(borrower, stale, why, gone=gone, may_wait=True)
+            entry = self._one_that_is_fit(borrower, answer, now, until)
+        except BaseException as error:
+            lease._detach()  # from what has ended: it stays without a connection until it is released
+            self.give_up(borrower, error)
+            raise
+        if entry.uses:
+            entry.count_from_here()
+        borrower.reused, borrower.taken_at = entry.uses > 0, taken_at
+        entry.uses += 1
+        lease._attach(entry)
+        if state.closed:
+            entry.wire.cut("the pool was closed")
+        if lease._released and lease._detach() is entry:  # released by another thread meanwhile
+            entry.wire.shutdown()
+        state.log.tell("[%s] moved from connection %d to %d", state.name, stale.id, entry.id)
+
+
+__all__ = ["Forked", "Lending"]

@@ -1,0 +1,101 @@
+"""The line: the callers that wait for a connection, first come, first served for each URI."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from jetsocket.borrower import Borrower
+
+
+class Line:
+    """Who waits. The caller of each method holds the lock of the pool's state.
+
+    A caller whose lease is gone (an exception struck its thread) is skipped, and leaves when it would be served.
+    """
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._all: OrderedDict[Borrower, None] = OrderedDict()  # the order in which they came
+        self._by_key: dict[str, OrderedDict[Borrower, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Borrower]:
+        """From the one that came first."""
+        return iter(list(self._all))
+
+    def __contains__(self, borrower: Borrower) -> bool:
+        return borrower in self._all
+
+    def count(self, key: str) -> int:
+        """How many wait for that URI."""
+        waiting = self._by_key.get(key)
+        return 0 if waiting is None else len(waiting)
+
+    def join(self, borrower: Borrower) -> None:
+        """Stand in line, at the end."""
+        self._all[borrower] = None
+        self._by_key.setdefault(borrower.key, OrderedDict())[borrower] = None
+
+    def rejoin(self, borrower: Borrower) -> None:
+        """Stand in line again, where it stood by the time it asked."""
+        self.join(borrower)
+        for order in (self._all, self._by_key[borrower.key]):
+            for later in [other for other in order if other.asked_at > borrower.asked_at]:
+                order.move_to_end(later)
+
+    def leave(self, borrower: Borrower) -> bool:
+        """Leave the line; False when it was not in it."""
+        if borrower not in self._all:
+            return False
+        waiting = self._by_key.get(borrower.key)
+        if waiting is not None:
+            waiting.pop(borrower, None)
+            if not waiting:
+                del self._by_key[borrower.key]
+        del self._all[borrower]
+        return True
+
+    def first(self, key: str) -> Borrower | None:
+        """The first that waits for that URI; None when none does."""
+        waiting = self._by_key.get(key)
+        while waiting:
+            borrower = next(iter(waiting))
+            if not borrower.is_dropped:
+                return borrower
+            self.leave(borrower)
+            waiting = self._by_key.get(key)
+        return None
+
+    def heads(self) -> list[Borrower]:
+        """The first of each URI, the one that came first before the others."""
+        if len(self._by_key) == 1:
+            (key,) = self._by_key
+            head = self.first(key)
+            return [] if head is None else [head]
+        firsts = [head for key in list(self._by_key) if (head := self.first(key)) is not None]
+        return sorted(firsts, key=lambda head: head.asked_at)
+
+    @property
+    def has_others(self) -> bool:
+        """Whether callers of more than one URI wait."""
+        return len(self._by_key) > 1
+
+    def leave_all(self, key: str) -> list[Borrower]:
+        """Take out all that wait for that URI."""
+        leaving = list(self._by_key.get(key, ()))
+        for borrower in leaving:
+            self.leave(borrower)
+        return leaving
+
+    def rebuild(self) -> None:
+        """Derive the lines of the URIs from the order of all, after an exception struck half-way."""
+        waiting = [borrower for borrower in self._all if borrower.entry is None and borrower.error is None]
+        self._all, self._by_key = OrderedDict(), {}
+        for borrower in waiting:
+            self.join(borrower)
+
+
+__all__ = ["Line"]

@@ -1,0 +1,286 @@
+"""How connections are opened: by daemon threads of the pool, while the callers wait in line.
+
+An opener takes up an order (`Dial`), makes room if it has to, dials as often as `connect_attempts` allows, runs
+`configure`, and tells the state how it went, which hands the connection to the first in line. It parks for a few
+seconds, then ends. What belongs to the borrower's thread, thread-locals and alarms, does not reach it; the context
+variables of the first caller in line do.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Hashable
+from contextvars import copy_context
+from queue import Empty
+from typing import Any
+
+from jetsocket.callbacks import Callback, configure, untraced
+from jetsocket.clock import monotonic
+from jetsocket.config import Options
+from jetsocket.connection import Terms
+from jetsocket.cooldown import backoff
+from jetsocket.demand import Dial
+from jetsocket.entry import Entry
+from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
+from jetsocket.foreign import told
+from jetsocket.interrupts import is_alarm
+from jetsocket.limits import Limiter
+from jetsocket.state import State
+from jetsocket.threads import rest_if_forked
+from jetsocket.uris import Target, same_origin
+from jetsocket.wire.stream import take
+from jetsocket.wire.websocket import WebSocket
+
+_PARK = 5.0  # s that an opener waits for its next order
+_ROOM_PATIENCE = 0.25  # s that a connection has for its closing handshake when its slot is wanted
+_OVERDUE = 0.1  # s after which a dial that has not ended by itself is given up
+_LIFETIME_JITTER = 0.1
+_NEVER_RETRIED = frozenset({401, 403, 404, 410})
+
+
+def is_worth_retrying(error: BaseException) -> bool:
+    """Whether a second attempt to connect may go better."""
+    if isinstance(error, HandshakeError) and error.status_code in _NEVER_RETRIED:
+        return False
+    return not isinstance(error.__cause__, ssl.SSLCertVerificationError)
+
+
+class Opening:
+    """What the openers of one pool know, which is all but the pool itself: that must be collectable."""
+
+    def __init__(
+        self,
+        state: State,
+        options: Options,
+        base: Target | None,
+        terms: Terms[Any],
+        on_open: Callback | None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        """Open connections of that pool in this way; `on_open` is the user's `configure`."""
+        self._state = state
+        self._options = options
+        self._base = base
+        self._terms = terms
+        self._configure = on_open
+        self._limiter = limiter
+        self._threads: list[threading.Thread] = []
+
+    # --- threads ---------------------------------------------------------------------------------------
+
+    def start_threads(self) -> None:
+        """Start as many openers as the orders need; for the housekeeper."""
+        wanted = self._state.openers_wanted()
+        for number in range(wanted):
+            name = f"jetsocket-opener-{self._state.name}"
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system's limit, or the interpreter ends: the callers dial themselves
+                for head in self._state.openers_not_started(wanted - number):
+                    head.rouse()
+                return
+            self._threads = [each for each in self._threads if each.is_alive()]
+            self._threads.append(thread)
+
+    def join(self, deadline: float) -> None:
+        """Wait until the openers have ended, at most until then (monotonic, s)."""
+        for thread in self._threads:
+            if thread is not threading.current_thread() and not sys.is_finalizing():
+                thread.join(max(0.0, deadline - monotonic()))
+
+    def _run(self) -> None:
+        self._serve()
+        rest_if_forked(self._state.pid)
+
+    def _serve(self) -> None:
+        state, is_new = self._state, True
+        while True:
+            dial = state.next_dial(is_new=is_new)
+            is_new = False
+            if dial is None:
+                if state.closed or (dial := self._park()) is None:
+                    return
+            self.open(dial)
+            del dial
+
+    def _park(self) -> Dial | None:
+        """Wait for an order; None: none came for long, and the thread is to end."""
+        state = self._state
+        deadline = monotonic() + _PARK
+        while True:
+            try:
+                take(state.wake_opener, deadline - monotonic())
+                is_late = False
+            except Empty:
+                is_late = True
+            dial = state.unpark(stay=not is_late)
+            if dial is not None or is_late or state.closed:
+                return dial
+
+    # --- one order -------------------------------------------------------------------------------------
+
+    def open(self, dial: Dial) -> None:
+        """Carry out an order, in the context of the caller that it was made for."""
+        context = copy_context() if dial.context is None else dial.context.copy()
+        try:
+            context.run(self._open, dial)
+        finally:
+            if not dial.is_over:  # whatever struck this thread: the line must not wait for it
+                self._state.failed(dial, dial.entry, ConnectionError("the opening was interrupted"))
+
+    def _open(self, dial: Dial) -> None:
+        state, attempts = self._state, self._options.connect_attempts
+        token: Hashable | None = None
+        if self._limiter is not None and (token := self._ask(self._limiter, dial)) is None:
+            state.drop_dial(dial)
+            return
+        if dial.room is not None:
+            self._close_room(dial, dial.room)
+        for attempt in range(1, attempts + 1):
+            entry = Entry(dial.target, self._new_wire(), self._expiry())
+            entry.token = token
+            if not state.begin(dial, entry, monotonic() + self._most_time()):
+                state.give_token_back(token)
+                return
+            token = None
+            try:
+                self._dial(entry)
+            except (ConnectionError, TimeoutError) as error:
+                entry.wire.shutdown()
+                if is_alarm(error):  # in the borrower's own thread, where no other runs
+                    raise
+                if self._ends_with(error, dial, entry, attempt == attempts):
+                    return
+            except BaseException:
+                entry.wire.shutdown()
+                raise
+            else:
+                if not state.opened(dial, entry):
+                    entry.wire.shutdown()
+                    state.drop_dial(dial)
+                return
+
+    def _ends_with(self, error: JetSocketError, dial: Dial, entry: Entry, is_last: bool) -> bool:
+        """Tell of a failed attempt, and wait before the next one; True if there is none."""
+        state, failure = self._state, untraced(error)
+        retry_after = getattr(error, "retry_after", None)
+        dial.attempts += 1
+        pause = backoff(dial.attempts, random.random(), retry_after)
+        is_too_long = retry_after is not None and retry_after > self._options.connect_timeout
+        if is_last or is_too_long or not is_worth_retrying(error):
+            state.failed(dial, entry, failure, retry_after)
+            return True
+        if not state.attempt_failed(dial, entry, failure):
+            return True
+        return dial.wait(pause)  # `close` ends it
+
+    def _most_time(self) -> float:
+        """How long one attempt may take before it is given up from outside (s)."""
+        times = 1 if self._configure is None else 2
+        return self._options.connect_timeout * times + _OVERDUE
+
+    def _new_wire(self) -> WebSocket:
+        wire = WebSocket(
+            max_message_size=self._options.max_message_size,
+            max_frame_size=self._options.max_frame_size,
+            compression_threshold=self._options.compression_threshold,
+        )
+        wire.unfinished = self._state.unfinished
+        wire.tell_end = self._state.log.note_end
+        return wire
+
+    def _expiry(self) -> float:
+        lifetime = self._state.config.max_lifetime
+        if lifetime is None:
+            return float("inf")
+        return monotonic() + lifetime * (1.0 - random.random() * _LIFETIME_JITTER)
+
+    def _close_room(self, dial: Dial, room: Entry) -> None:
+        """Close a connection whose slot is wanted: the server is to see it go before the new one comes."""
+        now, patience = monotonic(), min(_ROOM_PATIENCE, self._options.close_timeout)
+        until = now + patience
+        if room.close_by:  # it has been closing for a while already
+            until = min(until, room.close_by - self._options.close_timeout + patience)
+        room.wire.start_close()
+        room.wire.finish_close(until)
+        self._state.room_is_closed(dial)
+        self._state.log.tell("[%s] connection %d made room", self._state.name, room.id)
+
+    def _dial(self, entry: Entry) -> None:
+        """Connect, and prepare the connection for its first borrower."""
+        options, target = self._options, entry.target
+        began = monotonic()
+        deadline = began + options.connect_timeout
+        ours = self._base is None or options.cross_origin_headers or same_origin(self._base, target)
+        try:
+            entry.wire.connect(
+                target,
+                deadline=deadline,
+                header=_headers(options, target) if ours else (),
+                cookie=options.cookie if ours else None,
+                origin=options.origin,
+                subprotocols=options.subprotocols,
+                compress=options.compress,
+                ssl_context=options.ssl_context,  # for ws, too: a redirect may lead to wss
+                proxy=options.proxy,
+                unix=options.unix if ours else None,
+                socket_options=options.socket_options,
+                server_hostname=options.server_hostname if ours else None,
+                source_address=options.source_address,
+                max_redirects=options.max_redirects,
+            )
+        except TimeoutError as error:
+            if is_alarm(error):
+                raise
+            error.timeout = options.connect_timeout  # as it was given, not what of it was left
+            raise
+        except JetSocketError:
+            raise
+        except Exception as error:  # an extra that is missing, a header that can't be sent
+            if is_alarm(error):
+                raise
+            raise ConnectionError(f"cannot connect to {target.redacted}: {told(error)}") from error
+        entry.created = monotonic()
+        if self._configure is not None:
+            configure(self._terms, entry, self._configure, options.connect_timeout)
+        self._state.totals.connect_time.add(monotonic() - began)
+
+    def _ask(self, limiter: Limiter, dial: Dial) -> Hashable | None:
+        """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile."""
+        state = self._state
+        wanted: Callable[[], bool] = lambda: state.is_wanted(dial)  # noqa: E731  # read as an argument
+        token = limiter.acquire(0, wanted)
+        while token is None and wanted():
+            state.give_slot_back(dial)
+            token = limiter.acquire(self._options.connect_timeout, wanted)
+        return token
+
+
+def _headers(options: Options, target: Target) -> list[tuple[str, str]]:
+    """The user's header fields; what their callable raises is the cause of a ConnectionError.
+
+    Raises:
+        ConnectionError: The callable raised, or returned what can't be sent.
+    """
+    source = options.extra_headers
+    if not callable(source):
+        return options.headers()
+    what = f"cannot connect to {target.redacted}: "
+    try:
+        given = source()
+    except Exception as error:  # whatever the user's code raises
+        if is_alarm(error, users_code=True):
+            raise
+        text = f'{what}manager_kwargs["extra_headers"]() raised {told(error)}; the cause has its traceback'
+        raise ConnectionError(text) from error
+    try:
+        return options.headers(given)
+    except (TypeError, ValueError) as error:
+        raise ConnectionError(f"{what}{error}") from error
+
+
+__all__ = ["Opening", "is_worth_retrying"]

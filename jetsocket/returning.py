@@ -1,0 +1,146 @@
+"""The one way home of a connection: a lease is claimed, judged, and what it held comes back to the state."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from jetsocket.callbacks import Callback, call_back
+from jetsocket.clean import why_unclean
+from jetsocket.clock import monotonic
+from jetsocket.connection import PooledConnection, Terms
+from jetsocket.entry import Entry
+from jetsocket.foreign import told
+from jetsocket.interrupts import is_alarm
+from jetsocket.state import State
+from jetsocket.threads import is_housekeeping
+from jetsocket.wire.websocket import WebSocket
+
+_NEVER_RESET = ("discarded", "closed", "half sent", "late reply")
+
+
+class Returning:
+    """How leases of one pool come back."""
+
+    def __init__(self, state: State, terms: Terms[Any], reset: Callback | None) -> None:
+        """Take leases back; `reset` is the user's."""
+        self.state = state
+        self.terms = terms
+        self._reset = reset
+
+    def take_back(self, lease: PooledConnection[Any], *, failed: bool) -> None:
+        """Return a lease: what `release()` and leaving the `with` block do.
+
+        Args:
+            lease: One of this pool.
+            failed: Whether an exception left the borrower's block.
+        """
+        borrower, state = lease._borrower, self.state
+        # From here on only this caller returns it. What strikes below, the housekeeper finds: see `unreturned`.
+        if not state.claim(borrower):
+            if state.closed:  # then close() has claimed them all
+                lease._detach()
+            return
+        borrower.reason = "interrupted"  # unless we get further
+        lease._released = True
+        try:
+            entry = lease._detach()
+            now = monotonic()
+            borrower.lent_for = now - borrower.taken_at or 1e-9
+            if entry is not None:
+                borrower.reason = self._why_unclean(lease, entry, failed, now)
+                if borrower.reason is not None:
+                    borrower.gone = close_now(entry.wire, *lease._close_with)
+        except BaseException:
+            borrower.reason = "interrupted"
+            raise
+        finally:
+            state.come_back(borrower)
+        if borrower.reason is not None and entry is not None:
+            text = "[%s] connection %d not kept: %s"
+            state.log.note(logging.DEBUG, text, state.name, entry.id, borrower.reason)
+        if borrower.warned:
+            text = "[%s] the leaked connection %s came back after %.3g s"
+            which = "?" if entry is None else entry.id
+            state.log.note(logging.WARNING, text, state.name, which, borrower.lent_for)
+
+    def _why_unclean(
+        self, lease: PooledConnection[Any], entry: Entry, failed: bool, now: float
+    ) -> str | None:
+        wire, account, known = entry.wire, lease._account, self.state.known
+        tagged = 0 if account is None else account.tagged
+        sent = wire.messages_sent - entry.sent
+        if (
+            sent == wire.reader.received - entry.received
+            and (account is None or account.is_settled)
+            and not (failed or lease._discarded or lease._timed_out)
+            and self._reset is None
+            and now < entry.expires
+            and wire.at_rest()
+            and (sent == tagged or entry.key not in known.unasked)
+        ):
+            entry.by_counts = entry.by_counts or sent != tagged
+            return None  # `why_unclean` would say the same, and nearly always does
+        reuse = self.state.config.reuse
+        if not wire.look(quick=reuse != "always") or wire.is_sending():
+            wire.cut("it was released while another thread used it")
+            return "in use"
+        sent = wire.messages_sent - entry.sent
+        received = wire.messages_received - entry.received
+        if received > sent and not (failed or lease._discarded or lease._iterated):
+            known.note_unasked(entry, "as more messages came than went")
+        reason = why_unclean(
+            reuse,
+            alive=wire.failure is None,
+            half_sent=wire.half_sent,
+            discarded=lease._discarded,
+            failed=failed,
+            timed_out=lease._timed_out,
+            half_read=wire.half_read,
+            unread=wire.unread,
+            sent=sent - tagged,
+            received=received if account is None else received - account.answered - account.late,
+            tagged=tagged,
+            unanswered=account is not None and bool(account.open),
+            late=account is not None and account.late > 0,
+            again=account is not None and account.again,
+            unasked=entry.key in known.unasked,
+        )
+        entry.by_counts = entry.by_counts or sent != tagged
+        if self._reset is not None and reason not in _NEVER_RESET:
+            reason = self._why_not_reset(lease._borrower, entry, self._reset)
+        if reason is None and now >= entry.expires:
+            return "lifetime"
+        return reason
+
+    def _why_not_reset(self, borrower: Any, entry: Entry, reset: Callback) -> str | None:
+        state = self.state
+        if state.is_interrupted() or is_housekeeping():
+            return "dropped"  # this is a finalizer, above the pool's own code: no place for a user's callback
+        limit = state.config.health_check_timeout
+        borrower.returning_until = monotonic() + limit + 1.0
+        entry.count_from_here()
+        try:
+            call_back(self.terms, entry, reset, monotonic() + limit)
+        except Exception as error:  # the user's code; it is logged, and the connection closed
+            if is_alarm(error, users_code=True):
+                raise
+            text = "[%s] reset() failed; connection %d is closed: %s"
+            state.log.note(logging.WARNING, text, state.name, entry.id, told(error), failure=error)
+            return "reset failed"
+        finally:
+            borrower.returning_until = 0.0
+            entry.forgive()
+        return None
+
+
+def close_now(wire: WebSocket, code: int = 1000, reason: str = "") -> bool:
+    """Send a close frame without waiting; True if the connection is closed by that."""
+    wire.start_close(code, reason)
+    gone = wire.poll_close()
+    if gone:
+        wire.shutdown()
+    return gone
+
+
+__all__ = ["Returning", "close_now"]

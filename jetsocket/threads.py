@@ -1,0 +1,40 @@
+"""What a thread is to the pool: a housekeeper's, which nothing may hold up, or another."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from os import getpid
+from queue import SimpleQueue
+from types import FrameType
+
+_here = threading.local()
+
+
+def keep_house() -> None:
+    """Mark this thread as a housekeeper's."""
+    _here.keeps_house = True
+
+
+def is_housekeeping() -> bool:
+    """Whether this thread is a housekeeper's, of whatever pool."""
+    return getattr(_here, "keeps_house", False)
+
+
+def rest_if_forked(pid: int) -> None:
+    """Never return in a forked child, where a greenlet of the parent's threads lives on.
+
+    `threading` has forgotten it there, and its end would fail. It waits for nothing that comes, so it holds up
+    no `gevent.wait()`.
+    """
+    if pid != getpid():
+        SimpleQueue[None]().get()
+
+
+def stack_of(frame: FrameType | None) -> traceback.StackSummary:
+    """The stack down to `frame`; source lines are read only when it is shown."""
+    frames = [] if frame is None else list(traceback.walk_stack(frame))
+    return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
+
+
+__all__ = ["is_housekeeping", "keep_house", "rest_if_forked", "stack_of"]

@@ -1,0 +1,144 @@
+"""Workers: daemon threads that run what may block or is the user's, so that the housekeeper never does.
+
+One queue and one thread a kind (for checks up to three), so that none holds up another kind. They are started by the
+housekeeper when there is work, and end when they have had none for a while.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from os import getpid
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
+
+from jetsocket.clock import monotonic
+from jetsocket.threads import rest_if_forked
+from jetsocket.wire.stream import take
+
+Job: TypeAlias = Callable[[], object]
+
+_PARK = 5.0  # s without work, after which a thread ends
+
+_log = logging.getLogger("jetsocket.pool")
+
+
+class Worker:
+    """The threads and the queue of one kind of work.
+
+    `_lock` guards the fields below; only a list and two counters are touched under it, and no other lock is taken.
+    """
+
+    def __init__(self, name: str, most: int = 1) -> None:
+        """Have at most so many threads of that name."""
+        self._name = name
+        self._most = most
+        self._lock = threading.Lock()
+        self._jobs: deque[Job] = deque()
+        self._running = self._parked = 0
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        with self._lock:
+            return not self._jobs and self._running == self._parked
+
+    def submit(self, job: Job) -> None:
+        """Have this run soon; for the housekeeper alone, for it may start a thread.
+
+        Raises:
+            RuntimeError: No thread could be started, and none runs; the job was not taken.
+        """
+        with self._lock:
+            self._jobs.append(job)
+            wants_thread = self._parked < len(self._jobs) and self._running < self._most
+            self._running += wants_thread
+        if not wants_thread:
+            self._wake.put(None)
+            return
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    self._jobs.remove(job)
+                    raise
+            return
+        self._threads = [each for each in self._threads if each.is_alive()]
+        self._threads.append(thread)
+
+    def _run(self) -> None:
+        pid = getpid()
+        self._serve()
+        rest_if_forked(pid)
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                job = self._jobs.popleft() if self._jobs else None
+                if job is None:
+                    if self._stopping:
+                        self._running -= 1
+                        return
+                    self._parked += 1
+            if job is None:
+                if not self._park():
+                    return
+                continue
+            try:
+                job()
+            except Exception:  # a log handler's or listener's: it costs its line, not the thread
+                _log.exception("%s: a job failed", self._name)
+            except BaseException:  # SystemExit out of a log handler ends nothing but its line
+                _log.warning("%s: a job raised what ends a thread; it goes on", self._name, exc_info=True)
+            del job
+
+    def _park(self) -> bool:
+        """Wait for work; False: there was none for long, and the thread is to end."""
+        try:
+            take(self._wake, _PARK)
+            ended = False
+        except Empty:
+            ended = True
+        with self._lock:
+            self._parked -= 1
+            if ended and not self._jobs:
+                self._running -= 1
+                return False
+        return True
+
+    def stop(self, deadline: float) -> None:
+        """Let the threads end when the queue is empty; wait for that until then (monotonic, s)."""
+        with self._lock:
+            self._stopping = True
+        threads = self._threads
+        for _ in threads:
+            self._wake.put(None)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - monotonic()))
+
+
+class Workers:
+    """The workers of one pool."""
+
+    def __init__(self, pool: str) -> None:
+        """None runs yet."""
+        self.log = Worker(f"jetsocket-log-{pool}")
+        self.checks = Worker(f"jetsocket-check-{pool}", most=3)
+        self.limiter = Worker(f"jetsocket-limiter-{pool}")
+
+    def stop(self, deadline: float) -> None:
+        """Empty the queues, at most until then (monotonic, s), and let the threads end."""
+        for worker in (self.log, self.checks, self.limiter):
+            worker.stop(deadline)
+
+
+__all__ = ["Job", "Worker", "Workers"]
