@@ -161,6 +161,8 @@ class _Given(str):
 
 
 def _socks(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) -> Refusal | None:
+    if proxy.scheme == "socks4" and ":" in host:  # python-socks would send it as a name
+        return Refusal("SOCKS 4 carries no IPv6 addresses", "say socks5:// or socks5h://", is_final=True)
     python_socks = import_python_socks()
     login = (_Given(proxy.username), _Given(proxy.password)) if proxy.has_login else (None, None)
     kind = getattr(python_socks.ProxyType, proxy.scheme[:6].upper())

@@ -532,6 +532,14 @@ def test_what_is_not_socks_is_refused_at_its_first_bytes(raw_server: Serve, said
     )
 
 
+def test_socks_4_is_asked_for_no_ipv6_address(raw_server: Serve) -> None:
+    asked: list[str] = []
+    proxy = raw_server(socks_proxy(asked, refuses=lambda host, sock: b"\0\x5b" + bytes(6)))
+    with pytest.raises(exceptions.ConnectionError, match="SOCKS 4 carries no IPv6 addresses; say socks5://"):
+        dialing("ws://[2001:db8::1]/", proxy=f"socks4://127.0.0.1:{proxy.port}").open()
+    assert asked == []
+
+
 def test_what_comes_behind_the_answer_of_a_socks_proxy_is_refused(raw_server: Serve) -> None:
     def refuses(host: str, sock: socket.socket) -> bytes:
         return b"\x05\0\0\x01" + bytes(6) + b"extra"
