@@ -596,7 +596,7 @@ class Channel:
     def _write_fragments(self, opcode: int, data: bytes, compressed: bool, deadline: float | None) -> None:
         """Write a message in frames of at most `max_frame_size` B (RFC 6455 §5.4); the caller holds `lock`.
 
-        Nothing of another message can come between them, but the pong that is due does: a message may be on
+        Nothing of another message can come between them, but the pongs that are due do: a message may be on
         its way for long.
         """
         for start in range(0, len(data), self._max_frame_size):
@@ -609,10 +609,8 @@ class Channel:
                 rsv1=compressed and not start,  # of a message, not of a frame (RFC 7692 §6.1)
             )
             self._write(frame, deadline, begun=start > 0, more=stop < len(data))
-            pings = self.reader.pings
-            if pings and stop < len(data):
-                pong = encode_frame(PONG, pings.popleft(), self._key())
-                self._write(pong, deadline, begun=True, more=True)
+            if self.reader.pings and stop < len(data):
+                self._write(self._due_pongs(), deadline, begun=True, more=True)
 
     def _key(self) -> bytes:
         """The mask of one frame, never used again; drawn in blocks, for a system call costs more than XOR.
