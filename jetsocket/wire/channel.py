@@ -33,7 +33,6 @@ from jetsocket.exceptions import (
     TimeoutError,
 )
 from jetsocket.interrupts import is_alarm, suppress
-from jetsocket.text import printable
 from jetsocket.uris import Target
 from jetsocket.wire import deflate
 from jetsocket.wire.frames import (
@@ -49,7 +48,7 @@ from jetsocket.wire.frames import (
     encode_close,
     encode_frame,
 )
-from jetsocket.wire.redaction import hide, secrets_of
+from jetsocket.wire.redaction import censored, secrets_of
 from jetsocket.wire.stream import Stream, frames_from
 
 ABNORMAL = 1006
@@ -135,6 +134,7 @@ class Channel:
         self._keys: Iterator[bytes] = iter(())  # likewise
         self._stream: Stream | None = None
         self._request = b""  # the upgrade's; what it has of secrets is not shown in what the server says
+        self._sent_before: set[str] = set()  # what was secret in requests that were redirected
         self._pings: dict[bytes, _Ping] = {}
         self._close_sent = False
         self._reply_at: float | None = None  # when the server's close frame was seen
@@ -524,12 +524,13 @@ class Channel:
         if self._reply_at is not None:
             return
         self._reply_at = monotonic()
-        shown = hide(reason, secrets_of(self._request)) if reason else ""
+        secrets = secrets_of(self._request) | self._sent_before
+        shown = censored(reason, secrets, cut=True) if reason else ""
         told = f"with {code} {shown!r}" if shown else f"with {code}"
         if code == NO_STATUS:  # which no server can send: it says that there was none
             told = "without a status code"
         error = self._closed(f"the server closed the connection {told}", code, reason)
-        error.args = (*error.args[:2], printable(shown))  # it may repeat what is secret
+        error.args = (*error.args[:2], shown)  # it may repeat what is secret
         self._fail(error)
         self._send_close(1000 if code == NO_STATUS else code)
 
