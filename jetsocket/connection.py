@@ -371,7 +371,7 @@ class PooledConnection(Generic[T]):
             while True:
                 payload = entry.wire.recv_message(deadline, self._borrower)
                 account = self._account
-                if account is None or not account.open or self._admits(entry, account, payload):
+                if account is None or self._admits(entry, account, payload):
                     return payload
         except TimeoutError as error:
             if is_alarm(error):

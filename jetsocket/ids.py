@@ -172,7 +172,13 @@ class Account:
         return tagged
 
     def admits(self, payload: Payload) -> bool:
-        """Look at a message that goes to the borrower; False: it is for an earlier one, and to be dropped."""
+        """Look at a message that goes to the borrower; False: it is for an earlier one, and to be dropped.
+
+        Also when all ids are back: one that comes a second time says that more may. Once that is known, what
+        comes need not be looked at.
+        """
+        if self.again and not self.open:
+            return True
         key = self._key_in(payload)
         if key in self.open:
             self._answered(key)

@@ -36,7 +36,7 @@ _SUSPECT_PATIENCE = 1.0  # s that a connection has to answer, when another to it
 _LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
 
 
-class Forked(Exception):  # noqa: N818  # never leaves the package
+class Forked(Exception):  # never leaves the package
     """This is a forked child, and who waited here waits in the line of the parent's pool."""
 
 

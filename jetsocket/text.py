@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jetsocket.interrupts import is_alarm
+
 __all__ = ["MOST_SHOWN", "printable", "short_repr"]
 
 MOST_SHOWN = 200
@@ -19,5 +21,7 @@ def short_repr(value: object, most: int = 5 * MOST_SHOWN) -> str:
     """The repr of what the user gave, cut; also of an int with more digits than Python writes."""
     try:
         return printable(repr(value), most)
-    except ValueError:  # sys.set_int_max_str_digits
+    except ValueError as error:  # sys.set_int_max_str_digits
+        if is_alarm(error, users_code=True):
+            raise
         return f"{'a negative' if isinstance(value, int) and value < 0 else 'an'} int of thousands of digits"

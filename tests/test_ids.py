@@ -207,6 +207,25 @@ def test_a_second_answer_within_the_lease_stays_with_it() -> None:
     assert not account.is_settled
 
 
+def test_a_second_answer_is_noticed_though_nothing_is_open() -> None:
+    sent = SentIds()
+    account = Account(sent, read)
+    account.ask(1)
+    assert account.admits(say(id=1))
+    assert account.is_settled
+    assert account.admits(say(push=1))
+    assert account.is_settled
+    assert account.admits(say(id=1))
+    assert not account.is_settled
+    account.parsed = None
+    assert account.admits(say(id=1))
+    assert account.parsed is None  # it is known: what comes costs nothing any more
+    later = Account(sent, read)
+    later.ask(2)
+    assert later.admits(say(id=2))
+    assert not later.admits(say(id=1))
+
+
 def test_two_answers_to_an_id_that_was_sent_twice_are_no_second_answer() -> None:
     account = Account(SentIds(), read)
     assert account.ask(1)

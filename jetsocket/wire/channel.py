@@ -33,7 +33,6 @@ from jetsocket.exceptions import (
     TimeoutError,
 )
 from jetsocket.interrupts import is_alarm, suppress
-from jetsocket.text import printable
 from jetsocket.uris import Target
 from jetsocket.wire import deflate
 from jetsocket.wire.frames import (
@@ -49,7 +48,7 @@ from jetsocket.wire.frames import (
     encode_close,
     encode_frame,
 )
-from jetsocket.wire.redaction import hide, secrets_of
+from jetsocket.wire.redaction import censored, secrets_of
 from jetsocket.wire.stream import Stream, frames_from
 
 ABNORMAL = 1006
@@ -137,6 +136,7 @@ class Channel:
         self._keys: Iterator[bytes] = iter(())  # likewise
         self._stream: Stream | None = None
         self._request = b""  # the upgrade's; what it has of secrets is not shown in what the server says
+        self._sent_before: set[str] = set()  # what was secret in requests that were redirected
         self._pings: dict[bytes, _Ping] = {}
         self._close_sent = False
         self._reply_at: float | None = None  # when the server's close frame was seen
@@ -527,12 +527,13 @@ class Channel:
         if self._reply_at is not None:
             return
         self._reply_at = monotonic()
-        shown = hide(reason, secrets_of(self._request)) if reason else ""
+        secrets = secrets_of(self._request) | self._sent_before
+        shown = censored(reason, secrets, cut=True) if reason else ""
         told = f"with {code} {shown!r}" if shown else f"with {code}"
         if code == NO_STATUS:  # which no server can send: it says that there was none
             told = "without a status code"
         error = self._closed(f"the server closed the connection {told}", code, reason)
-        error.args = (*error.args[:2], printable(shown))  # it may repeat what is secret
+        error.args = (*error.args[:2], shown)  # it may repeat what is secret
         self._fail(error)
         self._send_close(1000 if code == NO_STATUS else code)
 
@@ -599,7 +600,7 @@ class Channel:
     def _write_fragments(self, opcode: int, data: bytes, compressed: bool, deadline: float | None) -> None:
         """Write a message in frames of at most `max_frame_size` B (RFC 6455 §5.4); the caller holds `lock`.
 
-        Nothing of another message can come between them, but the pong that is due does: a message may be on
+        Nothing of another message can come between them, but the pongs that are due do: a message may be on
         its way for long.
         """
         for start in range(0, len(data), self._max_frame_size):
@@ -612,10 +613,8 @@ class Channel:
                 rsv1=compressed and not start,  # of a message, not of a frame (RFC 7692 §6.1)
             )
             self._write(frame, deadline, begun=start > 0, more=stop < len(data))
-            pings = self.reader.pings
-            if pings and stop < len(data):
-                pong = encode_frame(PONG, pings.popleft(), self._key())
-                self._write(pong, deadline, begun=True, more=True)
+            if self.reader.pings and stop < len(data):
+                self._write(self._due_pongs(), deadline, begun=True, more=True)
 
     def _key(self) -> bytes:
         """The mask of one frame, never used again; drawn in blocks, for a system call costs more than XOR.

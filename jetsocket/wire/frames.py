@@ -12,7 +12,9 @@ from websocket import ABNF, WebSocketProtocolException
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
 from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
+from jetsocket.text import printable
 from jetsocket.wire.deflate import Inflater, longest
+from jetsocket.wire.redaction import as_cause, raise_alone
 
 CONTINUATION = ABNF.OPCODE_CONT
 TEXT = ABNF.OPCODE_TEXT
@@ -168,7 +170,8 @@ def parse_close(payload: bytes) -> tuple[int, str]:
         ABNF(1, 0, 0, 0, CLOSE, 0, payload).validate(skip_utf8_validation=True)
     except WebSocketProtocolException as error:
         raise_alarm_behind(error)
-        raise ProtocolError(f"the server sent an invalid close frame: {error}", code=1002) from error
+        said = printable(str(error))
+        raise_alone(ProtocolError(f"the server sent an invalid close frame: {said}", code=1002))
     if not payload:
         return NO_STATUS, ""
     try:
@@ -177,7 +180,7 @@ def parse_close(payload: bytes) -> tuple[int, str]:
         if is_alarm(error):
             raise
         fault = "the server sent a close reason that is not UTF-8 (RFC 6455 §8.1)"
-        raise ProtocolError(fault, code=1007) from error
+        raise_alone(ProtocolError(fault, code=1007), as_cause(error))
 
 
 def encode_close(code: int, reason: str = "") -> bytes:
@@ -398,4 +401,4 @@ def _decode(payload: bytes | bytearray) -> str:
         if is_alarm(error):
             raise
         fault = f"the server sent a text message that is not UTF-8, at byte {error.start} (RFC 6455 §8.1)"
-        raise ProtocolError(fault, code=1007) from error
+        raise_alone(ProtocolError(fault, code=1007), as_cause(error))

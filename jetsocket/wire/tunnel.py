@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jetsocket import uris
 from jetsocket.interrupts import raise_alarm_behind
+from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess
 from jetsocket.wire.proxies import Proxy, import_python_socks
 from jetsocket.wire.redaction import as_cause, censored
 from jetsocket.wire.stream import Stream
@@ -15,7 +16,6 @@ from jetsocket.wire.stream import Stream
 _MAX_HEAD = 65536  # bytes of a proxy's answer to CONNECT, interim answers included
 _HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"(?s)HTTP/1\.[0-9] ([0-9]{3})(?: (.*))?")
-_BEGINNING = b"HTTP/1."
 _AUTHENTICATE = re.compile(
     rb"\n(?:proxy|www)-authenticate[ \t]*:[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20})", re.IGNORECASE
 )
@@ -72,7 +72,7 @@ def _connect(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float
     data, left = bytearray(), _MAX_HEAD
     while True:
         end = _read_head(stream, data, left, deadline)
-        if end is None and data and not data.startswith(_BEGINNING):
+        if end is None and data and not can_be_http(data):
             return _no_http(data, proxy)
         if end is None:
             return Refusal(f"{_CLOSED}: {_shown(data, proxy)!r}" if data else _CLOSED, CHECK)
@@ -96,7 +96,7 @@ def _read_head(stream: Stream, data: bytearray, most: int, deadline: float) -> i
     """Read on until there is a whole head, or too much; where it ends, or None as soon as it can be none."""
     seen = 0
     while (end := _HEAD_END.search(data, max(0, seen - 2))) is None and len(data) <= most:
-        if not data.startswith(_BEGINNING[: len(data)]):
+        if not can_be_http(data):
             return None
         seen = len(data)
         more = _read(stream, deadline)
@@ -107,14 +107,19 @@ def _read_head(stream: Stream, data: bytearray, most: int, deadline: float) -> i
 
 
 def _no_http(data: bytes | bytearray, proxy: Proxy) -> Refusal:
+    kind = "" if can_be_http(data) else guess(bytes(data[:MOST_LOOKED_AT]), secure=False)[0]
+    said = censored(first_line(bytes(data)), proxy.secrets)
+    why = (
+        "it did not answer in HTTP/1.1"
+        + (f", but in {kind}" if kind else "")
+        + (f": {said!r}" if said else "")
+    )
     advice = _IS_THIS_IT
-    if data.startswith(b"\x15\x03"):
-        return Refusal(
-            "it answered with a TLS alert", "it wants TLS itself (https://), which is not supported"
-        )
-    if data.startswith((b"\x05", b"\x04\x00", b"\x00Z", b"\x00[")):
+    if kind == "TLS":
+        advice = "it wants TLS itself (https://), which is not supported"
+    elif data.startswith((b"\x05", b"\x04\x00", b"\x00Z", b"\x00[")):
         advice = "does it speak SOCKS? then say socks5h://"
-    return Refusal(f"it did not answer in HTTP: {_shown(data, proxy)!r}", advice)
+    return Refusal(why, advice)
 
 
 def _refused(status: int, reason: bytes, head: bytes, proxy: Proxy) -> Refusal:
@@ -161,6 +166,8 @@ class _Given(str):
 
 
 def _socks(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) -> Refusal | None:
+    if proxy.scheme == "socks4" and ":" in host:  # python-socks would send it as a name
+        return Refusal("SOCKS 4 carries no IPv6 addresses", "say socks5:// or socks5h://", is_final=True)
     python_socks = import_python_socks()
     login = (_Given(proxy.username), _Given(proxy.password)) if proxy.has_login else (None, None)
     kind = getattr(python_socks.ProxyType, proxy.scheme[:6].upper())

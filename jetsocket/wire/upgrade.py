@@ -11,7 +11,7 @@ import builtins
 import hashlib
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
@@ -19,7 +19,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, redact
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess
-from jetsocket.wire.redaction import as_cause, censored, hide, secrets_of, secrets_of_cookies
+from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.refusals import advice, first_words
 from jetsocket.wire.retry_after import seconds_until
 from jetsocket.wire.stream import Stream
@@ -205,15 +205,24 @@ class Redirected(HandshakeError):
     Attributes:
         location: The Location header as it came.
         shown: The same, fit for a message.
+        secrets: Of the request, which the location may repeat.
     """
 
     def __init__(
-        self, message: str, *, status_code: int, headers: Headers, body: bytes, shown: str = ""
+        self,
+        message: str,
+        *,
+        status_code: int,
+        headers: Headers,
+        body: bytes,
+        shown: str = "",
+        secrets: Set[str] = frozenset(),
     ) -> None:
         """See HandshakeError."""
         super().__init__(message, status_code=status_code, headers=headers, body=body)
         self.location = headers.get("location", "")
         self.shown = shown
+        self.secrets = secrets
 
 
 class Upgrade:
@@ -237,8 +246,13 @@ class Upgrade:
         compress: bool = False,
         deadline: float,
         timeout: float,
+        sent_before: Set[str] = frozenset(),
     ) -> None:
-        """Shake hands over `stream` until `deadline` (monotonic); errors name the `timeout` (s)."""
+        """Shake hands over `stream` until `deadline` (monotonic).
+
+        Errors name the `timeout` (s) and show nothing of what was secret in the request, or in those that
+        were `sent_before` and led here.
+        """
         self.stream = stream
         self.headers = Headers()
         self.subprotocol: str | None = None
@@ -251,6 +265,7 @@ class Upgrade:
         self._compress = compress
         self._deadline = deadline
         self._timeout = timeout
+        self._sent_before = sent_before
         self._key = b""
         self._shown = b""  # what websocket-client has not read yet of the head
         self._has_answer = False
@@ -323,7 +338,7 @@ class Upgrade:
             if is_alarm(error):
                 raise
             why = self._unless_echoed(error, headers.get("sec-websocket-extensions", ""))
-            raise self._refused(f"the server's upgrade is not valid: {why}", 101, headers) from None
+            raise_alone(self._refused(f"the server's upgrade is not valid: {why}", 101, headers))
         self.headers, self.leftover = headers, rest
         # As short as can be, for websocket-client takes it byte by byte.
         shown = [f"{name}:{headers[name]}" for name in _SHOWN if name in headers]
@@ -341,7 +356,7 @@ class Upgrade:
                 if is_alarm(error):
                     raise
                 why = self._unless_echoed(error, head.decode("latin-1"))
-                raise self._refused(f"the server did not answer in HTTP: {why}") from None
+                raise_alone(self._refused(f"the server did not answer in HTTP: {why}"))
             if status == 101 and head.startswith(b"HTTP/1.0"):  # it has no upgrade (RFC 6455 §4.1)
                 raise self._refused("the server's upgrade is not valid: it is one of HTTP/1.0", 101, headers)
             if status == 101 or status >= 200:
@@ -411,7 +426,9 @@ class Upgrade:
         if leads_on:
             shown = redact(self._hide(headers["location"]))
             text = self._text(f"the server redirects to {shown} ({status})")
-            raise Redirected(text, status_code=status, headers=headers, body=body, shown=shown)
+            raise Redirected(
+                text, status_code=status, headers=headers, body=body, shown=shown, secrets=self._secrets()
+            )
         secrets = self._secrets() | secrets_of_cookies(headers.get_all("set-cookie"))
         said = first_words(body, headers, f"{status} {reason}")
         what = f"the server refused with {status} {censored(reason, secrets)}".rstrip()
@@ -455,7 +472,7 @@ class Upgrade:
     # --- errors ----------------------------------------------------------------------------------------
 
     def _secrets(self) -> set[str]:
-        return secrets_of(self.request)
+        return secrets_of(self.request).union(self._sent_before)
 
     def _hide(self, said: str) -> str:
         return hide(said, self._secrets())

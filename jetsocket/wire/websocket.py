@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import websocket
 from websocket import ABNF, WebSocketException
@@ -36,6 +37,7 @@ from jetsocket.wire.frames import (
     encode_close,
     parse_close,
 )
+from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of
 from jetsocket.wire.redirects import follow, keeps_credentials
 from jetsocket.wire.upgrade import Headers, Redirected, Upgrade, header_fields
 
@@ -183,6 +185,7 @@ class WebSocket(Channel, websocket.WebSocket):
             except Redirected as error:
                 if is_alarm(error):
                     raise
+                self._sent_before |= error.secrets
                 new = self._follow(error, hop < max_redirects)
                 if not keeps_credentials(self.target, new):
                     fields, cookie = [], None
@@ -196,16 +199,18 @@ class WebSocket(Channel, websocket.WebSocket):
         try:
             if not may_go:
                 raise ValueError("more redirects than max_redirects allows")
-            return follow(self.target, error.location)
+            new = follow(self.target, error.location)
+            return replace(new, redacted=hide(new.redacted, self._sent_before))
         except ValueError as why:
             if is_alarm(why):
                 raise
             # Of a URI that is none, only what is wrong: it is shown already, without what was sent to it.
             fault = str(why).rpartition(": ")[2]
-            told = f"no WebSocket at {self.target.redacted}: redirected to {error.shown}: {fault}"
-            raise HandshakeError(
-                told, status_code=error.status_code, headers=error.headers, body=error.body
-            ) from None
+            shown = hide(error.shown, self._sent_before)
+            told = f"no WebSocket at {self.target.redacted}: redirected to {shown}: {fault}"
+            raise_alone(
+                HandshakeError(told, status_code=error.status_code, headers=error.headers, body=error.body)
+            )
 
     def _shake_hands(
         self,
@@ -230,6 +235,7 @@ class WebSocket(Channel, websocket.WebSocket):
             compress=compress,
             deadline=deadline,
             timeout=left,
+            sent_before=self._sent_before,
         )
         host, lines = _request_headers(self.target, header, _offer(subprotocols) + deflate.offer(compress))
         try:
@@ -245,7 +251,7 @@ class WebSocket(Channel, websocket.WebSocket):
         except (WebSocketException, OSError) as error:
             self._stream.close()
             raise_alarm_behind(error)
-            raise _handshake_failure(upgrade, error, self.target) from (upgrade.failure or error).__cause__
+            _fail_handshake(upgrade, error, self.target)
         except BaseException:
             self._stream.close()
             raise
@@ -404,13 +410,12 @@ def _request_headers(
     return given.get("host", target.host_header), lines
 
 
-def _handshake_failure(upgrade: Upgrade, error: Exception, target: Target) -> Exception:
+def _fail_handshake(upgrade: Upgrade, error: Exception, target: Target) -> NoReturn:
     if upgrade.failure is not None:
-        return upgrade.failure
-    failure = HandshakeError(
-        f"no WebSocket at {target.redacted}: the server's upgrade is not valid: {error}",
-        status_code=101,
-        headers=upgrade.headers,
-    )
-    failure.__cause__ = error
-    return failure
+        raise_alone(upgrade.failure, upgrade.failure.__cause__)
+    if isinstance(error, HandshakeError):
+        raise_alone(error, error.__cause__)
+    secrets = secrets_of(upgrade.request)
+    why = f"the server's upgrade is not valid: {censored(str(error), secrets)}"
+    told = f"no WebSocket at {target.redacted}: {why}"
+    raise_alone(HandshakeError(told, 101, headers=upgrade.headers), as_cause(error, secrets))

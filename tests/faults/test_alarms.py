@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import faulthandler
+import functools
 import itertools
 import json
 import os
@@ -82,7 +83,7 @@ KINDS: dict[str, Callable[[str], BaseException]] = {
     "InterruptedError": InterruptedError,
     "SSLWantReadError": ssl.SSLWantReadError,
     "RuntimeError": RuntimeError,
-    "KeyError": KeyError,
+    "LookupError": LookupError,
     "IndexError": IndexError,
     "Empty": queue.Empty,
     "JetSocketError": jetsocket.JetSocketError,
@@ -304,9 +305,7 @@ def storm(*given: str) -> None:
         surfaced: BaseException | None = None
         signal.signal(signal.SIGALRM, alarm)
         try:
-            signal.setitimer(signal.ITIMER_REAL, chance.random() * usual * 1.5 + 1e-6)
-            while alarm.raised is None:
-                work(base)
+            work_until_struck(functools.partial(work, base), alarm, chance.random() * usual * 1.5 + 1e-6)
         except BaseException as error:
             surfaced = error
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -336,6 +335,13 @@ def storm(*given: str) -> None:
             }
         )
     )
+
+
+def work_until_struck(work: Callable[[], None], alarm: Alarm, seconds: float) -> None:
+    """In a function of its own: Python 3.13 has jumps in a `try` block that it does not guard."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    while alarm.raised is None:
+        work()
 
 
 def is_excused(alarm: Alarm, surfaced: BaseException | None, unraisable: list[BaseException | None]) -> bool:

@@ -11,6 +11,7 @@ import trustme
 
 from jetsocket import ConnectionPool
 from jetsocket.exceptions import ConnectionError
+from jetsocket.wire.certificates import explain
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls
@@ -150,3 +151,11 @@ def test_one_that_hangs_up_at_a_tls_hello(raw_server: RawFactory, tls: Tls) -> N
     uri = raw_server(script).uri.replace("ws://", "wss://")
     with pytest.raises(ConnectionError, match=r"or does it want ws://\?"):
         WebSocket().connect(uri, timeout=20, ssl_context=tls.client_context)
+
+
+def test_evil_names_are_printable_and_short() -> None:
+    error = ssl.SSLCertVerificationError(1, "no")
+    error.verify_code, error.verify_message = 62, "mismatch"
+    why, remedy = explain(error, "h.test", ["a\x1b[2J\r\n.test", "x" * 50_000])
+    assert "a?[2J  .test" in why
+    assert (why + remedy).isprintable() and len(why) < 400

@@ -607,7 +607,7 @@ class TestProxy:
         ("script", "message"),
         [
             (lambda sock: sock.sendall(b"HTTP/1.1 502 \x1b[31mBad\r\n\r\n"), r"502 \?\[31mBad"),
-            (lambda sock: sock.sendall(b"garbage\r\n\r\n"), "did not answer in HTTP: 'garbage'"),
+            (lambda sock: sock.sendall(b"garbage\r\n\r\n"), "did not answer in HTTP/1.1: 'garbage'"),
             (lambda sock: sock.sendall(b"HTTP/1.1 200 O"), "closed the connection before it had answered"),
             (lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nextra"), "data behind its answer"),
             (lambda sock: sock.sendall(b"HTTP/1.1 200 " + b"x" * 200_000), "longer than 65536 bytes"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jetsocket import uris
-from jetsocket.wire.environment import Choice, is_loopback, proxy_for
+from jetsocket.wire.environment import Choice, is_exempt, is_loopback, proxy_for
 
 HTTP = {"http_proxy": "http://p:1"}
 
@@ -201,3 +203,16 @@ def test_what_no_proxy_names(monkeypatch: pytest.MonkeyPatch, uri: str, listed: 
 )
 def test_what_is_this_machine(host: str, is_it: bool) -> None:
     assert is_loopback(host) is is_it
+
+
+@given(
+    st.text(
+        st.characters(exclude_characters="\0", exclude_categories=["Cs"]) | st.sampled_from("*.,:/[]0"),
+        max_size=40,
+    )
+)
+def test_whatever_no_proxy_says_is_read_in_peace(listed: str) -> None:
+    for uri in ("ws://a.example.com:8080/", "ws://10.1.2.3/", "wss://[fd00::1]/"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("no_proxy", listed)
+            assert is_exempt(uris.parse(uri)) in (True, False)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import re
+from urllib.parse import quote
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jetsocket.wire.proxies import Proxy, redact_proxy
 
@@ -55,3 +62,29 @@ def test_a_repr_shows_no_login() -> None:
     shown = repr(Proxy.parse("http://us3r:s3cret@h:1"))
     assert "s3cret" not in shown
     assert "us3r" not in shown
+
+
+@given(
+    st.text(max_size=60) | st.from_regex(r"[a-z]{1,6}://[^ ]{0,40}@[a-z]{0,5}(:[0-9]{0,6})?", fullmatch=True)
+)
+def test_whatever_is_given_is_shown_or_refused_in_peace(url: str) -> None:
+    assert redact_proxy(url).isprintable()
+    with contextlib.suppress(ValueError):
+        assert Proxy.parse(url).scheme in ("http", "socks4", "socks4a", "socks5", "socks5h")
+
+
+@given(st.text(min_size=1, max_size=30), st.text(max_size=30))
+def test_a_login_that_is_percent_encoded_comes_out_as_it_was(username: str, password: str) -> None:
+    try:
+        login = f"{quote(username, safe='')}:{quote(password, safe='')}"
+    except UnicodeEncodeError:
+        return  # a lone surrogate
+    url = f"http://{login}@h:3128"
+    assert redact_proxy(url) == "http://***@h:3128"
+    if ":" in username or re.search("[\x00-\x1f\x7f]", username + password):
+        with pytest.raises(ValueError, match="RFC 7617"):
+            Proxy.parse(url)
+        return
+    proxy = Proxy.parse(url)
+    assert (proxy.username, proxy.password) == (username, password)
+    assert proxy.authorization == "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()

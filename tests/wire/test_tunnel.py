@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator
@@ -263,7 +264,7 @@ def test_urls_that_are_refused_before_anything_is_opened(url: str, why: str) -> 
         (b"HTTP/1.1 403 Filtered\r\n\r\n", "403 Filtered; see whether it lets anything through to this host"),
         (b"HTTP/1.1 405 No\r\n\r\n", "405 No; see whether it allows CONNECT at all"),
         (b"HTTP/1.1 502\r\n\r\n", "it answered 502; see whether the target can be reached from the proxy"),
-        (b"HTTP/1.1 2000 OK\r\n\r\n", "did not answer in HTTP: 'HTTP/1.1 2000 OK'"),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", "did not answer in HTTP/1.1: 'HTTP/1.1 2000 OK'"),
         (b"HTTP/1.1 20 OK\r\n\r\n", "did not answer in HTTP"),
         (b"HTTP/1.1 502 \x1b[31m\x9b\xe2\x80\xaeBad\r\n\r\n", r"502 \?\[31m�\?Bad"),
         (b"HTTP/1.1 502 " + b"\x1b" * 60_000 + b"\r\n\r\n", r"502 \?{199}…; "),
@@ -288,17 +289,17 @@ def test_an_answer_that_opens_no_tunnel(raw_server: Serve, answer: bytes, why: s
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "did not answer in HTTP: 'SSH-2.0-OpenSSH_9.2'"),
-        (b"220 mail.test ESMTP\r\n", "did not answer in HTTP: '220 mail.test ESMTP'"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "did not answer in HTTP/1.1, but in SSH: 'SSH-2.0-OpenSSH_9.2'"),
+        (b"220 mail.test ESMTP\r\n", "did not answer in HTTP/1.1, but in SMTP: '220 mail.test ESMTP'"),
         (
             b"\x15\x03\x01\x00\x02\x02\x46",
-            r"TLS alert; it wants TLS itself \(https://\), which is not supported",
+            r"in HTTP/1\.1, but in TLS; it wants TLS itself \(https://\), which is not supported",
         ),
-        (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00", "did not answer in HTTP"),
+        (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00", "but in HTTP/2; check that this is"),
         (b"\x05\xff", "does it speak SOCKS"),
-        (b"HTTP/2 200\r\n", "did not answer in HTTP: 'HTTP/2 200'"),
-        (b"\r\n\r\n", "did not answer in HTTP: ''"),
-        (b"H\n", "did not answer in HTTP: 'H'"),
+        (b"HTTP/2 200\r\n", "but in another version of HTTP: 'HTTP/2 200'"),
+        (b"\r\n\r\n", "did not answer in HTTP/1.1; check"),
+        (b"H\n", "did not answer in HTTP/1.1: 'H'"),
     ],
 )
 def test_what_cannot_become_http_is_refused_at_its_first_bytes(
@@ -317,7 +318,7 @@ def test_what_cannot_become_http_is_refused_at_its_first_bytes(
             b"HTTP/1.1 407 Proxy Authentication Required\r\nVia",
             "answered: 'HTTP/1.1 407 Proxy Authentication",
         ),
-        (b"HTT", "did not answer in HTTP: 'HTT'"),
+        (b"HTT", "before it had answered: 'HTT'"),
     ],
 )
 def test_one_that_closes_in_its_answer(raw_server: Serve, said: bytes, why: str) -> None:
@@ -532,11 +533,54 @@ def test_what_is_not_socks_is_refused_at_its_first_bytes(raw_server: Serve, said
     )
 
 
+def test_socks_4_is_asked_for_no_ipv6_address(raw_server: Serve) -> None:
+    asked: list[str] = []
+    proxy = raw_server(socks_proxy(asked, refuses=lambda host, sock: b"\0\x5b" + bytes(6)))
+    with pytest.raises(exceptions.ConnectionError, match="SOCKS 4 carries no IPv6 addresses; say socks5://"):
+        dialing("ws://[2001:db8::1]/", proxy=f"socks4://127.0.0.1:{proxy.port}").open()
+    assert asked == []
+
+
 def test_what_comes_behind_the_answer_of_a_socks_proxy_is_refused(raw_server: Serve) -> None:
     def refuses(host: str, sock: socket.socket) -> bytes:
         return b"\x05\0\0\x01" + bytes(6) + b"extra"
 
     assert "data behind its answer" in refused(raw_server(socks_proxy([], refuses=refuses)), scheme="socks5h")
+
+
+# --- alarms
+
+
+class Alarm(TimeoutError):
+    """What the usual recipe for a time limit raises."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the platform has no timers that signal")
+@pytest.mark.parametrize("kind", [Alarm, TimeoutError, ConnectionResetError, ValueError])
+@pytest.mark.parametrize("scheme", ["http", "socks5h", "socks5"])
+def test_an_alarm_that_comes_while_a_proxy_is_asked_stays_itself(
+    raw_server: Serve, names: Names, scheme: str, kind: type[Exception]
+) -> None:
+    names["host.test"] = [("2001:db8::1", 80), ("192.0.2.1", 80)]
+    alarm = kind("mine")
+
+    def ring(*args: object) -> None:
+        raise alarm
+
+    def script(sock: socket.socket) -> None:
+        sock.recv(3)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        hold(sock)
+
+    proxy = raw_server(script)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pytest.raises(kind) as caught:
+            dialing("ws://host.test/", proxy=f"{scheme}://127.0.0.1:{proxy.port}").open()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught.value is alarm
 
 
 # --- this machine, and the environment
