@@ -1,4 +1,4 @@
-"""The user's callbacks: `configure`, `reset` and `check` get a lease of their own, whose every operation has one deadline."""
+"""The user's callbacks: `configure`, `reset` and `check` get a lease of their own, with one deadline over all."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def _refuse_awaitable(result: object) -> None:
         if inspect.iscoroutine(result):
             result.close()  # or Python warns that it was never awaited
         raise Misuse(
-            "the callback returned an awaitable, which is not awaited here; give an ordinary function that has"
-            " done its work when it returns"
+            "the callback returned an awaitable, which is not awaited here; give an ordinary function that"
+            " has done its work when it returns"
         )
 
 

@@ -1,4 +1,4 @@
-"""The rule that says whether a connection may go to another borrower: when it comes back, and while it is idle."""
+"""The rule that says whether a connection may go to another borrower: at its return, and while it is idle."""
 
 from __future__ import annotations
 

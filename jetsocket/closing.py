@@ -13,7 +13,7 @@ _SOON = 0.05  # s between two looks at those that tell nothing by themselves
 
 
 def close_all(entries: Iterable[Entry], timeout: float) -> None:
-    """Close connections side by side, all within `timeout` (s): a close frame on each, then one wait for all."""
+    """Close connections side by side within `timeout` (s): a close frame on each, then one wait for all."""
     pending = list(entries)
     deadline = monotonic() + timeout
     try:

@@ -386,11 +386,11 @@ class ConnectionPoolConfig:
             back the id that they are sent.
         max_connecting: Connections that are being opened at once, to one URI.
         max_per_uri: Open connections to one URI, of ``max_connections``; None: no limit of its own.
-        connect_cooldown: For how long acquires of a URI fail at once after its last dial failed and none is open, s;
-            doubled at each further failure up to 60 s, with jitter, never shorter than the server's
+        connect_cooldown: For how long acquires of a URI fail at once after its last dial failed and none is
+            open, s; doubled at each further failure up to 60 s, with jitter, never shorter than the server's
             ``Retry-After``. 0: the next acquire dials at once.
-        ping_after_idle: A connection that was idle for longer must answer a ping before it is lent, s; None: the
-            socket is looked at, which costs nothing.
+        ping_after_idle: A connection that was idle for longer must answer a ping before it is lent, s; None:
+            the socket is looked at, which costs nothing.
 
     Raises:
         TypeError: A value of the wrong type; a bool is no number.

@@ -1,9 +1,9 @@
 """Log lines that wait for a thread that may emit them.
 
-A finalizer or signal handler may come anywhere: inside `logging`, inside the queue or file that a handler writes to.
-A lease that comes back there and logged it would wait for a lock that its own thread holds. The housekeeper must not
-be held up by a handler either. So what they have to say is only noted, and emitted by a worker, or by the next
-caller that acquires.
+A finalizer or signal handler may come anywhere: inside `logging`, inside the queue or file that a handler
+writes to. A lease that comes back there and logged it would wait for a lock that its own thread holds. The
+housekeeper must not be held up by a handler either. So what they have to say is only noted, and emitted by a
+worker, or by the next caller that acquires.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class DeferredLog:
         self._records.append((log, record))
 
     def tell(self, text: str, *args: object) -> None:
-        """Emit a DEBUG line of the pool's, behind those that wait; for a thread that the user has called from."""
+        """Emit a DEBUG line of the pool's, behind those that wait; for a thread that the user called from."""
         if not self.muted and _pool_log.isEnabledFor(logging.DEBUG):
             self.emit()
             _pool_log.debug(text, *args, stacklevel=2)

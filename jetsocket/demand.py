@@ -1,7 +1,7 @@
 """How many connections are to be opened, and which one makes room: pure decisions, and the order to dial.
 
-The pool opens as many connections to a URI as its line needs and no more (`dials_allowed`). At a full pool, an idle
-connection of another URI makes room for the head of a line that has waited or been overtaken enough
+The pool opens as many connections to a URI as its line needs and no more (`dials_allowed`). At a full pool,
+an idle connection of another URI makes room for the head of a line that has waited or been overtaken enough
 (`room_allowed_at`).
 """
 
@@ -36,8 +36,8 @@ class Dial:
     Attributes:
         key: Of the URI.
         target: Where to.
-        purpose: For whom: the callers in line, the next try of one that does not wait, `prewarm`, or a number of
-            connections that is to be kept.
+        purpose: For whom: the callers in line, the next try of one that does not wait, `prewarm`, or a number
+            of connections that is to be kept.
         context: The context variables of the caller that it is made for, for callbacks of the user's.
         limit: The time (s) that caller has, for messages.
         has_slot: Whether it holds a slot that no entry stands for yet.
@@ -108,10 +108,11 @@ def room_allowed_at(
     trouble: Trouble | None,
     is_checked: bool = False,
 ) -> float:
-    """When an idle connection of another URI may be closed for the head of a line, at a full pool (monotonic, s).
+    """When an idle connection of another URI may be closed for the head of a line (monotonic, s): the pool is full.
 
-    At once if its URI has no connection, open or being opened, or if it has been overtaken too often; else after a
-    moment in line. A URI that is not known to have a server takes one slot at a time, and the next after a pause.
+    At once if its URI has no connection, open or being opened, or if it has been overtaken too often; else
+    after a moment in line. A URI that is not known to have a server takes one slot at a time, and the next
+    after a pause.
 
     Args:
         asked_at: When it came (monotonic, s).

@@ -74,7 +74,7 @@ class Dialling(Moves):
 
     @step
     def begin(self, dial: Dial, entry: Entry, overdue_at: float) -> bool:
-        """A dial has its slot, and begins; False: it is over, as it is not wanted any more, or there is no slot."""
+        """A dial has its slot, and begins; False: it is over, not wanted any more or without a slot."""
         if dial not in self.dials or dial.room is not None:
             return False
         is_wanted = dial.purpose != "line" or self.line.count(dial.key) > 0
@@ -125,8 +125,8 @@ class Dialling(Moves):
     ) -> None:
         """A dial has failed for good.
 
-        As long as a connection to that URI is open, or another is being opened, its line goes on waiting. Else all
-        that wait for it get this error.
+        As long as a connection to that URI is open, or another is being opened, its line goes on waiting.
+        Else all that wait for it get this error.
         """
         if entry is not None:
             self._count_failure(error)

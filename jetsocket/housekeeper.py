@@ -1,7 +1,8 @@
-"""Housekeeper: the one lasting daemon thread of a pool keeps connections alive and tidies up; one function a chore.
+"""Housekeeper: the one lasting daemon thread of a pool keeps connections alive and tidies up.
 
-It knows the state but not the pool, so that a pool which is not referred to any more can be collected; the pool's
-finalizer then rings, and the housekeeper closes what is left and ends. It runs no user code and nothing that may
+It knows the state but not the pool, so that a pool which is not referred to any more can be collected; the
+pool's finalizer then rings, and the housekeeper closes what is left and ends. It runs no user code and
+nothing that may
 block: log records, warnings and `check` go to the workers, dials to the openers, both of which it starts.
 """
 
@@ -193,8 +194,8 @@ class Housekeeper:
         entry.wire.cut("it was not opened in time")
         where, lasted = dial.target.redacted, monotonic() - dial.began_at
         told = (
-            f"cannot connect to {where}: {lasted:.3g} s were not enough for a name look-up or a callback that does"
-            " not end; see what the resolver and your callables do, or allow more time (connect_timeout)"
+            f"cannot connect to {where}: {lasted:.3g} s were not enough for a name look-up or a callback that"
+            " does not end; see what the resolver and your callables do, or allow more time (connect_timeout)"
         )
         self.state.failed(dial, entry, TimeoutError(told, operation="connect", timeout=lasted))
 
@@ -427,7 +428,7 @@ class Housekeeper:
             self._reclaim(borrower)
 
     def _find_unreturned(self) -> None:
-        """Return what a lease held whose `release` an exception has struck, though it may be kept somewhere."""
+        """Return what a lease held whose `release` an exception has struck, though the lease may be kept."""
         now = monotonic()
         under_way = self.state.unreturned()
         self._unreturned = {each: self._unreturned.get(each, now) for each in under_way}

@@ -1,4 +1,4 @@
-"""How a borrower gets a connection: from the idle ones, or by waiting in line; and another, if it was stale."""
+"""How a borrower gets a connection: an idle one, or by waiting in line; and another, if it was stale."""
 
 from __future__ import annotations
 
@@ -193,8 +193,8 @@ class Lending(Returning):
             try:
                 candidate.start()
             except (KeyError, RuntimeError) as error:
-                # An alarm makes a KeyError of start(). Else it is the system's limit; or, since Python 3.12, the main
-                # thread has ended.
+                # An alarm makes a KeyError of start(). Else it is the system's limit; or, since Python 3.12,
+                # the main thread has ended.
                 raise_alarm_behind(error)
                 if isinstance(error, KeyError):
                     raise

@@ -25,8 +25,8 @@ class Limiter:
     def release(self, token: Hashable) -> None:
         """That connection is closed: called exactly once for each token.
 
-        By a thread of the pool that is neither a borrower's, the housekeeper's nor a finalizer; may do I/O. What it
-        raises is logged.
+        By a thread of the pool that is neither a borrower's, the housekeeper's nor a finalizer; may do I/O.
+        What it raises is logged.
         """
         raise NotImplementedError
 

@@ -11,7 +11,8 @@ from jetsocket.borrower import Borrower
 class Line:
     """Who waits. The caller of each method holds the lock of the pool's state.
 
-    A caller whose lease is gone (an exception struck its thread) is skipped, and leaves when it would be served.
+    A caller whose lease is gone (an exception struck its thread) is skipped, and leaves when it would be
+    served.
     """
 
     def __init__(self) -> None:

@@ -1,23 +1,24 @@
 """How a step is made: the one lock of a pool's state, and what may strike where.
 
-**A step** is a method of the state that runs under its lock, takes microseconds, and returns what is to be done
-outside: connecting, closing, waiting, calling back, logging. No I/O and no code of the user's runs in it.
+**A step** is a method of the state that runs under its lock, takes microseconds, and returns what is to be
+done outside: connecting, closing, waiting, calling back, logging. No I/O and no code of the user's runs in it.
 
-**Who else may run in the middle of it.** The garbage collector may run a lease's finalizer, or the `__exit__` of a
-suspended generator that holds a lease, in the thread that is inside a step; a signal handler may, too. If one of
-them waited for the lock, it would wait for its own thread. So
+**Who else may run in the middle of it.** The garbage collector may run a lease's finalizer, or the `__exit__`
+of a suspended generator that holds a lease, in the thread that is inside a step; a signal handler may, too.
+If one of them waited for the lock, it would wait for its own thread. So
 
 - a step that is asked for where its own thread is inside one raises InvalidStateError;
-- `come_back` never waits: it puts the borrower on `returned`, one call that CPython does not interrupt, and books it
-  if the lock is free. If it is not, whoever holds it books it after letting go.
+- `come_back` never waits: it puts the borrower on `returned`, one call that CPython does not interrupt, and
+  books it if the lock is free. If it is not, whoever holds it books it after letting go.
 
 **What an exception may strike.** Ctrl-C, an alarm or `PyThreadState_SetAsyncExc` may raise between any two
-bytecodes, in a step too. Then `torn` is still set, and the next step begins with `_rebuild`, which derives all lists
-from what is written in one assignment each: the place of each entry, and who is in line. The lock is only ever taken
-as `with self.lock`, which CPython does not interrupt half-way.
+bytecodes, in a step too. Then `torn` is still set, and the next step begins with `_rebuild`, which derives
+all lists from what is written in one assignment each: the place of each entry, and who is in line. The lock
+is only ever taken as `with self.lock`, which CPython does not interrupt half-way.
 
-**What is struck outside a step** is found by the housekeeper within two of its rounds, less than a second: a lease
-that is gone while its connection is lent (`dropped`), a return that was claimed and never booked (`unreturned`).
+**What is struck outside a step** is found by the housekeeper within two of its rounds, less than a second: a
+lease that is gone while its connection is lent (`dropped`), a return that was claimed and never booked
+(`unreturned`).
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class Steps:
 
     Attributes:
         name: The pool's.
-        lock: Guards all of the state but `returned`, `lent`, and queues, which are touched by single calls that
-            CPython makes atomic. With it, no other lock is taken but those inside `BoundedSemaphore` and
+        lock: Guards all of the state but `returned`, `lent`, and queues, which are touched by single calls
+            that CPython makes atomic. With it, no other lock is taken but those inside `BoundedSemaphore` and
             `SimpleQueue`, which are never held while waiting for this one.
         torn: A step is under way; if the next one finds it so, an exception has ended it half-way.
         returned: Borrowers whose connection came back and is not booked yet.
@@ -106,9 +107,9 @@ class Steps:
     def settle(self) -> None:
         """Book what came back, unless a thread is inside: it does so on its way out.
 
-        If this thread is inside, below us on the stack, the lock shows as locked. If it shows as free, then waiting
-        for it is waiting for another thread that slipped in and is there for microseconds; no circle of such waits
-        can close, because each of its threads would hold the lock that the next one found free.
+        If this thread is inside, below us on the stack, the lock shows as locked. If it shows as free, then
+        waiting for it is waiting for another thread that slipped in and is there for microseconds; no circle
+        of such waits can close, because each of its threads would hold the lock that the next one found free.
         """
         while self.returned and not self.lock.locked():
             with self.lock:

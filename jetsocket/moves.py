@@ -1,8 +1,8 @@
 """The fields of a pool's state, and the moves that its steps are made of.
 
-A connection is lent, comes home, is retired, is forgotten; a dial is ordered and ends. All is called with the lock
-held, by the steps in `state`. What is decided here and done elsewhere is put on a queue: `queued` for the openers,
-`doorbell` for the housekeeper.
+A connection is lent, comes home, is retired, is forgotten; a dial is ordered and ends. All is called with the
+lock held, by the steps in `state`. What is decided here and done elsewhere is put on a queue: `queued` for
+the openers, `doorbell` for the housekeeper.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class Moves(Steps):
 
     Attributes:
         pid: The process it is of.
-        slots: The right of a connection to exist: one for each entry, and for each dial that is about to begin.
+        slots: The right of a connection to exist: one for each entry, and for each dial that is about to
+            begin.
         owed: Slots that connections still have though `resize` has taken them away.
         entries: All connections that have a slot, whatever their place.
         idle: Those that are idle, by URI and by age.
         closing: Those that are closing.
         line: Who waits.
-        lent: The borrowers that have a connection. The return of a lease is claimed by removing it from here, in one
-            call without the lock.
+        lent: The borrowers that have a connection. The return of a lease is claimed by removing it from here,
+            in one call without the lock.
         dials: The orders to open a connection that are not over.
         queued: Those that no opener has taken up.
         troubles: The URIs whose last dial failed.
@@ -125,7 +126,7 @@ class Moves(Steps):
                 head.overtaken += 1
 
     def _come_home(self, entry: Entry) -> None:
-        """The one way of a connection that may be lent: to the first in line, to the idle queue, or closed."""
+        """The one way of a connection that may be lent: to the first in line, the idle queue, or its end."""
         assert self.lock.locked()
         if self.closed or self.draining:
             self._retire(entry, "pool closed")
@@ -286,8 +287,8 @@ class Moves(Steps):
     def _room_elsewhere(self, key: str) -> Entry | None:
         """The connection that may make room for that URI: to another URI, for which no caller waits.
 
-        The one that has been idle for longest; else one that may be dead, of this URI too; else one that the user's
-        `check` runs on.
+        The one that has been idle for longest; else one that may be dead, of this URI too; else one that the
+        user's `check` runs on.
         """
         for entry in self.idle:
             if entry.key != key and not self.line.count(entry.key):
@@ -336,8 +337,8 @@ class Moves(Steps):
     def _rebuild(self) -> None:
         """Put right what the last step left half-done, which an exception has ended.
 
-        An interrupt may strike even within the semaphore, whose lock is held for ever then: so it is replaced, not
-        repaired. What belongs to nobody any more is closed.
+        An interrupt may strike even within the semaphore, whose lock is held for ever then: so it is
+        replaced, not repaired. What belongs to nobody any more is closed.
         """
         for borrower in list(self.lent):
             held = borrower.entry

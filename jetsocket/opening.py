@@ -1,9 +1,9 @@
 """How connections are opened: by daemon threads of the pool, while the callers wait in line.
 
-An opener takes up an order (`Dial`), makes room if it has to, dials as often as `connect_attempts` allows, runs
-`configure`, and tells the state how it went, which hands the connection to the first in line. It parks for a few
-seconds, then ends. What belongs to the borrower's thread, thread-locals and alarms, does not reach it; the context
-variables of the first caller in line do.
+An opener takes up an order (`Dial`), makes room if it has to, dials as often as `connect_attempts` allows,
+runs `configure`, and tells the state how it went, which hands the connection to the first in line. It parks
+for a few seconds, then ends. What belongs to the borrower's thread, thread-locals and alarms, does not reach
+it; the context variables of the first caller in line do.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Opening:
         options: Options,
         base: Target | None,
         terms: Terms[Any],
+        *,
         on_open: Callback | None,
         limiter: Limiter | None = None,
     ) -> None:
@@ -101,9 +102,8 @@ class Opening:
         while True:
             dial = state.next_dial(is_new=is_new)
             is_new = False
-            if dial is None:
-                if state.closed or (dial := self._park()) is None:
-                    return
+            if dial is None and (state.closed or (dial := self._park()) is None):
+                return
             self.open(dial)
             del dial
 

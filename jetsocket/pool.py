@@ -132,7 +132,7 @@ class ConnectionPool(Generic[T]):
             config.match_ids,
             state.known,
         )
-        opening = Opening(state, options, self._base, terms, self._configure, self._limiter)
+        opening = Opening(state, options, self._base, terms, on_open=self._configure, limiter=self._limiter)
         return Lending(
             state,
             terms,
@@ -161,8 +161,8 @@ class ConnectionPool(Generic[T]):
         Raises:
             PoolExhaustedError: None within `timeout`, or max_waiting callers are in line already.
             PoolClosedError: The pool is closed or drained, or was while waiting.
-            TimeoutError: The server could not be reached within `connect_timeout`, or `configure` took longer, and
-                no connection to it is open.
+            TimeoutError: The server could not be reached within `connect_timeout`, or `configure` took
+                longer, and no connection to it is open.
             HandshakeError: The server refused, and no connection to it is open.
             ConnectionError: The server could not be reached, or `configure` failed, likewise.
             ValueError: The URI is not one, or is relative without `base_uri`.
@@ -267,15 +267,15 @@ class ConnectionPool(Generic[T]):
     def prewarm(self, uri_or_path: str, count: int, *, keep: bool = False) -> int:
         """Open connections ahead of their borrowers, side by side, until `count` are idle for that URI.
 
-        Never opens past `max_connections`, at most `max_connecting` at once, and closes no other connection to
-        make room.
+        Never opens past `max_connections`, at most `max_connecting` at once, and closes no other connection
+        to make room.
 
         Args:
             uri_or_path: As for `acquire`.
             count: How many are to be idle.
             keep: Hold that number open from now on: they are exempt from `max_idle_time`, and replaced before
-                `max_lifetime` ends them; one that is lost is opened again, after a pause if that fails. They still
-                make room for a waiting caller. 0 ends it.
+                `max_lifetime` ends them; one that is lost is opened again, after a pause if that fails. They
+                still make room for a waiting caller. 0 ends it.
 
         Returns:
             How many were opened now.
@@ -410,7 +410,7 @@ class ConnectionPool(Generic[T]):
     def leases(self) -> list[LeaseInfo]:
         """What is lent now: to which thread, for how long, acquired where, doing what; the longest first."""
         now = monotonic()
-        borrowers = sorted(list(self._begin_anew().state.lent), key=lambda each: each.taken_at)
+        borrowers = sorted(self._begin_anew().state.lent, key=lambda each: each.taken_at)
         return [info for each in borrowers if (info := lease_info(each, now)) is not None]
 
     def connections(self) -> list[ConnectionInfo]:
@@ -449,8 +449,8 @@ class ConnectionPool(Generic[T]):
         """In a forked child, begin with an empty state: the connections and threads are the parent's.
 
         Called by the hook in `ending`, and by each method that uses the state, for the hook may not have run
-        (uWSGI's fork runs none), may have been interrupted, or be preceded by others'. So several threads may be
-        here, and a signal handler that interrupts one: all assign the same, what is compared last.
+        (uWSGI's fork runs none), may have been interrupted, or be preceded by others'. So several threads may
+        be here, and a signal handler that interrupts one: all assign the same, what is compared last.
         """
         pid, old = getpid(), self._lending
         if old.state.pid == pid:

@@ -36,7 +36,8 @@ class Returning:
             failed: Whether an exception left the borrower's block.
         """
         borrower, state = lease._borrower, self.state
-        # From here on only this caller returns it. What strikes below, the housekeeper finds: see `unreturned`.
+        # From here on only this caller returns it. What strikes below, the housekeeper finds: see
+        # `unreturned`.
         if not state.claim(borrower):
             if state.closed:  # then close() has claimed them all
                 lease._detach()

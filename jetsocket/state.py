@@ -1,6 +1,7 @@
 """The state of a pool: its slots, its connections, who has which, who waits. Each method is one step.
 
-What a step decides it returns; the moves that it is made of stand in `moves`, the rules of locking in `locking`.
+What a step decides it returns; the moves that it is made of stand in `moves`, the rules of locking in
+`locking`.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class State(Dialling):
 
     @step
     def refuse(self, borrower: Borrower, entry: Entry, reason: str, *, gone: bool, may_wait: bool) -> Answer:
-        """Take a connection that was found stale from its borrower, and give it another, or its place in line.
+        """Take a stale connection from its borrower, and give it another, or its place in line.
 
         Raises:
             PoolClosedError: The pool is closed.
@@ -326,8 +327,8 @@ class State(Dialling):
         """Give no more leases and wake all who wait.
 
         Returns:
-            The connections to be closed in order, and those that are lent or being opened, to be cut; None if the
-            pool was closed before, unless that is to be done `again`.
+            The connections to be closed in order, and those that are lent or being opened, to be cut; None if
+            the pool was closed before, unless that is to be done `again`.
         """
         if self.closed and not again:
             return None
@@ -348,7 +349,7 @@ class State(Dialling):
 
     @step
     def clear(self, key: str | None) -> list[Entry]:
-        """Retire the idle connections to a URI, or all; those that are lent or being opened, when they come back."""
+        """Retire the idle connections to a URI, or all; those that are lent or being opened, at their return."""
         idle = []
         for entry in list(self.entries):
             if key is None or entry.key == key:

@@ -191,8 +191,8 @@ class PoolStats:
         """Two readable lines: what is now, and what has been."""
         discards = ", ".join(f"{count} {reason}" for reason, count in sorted(self.discards.items())) or "none"
         return (
-            f"now: {self.active_connections} lent, {self.idle_connections} idle, {self.connecting} being opened,"
-            f" {self.waiting} waiting\n"
+            f"now: {self.active_connections} lent, {self.idle_connections} idle, {self.connecting} being"
+            f" opened, {self.waiting} waiting\n"
             f"so far: {self.total_connections} opened, {self.connect_errors} connect errors, {self.acquires}"
             f" acquires ({self.reuses} reused), {self.timeouts} timeouts, discarded: {discards};"
             f" waited p50 {self.wait_time.p50:.3g} s, p99 {self.wait_time.p99:.3g} s"

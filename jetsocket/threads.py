@@ -24,8 +24,8 @@ def is_housekeeping() -> bool:
 def rest_if_forked(pid: int) -> None:
     """Never return in a forked child, where a greenlet of the parent's threads lives on.
 
-    `threading` has forgotten it there, and its end would fail. It waits for nothing that comes, so it holds up
-    no `gevent.wait()`.
+    `threading` has forgotten it there, and its end would fail. It waits for nothing that comes, so it holds
+    up no `gevent.wait()`.
     """
     if pid != getpid():
         SimpleQueue[None]().get()

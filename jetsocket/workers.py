@@ -1,11 +1,12 @@
 """Workers: daemon threads that run what may block or is the user's, so that the housekeeper never does.
 
-One queue and one thread a kind (for checks up to three), so that none holds up another kind. They are started by the
-housekeeper when there is work, and end when they have had none for a while.
+One queue and one thread a kind (for checks up to three), so that none holds up another kind. They are started
+by the housekeeper when there is work, and end when they have had none for a while.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -28,7 +29,8 @@ _log = logging.getLogger("jetsocket.pool")
 class Worker:
     """The threads and the queue of one kind of work.
 
-    `_lock` guards the fields below; only a list and two counters are touched under it, and no other lock is taken.
+    `_lock` guards the fields below; only a list and two counters are touched under it, and no other lock is
+    taken.
     """
 
     def __init__(self, name: str, most: int = 1) -> None:
@@ -94,10 +96,9 @@ class Worker:
                 continue
             try:
                 job()
-            except Exception:  # a log handler's or listener's: it costs its line, not the thread
-                _log.exception("%s: a job failed", self._name)
-            except BaseException:  # SystemExit out of a log handler ends nothing but its line
-                _log.warning("%s: a job raised what ends a thread; it goes on", self._name, exc_info=True)
+            except BaseException:  # noqa: BLE001  # a log handler's, SystemExit too: it costs its line, no more
+                with contextlib.suppress(BaseException):  # the same handler may raise once more
+                    _log.warning("%s: a job failed; the thread goes on", self._name, exc_info=True)
             del job
 
     def _park(self) -> bool:
