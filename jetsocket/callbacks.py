@@ -1,4 +1,4 @@
-"""The user's callbacks: `configure`, `reset` and `check` get a lease of their own, with one deadline over all."""
+"""The user's callbacks: `configure`, `reset` and `check` get a lease of their own, with one deadline."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
-from jetsocket.wire.stream import Watcher
+from jetsocket.wire.waits import Watcher
 from jetsocket.wire.websocket import WebSocket
 
 _SOON = 0.05  # s between two looks at those that tell nothing by themselves

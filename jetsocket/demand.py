@@ -108,7 +108,7 @@ def room_allowed_at(
     trouble: Trouble | None,
     is_checked: bool = False,
 ) -> float:
-    """When an idle connection of another URI may be closed for the head of a line (monotonic, s): the pool is full.
+    """When another URI's idle connection may be closed for the head of a line, at a full pool (monotonic, s).
 
     At once if its URI has no connection, open or being opened, or if it has been overtaken too often; else
     after a moment in line. A URI that is not known to have a server takes one slot at a time, and the next

@@ -32,7 +32,7 @@ from jetsocket.opening import Opening
 from jetsocket.places import CHECKING, IDLE
 from jetsocket.state import State
 from jetsocket.threads import keep_house, rest_if_forked
-from jetsocket.wire.stream import Watcher, take, waiting
+from jetsocket.wire.waits import Watcher, take, waiting
 from jetsocket.wire.websocket import WebSocket
 from jetsocket.workers import Workers
 

@@ -1,7 +1,7 @@
 """How a step is made: the one lock of a pool's state, and what may strike where.
 
 **A step** is a method of the state that runs under its lock, takes microseconds, and returns what is to be
-done outside: connecting, closing, waiting, calling back, logging. No I/O and no code of the user's runs in it.
+done outside: connecting, closing, waiting, calling back, logging. No I/O and no user code runs in it.
 
 **Who else may run in the middle of it.** The garbage collector may run a lease's finalizer, or the `__exit__`
 of a suspended generator that holds a lease, in the thread that is inside a step; a signal handler may, too.

@@ -31,7 +31,7 @@ from jetsocket.limits import Limiter
 from jetsocket.state import State
 from jetsocket.threads import rest_if_forked
 from jetsocket.uris import Target, same_origin
-from jetsocket.wire.stream import take
+from jetsocket.wire.waits import take
 from jetsocket.wire.websocket import WebSocket
 
 _PARK = 5.0  # s that an opener waits for its next order

@@ -349,7 +349,7 @@ class State(Dialling):
 
     @step
     def clear(self, key: str | None) -> list[Entry]:
-        """Retire the idle connections to a URI, or all; those that are lent or being opened, at their return."""
+        """Retire the idle connections to a URI, or all; those lent or being opened, at their return."""
         idle = []
         for entry in list(self.entries):
             if key is None or entry.key == key:

@@ -6,8 +6,7 @@ by the housekeeper when there is work, and end when they have had none for a whi
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,13 +16,11 @@ from typing import TypeAlias
 
 from jetsocket.clock import monotonic
 from jetsocket.threads import rest_if_forked
-from jetsocket.wire.stream import take
+from jetsocket.wire.waits import take
 
 Job: TypeAlias = Callable[[], object]
 
 _PARK = 5.0  # s without work, after which a thread ends
-
-_log = logging.getLogger("jetsocket.pool")
 
 
 class Worker:
@@ -97,8 +94,8 @@ class Worker:
             try:
                 job()
             except BaseException:  # noqa: BLE001  # a log handler's, SystemExit too: it costs its line, no more
-                with contextlib.suppress(BaseException):  # the same handler may raise once more
-                    _log.warning("%s: a job failed; the thread goes on", self._name, exc_info=True)
+                told = (*sys.exc_info(), threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(told))  # as if it had ended the thread
             del job
 
     def _park(self) -> bool:

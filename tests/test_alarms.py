@@ -30,7 +30,7 @@ import pytest
 import jetsocket
 from jetsocket import ConnectionPool
 from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
-from jetsocket.wire.stream import frames_from
+from jetsocket.wire.tls import frames_from
 from tests.books import state_of
 from tests.conftest import Tls
 from tests.servers import EchoServer, RawServer, after_upgrade, hold, refusing_port, wait_until

@@ -49,7 +49,8 @@ from jetsocket.wire.frames import (
     encode_frame,
 )
 from jetsocket.wire.redaction import censored, secrets_of
-from jetsocket.wire.stream import Stream, frames_from
+from jetsocket.wire.stream import Stream
+from jetsocket.wire.tls import frames_from
 
 ABNORMAL = 1006
 """Stands for a connection that ended without a close frame (RFC 6455 §7.4.1); never sent."""

@@ -9,7 +9,6 @@ import queue
 import select
 import socket
 import ssl
-import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -18,12 +17,12 @@ from jetsocket.clock import monotonic
 from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
 from jetsocket.wire import tunnel
 from jetsocket.wire.certificates import explain
-from jetsocket.wire.dns import Address, Answer, Mailbox, Question, ask, read_address
+from jetsocket.wire.dns import Address, Answer, Mailbox, Question, read_address, resolve
 from jetsocket.wire.environment import Choice, is_loopback, proxy_for
 from jetsocket.wire.proxies import DIRECTLY, Proxy, import_python_socks, redact_proxy
 from jetsocket.wire.redaction import raise_alone
 from jetsocket.wire.source import Source, SourceError, bind, explained, reachable_from
-from jetsocket.wire.stream import Socket, Stream, take
+from jetsocket.wire.stream import Socket, Stream
 
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
 _AGAIN = 0.02  # s before an address is tried again whose backlog is full (a Unix socket's says so)
@@ -109,7 +108,7 @@ class Dialing:
         return stream
 
     def cancel(self) -> None:
-        """Make `open` and `pause` raise ConnectionError at once. For any thread, and signal handlers.
+        """Make `open` raise ConnectionError at once. For any thread, and signal handlers.
 
         A stream that `open` has returned is left alone.
         """
@@ -127,18 +126,6 @@ class Dialing:
         for mine in (self._stream, self._waker, self._running):
             if mine is not None:
                 mine.disown()
-
-    def pause(self, seconds: float) -> None:
-        """Wait between two attempts, not beyond the deadline.
-
-        Raises:
-            ConnectionError: `cancel` was called.
-        """
-        self._stage = "waiting for the next attempt"
-        mailbox = self._open_mailbox()
-        with suppress(queue.Empty):  # nobody cancelled
-            take(mailbox, min(seconds, self._remaining()))
-        self._refuse_if_cancelled()
 
     # ---- the stages
 
@@ -169,18 +156,14 @@ class Dialing:
     def _ask(self, question: Question) -> Answer | None:
         mailbox = self._open_mailbox()
         try:
-            ask(question, mailbox)
-        except RuntimeError as error:
-            if is_alarm(error):
-                raise
-            raise self._failed(error, "this process can start no more threads") from error
-        try:
-            answer = take(mailbox, min(self._remaining(), threading.TIMEOUT_MAX))
+            answer = resolve(question, mailbox, self._deadline)
         except queue.Empty as error:
             if is_alarm(error):
                 raise
             raise self._timed_out() from None
         self._refuse_if_cancelled()
+        if self._remaining() <= 0:
+            raise self._timed_out()
         return answer
 
     def _race(self, addresses: Sequence[Address], whom: str = "") -> Stream:

@@ -1,7 +1,8 @@
-"""The addresses of a host, from the system's resolver: in a thread, for nothing can interrupt `getaddrinfo`.
+"""The addresses of a host, from the system's resolver.
 
-When the DNS hangs, each look-up takes half a minute, and whoever waits gives up long before. So who asks what
-is being asked already waits for the same answer, and those threads don't add up.
+Nothing can interrupt `getaddrinfo`: a thread that asks stays until the resolver gives up, half a minute where
+the DNS hangs. So a thread that asks what another asks already waits for the same answer, until its own
+deadline: at most one thread a host hangs.
 """
 
 from __future__ import annotations
@@ -11,19 +12,17 @@ import codecs
 import os
 import queue
 import socket
-import sys
 import threading
 from collections import deque
 from typing import Any, NamedTuple, TypeAlias
 
 from jetsocket.clock import monotonic
-from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
+from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.uris import bracketed
+from jetsocket.wire.waits import take
 
 # getaddrinfo wants it; a signal handler that interrupts its first import and connects would not find it.
 codecs.lookup("idna")
-
-_SHARED_FOR = 1.0  # s; a look-up that hangs for longer may miss that the DNS answers again
 
 
 class Address(NamedTuple):
@@ -78,46 +77,47 @@ def read_address(question: Question) -> Answer:
     return list(map(Address._make, found))
 
 
-def ask(question: Question, mailbox: Mailbox) -> None:
-    """Have the answer put into `mailbox`, sooner or later.
+def resolve(question: Question, mailbox: Mailbox, deadline: float) -> Answer | None:
+    """Ask the resolver in this thread, or wait for the answer to one that asks the same.
+
+    Args:
+        question: What to ask.
+        mailbox: Of this thread, for the answer; None that is put there ends the waiting for another thread's.
+        deadline: Until when to wait for another thread's (monotonic, s); one's own can't be ended.
+
+    Returns:
+        The answer, an error included; None if the mailbox said so.
 
     Raises:
-        RuntimeError: This process can start no more threads.
+        queue.Empty: The deadline passed while another thread was asking.
     """
-    under_way = _under_way.get(question)
-    if under_way is not None and under_way.may_be_joined:
+    while True:
+        under_way = _under_way.get(question)
+        if under_way is None or not under_way.may_be_joined:
+            return _Inquiry(question).run()
         under_way.join(mailbox)
-        return
-    inquiry = _Inquiry(question, mailbox)
-    if sys.is_finalizing():
-        inquiry.run()  # up to Python 3.11, start() would wait for ever for a thread that never runs
-        return
-    try:
-        threading.Thread(target=inquiry.run, name="jetsocket-dns", daemon=True).start()
-    except (KeyError, RuntimeError) as error:
-        raise_alarm_behind(error)  # that has struck in start(), which loses its count then: a KeyError
-        if isinstance(error, KeyError) or threading.main_thread().is_alive():
-            raise
-        inquiry.run()  # since Python 3.12 none starts once the main one has ended: here, then
+        answer = take(mailbox, min(deadline - monotonic(), threading.TIMEOUT_MAX))
+        if answer is not _INTERRUPTED:
+            return answer
 
 
 class _Inquiry:
     """A question on its way, and all who wait for the answer. No lock, for a signal handler may ask, too."""
 
-    def __init__(self, question: Question, mailbox: Mailbox) -> None:
-        self._began = monotonic()
+    def __init__(self, question: Question) -> None:
         self._pid = os.getpid()
+        self._thread = threading.get_ident()
         self._question = question
-        self._mailboxes = deque([mailbox])
+        self._mailboxes: deque[Mailbox] = deque()
         self._answer: Answer | None = None
 
     @property
     def may_be_joined(self) -> bool:
-        """Whether its answer is as good as one that is asked for now."""
-        young = monotonic() - self._began < _SHARED_FOR
-        # Not in a forked child, whose parent has the thread. Nor among gevent's greenlets: another thread's
-        # hub would not wake them.
-        return young and self._pid == os.getpid() and threading.Lock.__module__ == "_thread"
+        """Whether waiting for its answer makes sense."""
+        # Not in a forked child, whose parent has the thread; nor for a signal handler that interrupts that
+        # very thread. Nor among gevent's greenlets: another thread's hub would not wake them.
+        elsewhere = self._pid == os.getpid() and self._thread != threading.get_ident()
+        return elsewhere and threading.Lock.__module__ == "_thread"
 
     def join(self, mailbox: Mailbox) -> None:
         """Wait for the same answer."""
@@ -126,12 +126,13 @@ class _Inquiry:
         if self._answer is not None:
             self._hand_out(self._answer)
 
-    def run(self) -> None:
-        """Ask. From here on, and not before, others may join: this thread runs, so they get their answer."""
-        answer: Answer = OSError("the look-up was interrupted")
+    def run(self) -> Answer:
+        """Ask; other threads may join meanwhile."""
+        answer: Answer = _INTERRUPTED
         try:
             _under_way[self._question] = self
             answer = look_up(self._question)
+            return answer
         finally:
             if _under_way.get(self._question) is self:
                 _under_way.pop(self._question, None)
@@ -143,6 +144,8 @@ class _Inquiry:
             while True:
                 self._mailboxes.popleft().put(answer)
 
+
+_INTERRUPTED = OSError("the thread that asked was interrupted")
 
 _under_way: dict[Question, _Inquiry] = {}
 """The latest look-up of each question. Only touched by single calls, which CPython makes atomic."""

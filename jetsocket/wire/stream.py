@@ -12,42 +12,19 @@ their own), and anybody, at any time, `abort` and `close`.
 from __future__ import annotations
 
 import errno
-import os
-import queue
-import select
 import socket
 import ssl
-import struct
-import sys
-import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from os import getpid
-from types import FrameType
-from typing import TypeAlias, TypeVar
 
-from jetsocket.clock import monotonic, sleep
 from jetsocket.interrupts import is_alarm, suppress
-from jetsocket.wire.certificates import names_of
-
-if sys.platform != "win32":
-    import fcntl
-    import termios
-
-_T = TypeVar("_T")
-_Poll: TypeAlias = Callable[["float | None"], object]  # ms to wait; true: there is something
+from jetsocket.wire.tls import Tls
+from jetsocket.wire.waits import Poll, ask_kernel, pollers, wait_for, waiting
 
 _READ_SIZE = 65536  # bytes asked of the kernel at once
-_RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
-_RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1
-_MOST_REPLIES = 65536  # bytes that reading has produced (KeyUpdates' answers), and the peer does not take
 _ENCRYPT_SIZE = 262144  # bytes encrypted at once: a reader waits for the TLS lock no longer than that takes
-_LONGEST_POLL = 3600.0  # s; poll() takes its milliseconds as a C int, which far deadlines overflow
-_FORK_PATIENCE = 1.0  # s that a fork waits for threads that are inside OpenSSL: for milliseconds, as a rule
-_SELECT_AT_ONCE = 500  # descriptors; Windows' select() takes 512
 _SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)  # also for programs that set SIGPIPE back to deadly
 _NOTHING = memoryview(b"")
-_INT = struct.Struct("i")
 
 
 class Socket(socket.socket):
@@ -77,175 +54,6 @@ class _Closed:
 
 
 _CLOSED = _Closed()
-
-
-def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
-    """The frames of a stack from that one down; without the line numbers that `traceback` looks up."""
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-class _ForkGate:
-    """Lets a fork wait for a moment in which no thread is inside OpenSSL.
-
-    OpenSSL has locks of its own. One that is held at the fork stays locked in the child for ever, whose next
-    handshake would hang. Nothing is held meanwhile: other hooks that run before a fork wait for locks of
-    theirs, `logging` for one, and whoever has such a lock may need a session. So in the instants between the
-    moment that was found and the fork a thread may enter all the same; hardly ever one does.
-    """
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """In a forked child: forget the parent's sessions."""
-        # No lock, which an interrupt could leave locked: CPython adds, discards and copies in one go each.
-        self._sessions: set[weakref.ref[_Tls]] = set()
-
-    def enroll(self, session: _Tls) -> None:
-        """Wait for that session, too."""
-        self._sessions.add(weakref.ref(session, self._sessions.discard))
-
-    def wait(self) -> None:
-        """Before a fork. In vain for a signal handler that came inside a session, hence the patience."""
-        deadline = monotonic() + _FORK_PATIENCE
-        while self._is_busy() and monotonic() < deadline:
-            sleep(0.001)  # its lock is not waited for: an interrupt could leave that locked, too
-
-    def _is_busy(self) -> bool:
-        sessions = [ref() for ref in list(self._sessions)]
-        return any(session is not None and session.is_busy for session in sessions)
-
-
-_fork_gate = _ForkGate()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_fork_gate.wait, after_in_child=_fork_gate.renew)
-
-
-class _Tls:
-    """A TLS session in memory: ciphertext in, plaintext out, and back.
-
-    `_lock` guards every call to the session and its two buffers, and nothing else. It is taken only by
-    the stream's reader or writer, never around a system call, and no other lock is taken under it. A
-    finalizer or signal handler that comes inside a call is refused: it would wait for its own thread.
-    """
-
-    def __init__(self, context: ssl.SSLContext, server_hostname: str) -> None:
-        self._lock = threading.Lock()
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
-        self._error: ssl.SSLError | None = None  # met behind plaintext that had to be returned first
-        self._ended = False  # the peer said close_notify
-        self._head = b""  # the beginning of a record's head, if what was fed ends within one
-        self._missing = 0  # bytes that the last record lacks
-        self.is_flooded = False  # whether so many answers wait to be sent that no more should be read
-        self.version: str | None = None
-        _fork_gate.enroll(self)
-
-    @property
-    def names(self) -> list[str] | None:
-        """What the peer's certificate is for; None if not known."""
-        return names_of(self._session)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a thread is inside."""
-        return self._lock.locked()
-
-    def handshake(self) -> bool:
-        """Go on with the handshake; True when it is done, False when the peer has to speak first."""
-        if self._lock.locked():
-            self._refuse_reentry()
-        with self._lock:
-            try:
-                self._session.do_handshake()
-            except ssl.SSLWantReadError as error:
-                if is_alarm(error):
-                    raise
-                return False
-            self.version = self._session.version()
-            return True
-
-    def feed(self, ciphertext: bytes) -> None:
-        if self._lock.locked():
-            self._refuse_reentry()
-        with self._lock:
-            self._incoming.write(ciphertext)
-        # Where records end has to be counted: OpenSSL does not tell what it holds of one that is not whole.
-        if self._head:
-            ciphertext = self._head + ciphertext
-        end, border = len(ciphertext), self._missing
-        while (payload := border + _RECORD_HEAD) <= end:
-            border = payload + (ciphertext[payload - 2] << 8 | ciphertext[payload - 1])
-        self._head = ciphertext[border:]
-        self._missing = border - end if border > end else 0
-
-    def decrypt(self) -> bytes | None:
-        """All plaintext there is; None when there is none now, b"" when there will never be more."""
-        if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                self._error = None  # or its traceback would keep the stream alive
-        parts: list[bytes] = []
-        if self._lock.locked():
-            self._refuse_reentry()
-        with self._lock:
-            while not self._ended and (self._incoming.pending or self._session.pending()):
-                try:
-                    parts.append(self._session.read(_RECORD_SIZE))
-                except ssl.SSLError as error:
-                    if is_alarm(error):
-                        raise
-                    if not isinstance(error, ssl.SSLWantReadError):
-                        if not parts:
-                            raise
-                        self._error = error
-                    break  # else it was half a record, or one that carries no data
-                self._ended = not parts[-1]  # the peer's close_notify reads as b""
-            # Here, with the lock: while another thread encrypts, what it has done so far is in there, too.
-            self.is_flooded = self._outgoing.pending > _MOST_REPLIES
-        return b"".join(parts) or (b"" if self._ended else None)
-
-    def encrypt(self, data: memoryview) -> bytes:
-        """``data`` as TLS records, behind the records that reading has produced."""
-        if self._lock.locked():
-            self._refuse_reentry()
-        with self._lock:
-            while data:
-                try:
-                    data = data[self._session.write(data) :]
-                except ssl.SSLWantReadError as error:
-                    if is_alarm(error):
-                        raise
-                    told = "the peer renegotiates TLS, and nothing can be sent until that is over"
-                    raise ConnectionAbortedError(errno.ECONNABORTED, told) from error
-            return self._outgoing.read()
-
-    def _refuse_reentry(self) -> None:
-        # Inside any session, not only this one: two threads, each inside the other's, would wait in a circle.
-        if any(frame.f_code in _TLS_CALLS for frame in frames_from(sys._getframe(2))):
-            raise OSError(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
-
-    @property
-    def has_input(self) -> bool:
-        """Whether `decrypt` has something to return or raise without more ciphertext."""
-        return self._ended or self._error is not None or self._incoming.pending > 0
-
-    @property
-    def mid_record(self) -> bool:
-        """Whether part of a record has come and the rest has not: nobody knows yet what it carries."""
-        return self._missing > 0 or bool(self._head)
-
-    @property
-    def has_output(self) -> bool:
-        """Whether reading has produced records that are to be sent (a KeyUpdate's answer, an alert)."""
-        return self._outgoing.pending > 0
-
-
-_TLS_CALLS = frozenset(call.__code__ for call in (_Tls.handshake, _Tls.feed, _Tls.decrypt, _Tls.encrypt))
 
 
 class Stream:
@@ -278,11 +86,11 @@ class Stream:
         self._sock: Socket | _Closed = sock
         self._sock.setblocking(False)
         self._pid = getpid()
-        self._tls: _Tls | None = None
+        self._tls: Tls | None = None
         self._unsent = _NOTHING  # bytes for the kernel (ciphertext, if encrypted); the writer's
-        self._poll_readable: _Poll | None = None  # the reader's, for looks
-        self._wait_readable: _Poll | None = None  # and for waits
-        self._poll_writable: _Poll | None = None  # the writer's, for waits
+        self._poll_readable: Poll | None = None  # the reader's, for looks
+        self._wait_readable: Poll | None = None  # and for waits
+        self._poll_writable: Poll | None = None  # the writer's, for waits
         self.bytes_in = 0
         self.bytes_out = 0
         self.broken = False
@@ -291,11 +99,6 @@ class Stream:
     def closed(self) -> bool:
         """Whether `close` or `disown` was called."""
         return self._sock is _CLOSED
-
-    @property
-    def tls_version(self) -> str | None:
-        """The protocol spoken, such as "TLSv1.3"; None on a plain stream."""
-        return self._tls.version if self._tls is not None else None
 
     @property
     def certificate_names(self) -> list[str] | None:
@@ -324,7 +127,7 @@ class Stream:
     @property
     def untaken(self) -> int:
         """How many B that the kernel took the peer's has not taken yet; 0 where it does not tell."""
-        return _ask_kernel(self._sock.fileno(), "TIOCOUTQ")
+        return ask_kernel(self._sock.fileno(), "TIOCOUTQ")
 
     def start_tls(self, context: ssl.SSLContext, server_hostname: str, deadline: float | None) -> None:
         """Do the TLS handshake; from then on the stream is encrypted. To be called once, before sharing it.
@@ -339,7 +142,7 @@ class Stream:
             ssl.SSLError: The handshake failed; `ssl.SSLCertVerificationError` if the certificate was refused.
             OSError: The connection was lost.
         """
-        self._tls = tls = _Tls(context, server_hostname)
+        self._tls = tls = Tls(context, server_hostname)
         try:
             while not tls.handshake():
                 self._flush(deadline)
@@ -407,9 +210,9 @@ class Stream:
         Returns:
             False when the deadline passed.
         """
-        return self._poll_reader(lambda poll: _wait(poll, deadline))
+        return self._poll_reader(lambda poll: wait_for(poll, deadline))
 
-    def _poll_reader(self, wait: Callable[[_Poll], bool] | None) -> bool:
+    def _poll_reader(self, wait: Callable[[Poll], bool] | None) -> bool:
         if self._tls is not None and self._tls.has_input:
             return True
         if self._pid != getpid():
@@ -419,12 +222,12 @@ class Stream:
             if isinstance(sock, _Closed):
                 return True
             if self._poll_readable is None or self._wait_readable is None:
-                self._poll_readable, self._wait_readable = _pollers(sock.fileno(), writing=False)
+                self._poll_readable, self._wait_readable = pollers(sock.fileno(), writing=False)
             return bool(self._poll_readable(0)) if wait is None else wait(self._wait_readable)
         finally:
             del sock
 
-    def _read_tls(self, tls: _Tls) -> bytes | None:
+    def _read_tls(self, tls: Tls) -> bytes | None:
         if tls.has_input and (plaintext := tls.decrypt()) is not None:
             return plaintext
         if tls.is_flooded:
@@ -583,8 +386,8 @@ class Stream:
             if isinstance(sock, _Closed):
                 return True
             if self._poll_writable is None:
-                _, self._poll_writable = _pollers(sock.fileno(), writing=True)
-            return _wait(self._poll_writable, deadline)
+                _, self._poll_writable = pollers(sock.fileno(), writing=True)
+            return wait_for(self._poll_writable, deadline)
         finally:
             del sock
 
@@ -613,137 +416,6 @@ class Stream:
         sock, self._sock = self._sock, _CLOSED
         with suppress(OSError):  # a descriptor that is gone is what was asked for
             sock.close()
-
-
-def take(box: queue.SimpleQueue[_T], seconds: float) -> _T:
-    """The next item of ``box``, waiting at most so many seconds for it.
-
-    Raises:
-        queue.Empty: None came.
-    """
-    try:
-        # On Python 3.10, get(timeout=...) of an empty queue may find its time over before it has begun to
-        # wait, and then waits for ever: unless the queue has been found empty before.
-        return box.get_nowait()
-    except queue.Empty as error:
-        if seconds <= 0 or is_alarm(error):
-            raise
-    return box.get(timeout=seconds)
-
-
-class Watcher:
-    """Tells which of many descriptors have something to read, without waiting.
-
-    One thread at a time may call `ready`.
-    """
-
-    def __init__(self) -> None:
-        self._fds: set[int] = set()
-        make_look, make_wait = _make_poll(), getattr(select, "poll", None)
-        self._polls = []  # the first looks, the last waits; none on Windows
-        if make_look is not None and make_wait is not None:
-            self._polls = [make() for make in dict.fromkeys((make_look, make_wait))]
-
-    def add(self, fd: int) -> None:
-        """Watch ``fd`` from now on.
-
-        Raises:
-            ValueError: ``fd`` is negative, as that of a closed stream is.
-        """
-        if fd < 0:
-            raise ValueError(f"cannot watch the descriptor of a closed stream ({fd})")
-        self._fds.add(fd)
-        for poll in self._polls:
-            poll.register(fd, select.POLLIN)
-
-    def remove(self, fd: int) -> None:
-        """Watch ``fd`` no longer; harmless if it was not watched."""
-        if fd in self._fds:
-            self._fds.discard(fd)
-            for poll in self._polls:
-                poll.unregister(fd)
-
-    def ready(self, timeout: float = 0.0) -> list[int]:
-        """The descriptors with data, an end, an error, or that were closed without being removed.
-
-        Args:
-            timeout: How long to wait for the first one (s).
-        """
-        if self._polls:
-            poll = self._polls[-1 if timeout > 0 else 0]
-            return [fd for fd, _ in poll.poll(timeout * 1000)]
-        fds = list(self._fds)
-        groups = [fds[start : start + _SELECT_AT_ONCE] for start in range(0, len(fds), _SELECT_AT_ONCE)]
-        return [fd for group in groups for fd in _select_readable(group, timeout / len(groups))]
-
-
-def waiting(fd: int) -> int:
-    """How many B the kernel holds for whoever reads ``fd``; 0 where it does not tell."""
-    return _ask_kernel(fd, "FIONREAD")
-
-
-def _ask_kernel(fd: int, what: str) -> int:
-    if sys.platform == "win32":
-        return 0
-    if fd < 0 or not hasattr(termios, what):
-        return 0
-    try:
-        return int(_INT.unpack(fcntl.ioctl(fd, getattr(termios, what), bytes(_INT.size)))[0])
-    except OSError as error:
-        if is_alarm(error):
-            raise
-        return 0  # closed meanwhile, or a system that answers this for terminals alone
-
-
-def _select_readable(fds: list[int], timeout: float = 0.0) -> list[int]:
-    try:
-        readable, _, failed = select.select(fds, [], fds, timeout)
-    except (OSError, ValueError) as error:
-        if is_alarm(error):
-            raise
-        if len(fds) == 1:  # one that is closed spoils the call for all: ask one by one
-            return fds
-        return [ready for fd in fds for ready in _select_readable([fd])]
-    return list({*readable, *failed})
-
-
-def _make_poll() -> Callable[[], select.poll] | None:
-    """`select.poll` itself: gevent's lets others run even with a timeout of 0, and fails in its hub."""
-    make = getattr(select, "poll", None)  # not on Windows
-    monkey = sys.modules.get("gevent.monkey")
-    return make if make is None or monkey is None else monkey.get_original("select", "poll")
-
-
-def _pollers(fd: int, *, writing: bool) -> tuple[_Poll, _Poll]:
-    """Two functions that tell whether ``fd`` is ready or has failed: one looks, the other waits so many ms.
-
-    Not re-entrant, as poll objects are not: two for the reader, two for the writer. Without gevent, they are
-    the same.
-    """
-    make_look, make_wait = _make_poll(), getattr(select, "poll", None)
-    if make_look is None or make_wait is None:
-        lists = ([], [fd], [fd]) if writing else ([fd], [], [fd])
-
-        def ask(ms: float | None) -> bool:
-            return any(select.select(*lists, None if ms is None else ms / 1000))
-
-        return ask, ask
-    look = _registered(make_look(), fd, writing)
-    return look, look if make_look is make_wait else _registered(make_wait(), fd, writing)
-
-
-def _registered(poll: select.poll, fd: int, writing: bool) -> _Poll:
-    poll.register(fd, select.POLLOUT if writing else select.POLLIN)
-    return poll.poll
-
-
-def _wait(poll: _Poll, deadline: float | None) -> bool:
-    if deadline is None:
-        return bool(poll(None))
-    while (remaining := deadline - monotonic()) > 0:
-        if poll(min(remaining, _LONGEST_POLL) * 1000):
-            return True
-    return False
 
 
 def _stopped_answering(error: OSError) -> OSError:

@@ -136,7 +136,7 @@ def one_run(
         came = converse(pool, server, keys, seconds)
         with pool.acquire("/") as conn:
             assert conn.request(came, timeout=PATIENCE) == came
-            assert conn._entry.wire._stream.tls_version == version.name.replace("_", ".")
+            assert conn._entry.wire._stream._tls.version == version.name.replace("_", ".")
         assert server.opened == 1, f"not lent again: {pool.stats().discards}"
         if keys is not None:
             assert keys.asked > 0

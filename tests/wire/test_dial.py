@@ -140,7 +140,7 @@ class TestTcp:
     def test_an_address_and_a_name(self, server: RawServer, host: str) -> None:
         with contextlib.closing(dialing(f"ws://{host}:{server.port}/").open()) as stream:
             assert says_hello(stream)
-            assert stream.tls_version is None
+            assert stream._tls is None
 
     def test_ipv6(self) -> None:
         try:
@@ -421,7 +421,7 @@ class TestTls:
         dial = dialing(f"wss://{host}:{server.port}/", ssl_context=tls.client_context)
         with contextlib.closing(dial.open()) as stream:
             assert says_hello(stream)
-            assert stream.tls_version == "TLSv1.3"
+            assert stream._tls is not None and stream._tls.version == "TLSv1.3"
 
     def test_the_wrong_name(self, raw_server: Serve, tls: Tls) -> None:
         server = raw_server(echo_bytes, ssl_context=tls.issue("elsewhere.example"))

@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from jetsocket.wire.stream import Stream, Watcher, take
+from jetsocket.wire.stream import Stream
+from jetsocket.wire.waits import Watcher, take
 from tests.conftest import Tls
 from tests.servers import HandmadeTls, drip, read_exactly, reset, wait_until
 
@@ -298,12 +299,12 @@ class TestTls:
         assert read_exactly(server, 4) == b"ping"
         server.sendall(b"pong")
         assert read(stream, 4) == b"pong"
-        assert stream.tls_version == "TLSv1.3"
+        assert stream._tls is not None and stream._tls.version == "TLSv1.3"
         assert stream.bytes_in > 4
         assert stream.bytes_out > 4
 
     def test_a_plain_stream_has_no_version(self, pair: tuple[Stream, socket.socket]) -> None:
-        assert pair[0].tls_version is None
+        assert pair[0]._tls is None
 
     def test_many_small_records_cost_few_reads(self, tls_pair: tuple[Stream, ssl.SSLSocket]) -> None:
         stream, server = tls_pair

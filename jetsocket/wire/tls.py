@@ -1,0 +1,198 @@
+"""A TLS session in memory, beside the socket: ciphertext in, plaintext out, and back.
+
+So that many TLS records cost one system call, shutting the socket down never touches the session, and one
+thread may send while another receives.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import ssl
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from types import FrameType
+
+from jetsocket.clock import monotonic, sleep
+from jetsocket.interrupts import is_alarm
+from jetsocket.wire.certificates import names_of
+
+_RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
+_RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1
+_MOST_REPLIES = 65536  # bytes that reading has produced (KeyUpdates' answers), and the peer does not take
+_FORK_PATIENCE = 1.0  # s that a fork waits for threads that are inside OpenSSL: for milliseconds, as a rule
+
+
+def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
+    """The frames of a stack from that one down; without the line numbers that `traceback` looks up."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+class _ForkGate:
+    """Lets a fork wait for a moment in which no thread is inside OpenSSL.
+
+    OpenSSL has locks of its own. One that is held at the fork stays locked in the child for ever, whose next
+    handshake would hang. Nothing is held meanwhile: other hooks that run before a fork wait for locks of
+    theirs, `logging` for one, and whoever has such a lock may need a session. So in the instants between the
+    moment that was found and the fork a thread may enter all the same; hardly ever one does.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """In a forked child: forget the parent's sessions."""
+        # No lock, which an interrupt could leave locked: CPython adds, discards and copies in one go each.
+        self._sessions: set[weakref.ref[Tls]] = set()
+
+    def enroll(self, session: Tls) -> None:
+        """Wait for that session, too."""
+        self._sessions.add(weakref.ref(session, self._sessions.discard))
+
+    def wait(self) -> None:
+        """Before a fork. In vain for a signal handler that came inside a session, hence the patience."""
+        deadline = monotonic() + _FORK_PATIENCE
+        while self._is_busy() and monotonic() < deadline:
+            sleep(0.001)  # its lock is not waited for: an interrupt could leave that locked, too
+
+    def _is_busy(self) -> bool:
+        sessions = [ref() for ref in list(self._sessions)]
+        return any(session is not None and session.is_busy for session in sessions)
+
+
+_fork_gate = _ForkGate()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_fork_gate.wait, after_in_child=_fork_gate.renew)
+
+
+class Tls:
+    """A TLS session in memory: ciphertext in, plaintext out, and back.
+
+    `_lock` guards every call to the session and its two buffers, and nothing else. It is taken only by
+    the stream's reader or writer, never around a system call, and no other lock is taken under it. A
+    finalizer or signal handler that comes inside a call is refused: it would wait for its own thread.
+    """
+
+    def __init__(self, context: ssl.SSLContext, server_hostname: str) -> None:
+        self._lock = threading.Lock()
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._error: ssl.SSLError | None = None  # met behind plaintext that had to be returned first
+        self._ended = False  # the peer said close_notify
+        self._head = b""  # the beginning of a record's head, if what was fed ends within one
+        self._missing = 0  # bytes that the last record lacks
+        self.is_flooded = False  # whether so many answers wait to be sent that no more should be read
+        self.version: str | None = None
+        _fork_gate.enroll(self)
+
+    @property
+    def names(self) -> list[str] | None:
+        """What the peer's certificate is for; None if not known."""
+        return names_of(self._session)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread is inside."""
+        return self._lock.locked()
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; True when it is done, False when the peer has to speak first."""
+        if self._lock.locked():
+            self._refuse_reentry()
+        with self._lock:
+            try:
+                self._session.do_handshake()
+            except ssl.SSLWantReadError as error:
+                if is_alarm(error):
+                    raise
+                return False
+            self.version = self._session.version()
+            return True
+
+    def feed(self, ciphertext: bytes) -> None:
+        """Take in what came."""
+        if self._lock.locked():
+            self._refuse_reentry()
+        with self._lock:
+            self._incoming.write(ciphertext)
+        # Where records end has to be counted: OpenSSL does not tell what it holds of one that is not whole.
+        if self._head:
+            ciphertext = self._head + ciphertext
+        end, border = len(ciphertext), self._missing
+        while (payload := border + _RECORD_HEAD) <= end:
+            border = payload + (ciphertext[payload - 2] << 8 | ciphertext[payload - 1])
+        self._head = ciphertext[border:]
+        self._missing = border - end if border > end else 0
+
+    def decrypt(self) -> bytes | None:
+        """All plaintext there is; None when there is none now, b"" when there will never be more."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # or its traceback would keep the stream alive
+        parts: list[bytes] = []
+        if self._lock.locked():
+            self._refuse_reentry()
+        with self._lock:
+            while not self._ended and (self._incoming.pending or self._session.pending()):
+                try:
+                    parts.append(self._session.read(_RECORD_SIZE))
+                except ssl.SSLError as error:
+                    if is_alarm(error):
+                        raise
+                    if not isinstance(error, ssl.SSLWantReadError):
+                        if not parts:
+                            raise
+                        self._error = error
+                    break  # else it was half a record, or one that carries no data
+                self._ended = not parts[-1]  # the peer's close_notify reads as b""
+            # Here, with the lock: while another thread encrypts, what it has done so far is in there, too.
+            self.is_flooded = self._outgoing.pending > _MOST_REPLIES
+        return b"".join(parts) or (b"" if self._ended else None)
+
+    def encrypt(self, data: memoryview) -> bytes:
+        """``data`` as TLS records, behind the records that reading has produced."""
+        if self._lock.locked():
+            self._refuse_reentry()
+        with self._lock:
+            while data:
+                try:
+                    data = data[self._session.write(data) :]
+                except ssl.SSLWantReadError as error:
+                    if is_alarm(error):
+                        raise
+                    told = "the peer renegotiates TLS, and nothing can be sent until that is over"
+                    raise ConnectionAbortedError(errno.ECONNABORTED, told) from error
+            return self._outgoing.read()
+
+    def _refuse_reentry(self) -> None:
+        # Inside any session, not only this one: two threads, each inside the other's, would wait in a circle.
+        if any(frame.f_code in _TLS_CALLS for frame in frames_from(sys._getframe(2))):
+            raise OSError(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
+
+    @property
+    def has_input(self) -> bool:
+        """Whether `decrypt` has something to return or raise without more ciphertext."""
+        return self._ended or self._error is not None or self._incoming.pending > 0
+
+    @property
+    def mid_record(self) -> bool:
+        """Whether part of a record has come and the rest has not: nobody knows yet what it carries."""
+        return self._missing > 0 or bool(self._head)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether reading has produced records that are to be sent (a KeyUpdate's answer, an alert)."""
+        return self._outgoing.pending > 0
+
+
+_TLS_CALLS = frozenset(call.__code__ for call in (Tls.handshake, Tls.feed, Tls.decrypt, Tls.encrypt))
+
+
+__all__ = ["Tls", "frames_from"]
