@@ -219,7 +219,7 @@ class Redirected(HandshakeError):
         secrets: Set[str] = frozenset(),
     ) -> None:
         """See HandshakeError."""
-        super().__init__(message, status_code=status_code, headers=headers, body=body)
+        super().__init__(message, status_code, _retry_after(headers), headers=headers, body=body)
         self.location = headers.get("location", "")
         self.shown = shown
         self.secrets = secrets
