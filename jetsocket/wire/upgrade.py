@@ -414,9 +414,14 @@ class Upgrade:
         """Read on for a moment: the first bytes may be too few to tell whose they are."""
         deadline = min(self._deadline, monotonic() + _GREETING_PATIENCE)
         while len(data) < MOST_LOOKED_AT and b"\n" not in data and self.stream.wait_readable(deadline):
-            more = self._read(deadline)
+            try:
+                more = self._read(deadline)
+            except OSError as error:
+                if is_alarm(error):
+                    raise
+                return  # what came before it was cut off is what counts
             if not more:
-                break
+                return
             data += more
 
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
