@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
@@ -16,6 +17,7 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionClosedError, TimeoutError
 from jetsocket.ids import Account, Key, SentIds, key_in, shown
 from jetsocket.interrupts import is_alarm
+from jetsocket.iteration import iterate
 from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
 from jetsocket.text import short_repr
@@ -137,6 +139,7 @@ class PooledConnection(Generic[T]):
         "_iterated",
         "_lender",
         "_pool",
+        "_queue",
         "_released",
         "_sent",
         "_shown",
@@ -163,6 +166,7 @@ class PooledConnection(Generic[T]):
         self._deadline = deadline  # over all operations together, for callbacks
         self._touched = False  # whether the borrower has sent or received
         self._sent = False  # whether the borrower has sent
+        self._queue: deque[str | bytes] | None = None  # where what has come may be taken from, see `iterate`
         self._account: Account | None = None  # of what was sent with ids; None: nothing
         self._timed_out = False
         self._released = False
@@ -183,6 +187,7 @@ class PooledConnection(Generic[T]):
         entry, self._entry = self._entry, None
         if entry is not None and entry.wire.holder is self._borrower:
             entry.wire.holder = None
+            entry.wire.recall_queue()
         return entry
 
     def __del__(self) -> None:
@@ -361,6 +366,12 @@ class PooledConnection(Generic[T]):
             MessageTooBigError: As `recv`.
             InvalidStateError: As `recv`.
         """
+        if timeout is None and self._account is None and (queue := self._queue):
+            try:
+                return queue.popleft()  # it has come already: see `iterate`
+            except IndexError as error:  # another thread was faster, or the lease was released
+                if is_alarm(error):
+                    raise
         limit = seconds(timeout, self._terms.recv_timeout)
         return self._recv(self._until(limit), limit)
 
@@ -372,11 +383,14 @@ class PooledConnection(Generic[T]):
                 payload = entry.wire.recv_message(deadline, self._borrower)
                 account = self._account
                 if account is None or self._admits(entry, account, payload):
-                    return payload
+                    break
         except TimeoutError as error:
             if is_alarm(error):
                 raise
             raise self._late(error, limit) from None
+        if not self._queue and entry.wire.reader.messages:  # more of them: a stream, perhaps
+            self._queue = entry.wire.lend_queue(self._borrower)
+        return payload
 
     def _admits(self, entry: Entry, account: Account, payload: str | bytes) -> bool:
         admitted = account.admits(payload)
@@ -459,15 +473,26 @@ class PooledConnection(Generic[T]):
             ConnectionClosedError: At any other end.
             DecodeError: A payload does not decode; iterating again goes on behind it.
         """
-        self._iterated = True
-        while True:
-            try:
-                message = self.recv()
-            except ConnectionClosedError as error:
-                if error.is_normal and not is_alarm(error):
-                    return
+        return iterate(self)
+
+    def _await_queue(self) -> deque[str | bytes]:
+        """Wait for a message, as `recv` does; for `iterate`."""
+        entry = self._entry or self._current()
+        self._touched = self._iterated = True
+        limit = self._terms.recv_timeout
+        try:
+            return entry.wire.await_queue(self._until(limit), self._borrower)
+        except TimeoutError as error:
+            if is_alarm(error):
                 raise
-            yield message
+            raise self._late(error, limit) from None
+
+    def _admit(self, payload: str | bytes) -> bool:
+        entry, account = self._entry, self._account
+        return entry is None or account is None or self._admits(entry, account, payload)
+
+    def _decoder(self) -> Callable[[str | bytes], T]:
+        return self._terms.codec.decoder(self._told().target.redacted)
 
     def __next__(self) -> T:
         """Receive one message, as iterating does; StopIteration at a normal close.

@@ -69,13 +69,13 @@ def key_in(message: object, payload: Payload, read: Read) -> Key | None:
         payload: What goes out for it. A dict of which the serializer made no JSON object has no id.
         read: Parses JSON.
     """
-    if type(message) is dict or isinstance(message, dict):
+    if isinstance(message, dict):
         value = dict.get(message, "id")
         if value is None:
             return None
         is_object = payload[0:1] == "{" if isinstance(payload, str) else payload[0:1] == b"{"
         return key_of(value) if is_object else None
-    if isinstance(message, str) and len(message) <= _MOST_TEXT:
+    if isinstance(message, str) and ('"id"' in message or "\\" in message) and len(message) <= _MOST_TEXT:
         found = object_in(message, read)
         return None if found is None else key_of(found.get("id"))
     return None
@@ -111,16 +111,20 @@ class SentIds:
         self.count = 0
         self._last: dict[Key, int] = {}  # twice the number, and one more if it was tagged: half the memory
 
-    def note(self, key: Key, *, tagged: bool) -> None:
-        """Remember that a message with this id is about to leave, as its only one or not."""
+    def note(self, key: Key, *, tagged: bool = True) -> bool:
+        """Remember that a message with this id is about to leave; whether it was not among the last.
+
+        Args:
+            key: The id.
+            tagged: Whether its answer can be told by it, if it was not among the last.
+        """
         self.count = count = self.count + 1
-        self._last[key] = 2 * count + tagged
+        fresh = self._last.get(key, 0) // 2 < max(1, count - REMEMBERED)
+        self._last[key] = 2 * count + (fresh and tagged)
         if len(self._last) >= REMEMBERED + _MOST_STALE:
             oldest = 2 * (count - REMEMBERED + 1)
             self._last = {each: told for each, told in list(self._last.items()) if told >= oldest}
-
-    def __contains__(self, key: Key) -> bool:
-        return self._last.get(key, 0) // 2 > max(0, self.count - REMEMBERED)
+        return fresh
 
     def last(self, key: Key) -> tuple[int, bool] | None:
         """When this id was last sent (a number that grows), and whether tagged; None: not lately."""
@@ -164,12 +168,12 @@ class Account:
             Whether it is tagged. It is not if its id is among the last that the connection was sent: then
             there is no telling which message an answer is for.
         """
-        tagged = not (key in self.open or key in self._sent) and len(self.open) < _MOST_OPEN
-        if tagged:
-            self.open.add(key)
-            self.tagged += 1
-        self._sent.note(key, tagged=tagged)
-        return tagged
+        may_be = key not in self.open and len(self.open) < _MOST_OPEN
+        if not (self._sent.note(key, tagged=may_be) and may_be):
+            return False
+        self.open.add(key)
+        self.tagged += 1
+        return True
 
     def admits(self, payload: Payload) -> bool:
         """Look at a message that goes to the borrower; False: it is for an earlier one, and to be dropped.

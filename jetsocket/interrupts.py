@@ -140,6 +140,8 @@ def _handlers() -> Iterator[CodeType]:
 
 def _is_from_nowhere(error: BaseException, trace: TracebackType) -> bool:
     """Whether what was raised in the frame of `trace` is nothing that a call from there raises."""
+    if error.args and type(error).__module__ == "builtins":
+        return False  # nearly always
     if _root(trace.tb_frame.f_globals.get("__name__")) not in _WHERE:
         return False
     if not error.args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
 from jetsocket.exceptions import DecodeError
 from jetsocket.foreign import as_told, place_of
@@ -121,13 +121,28 @@ class Codec(Generic[T]):
         """
         try:
             return self._deserialize(payload)
-        except DecodeError as error:  # the user's deserializer says it in its own words
-            raise_alarm_behind(error, users_code=True)
-            raise_alone(error, _cause_of(error))
         except Exception as error:  # noqa: BLE001 - whatever the user's code or a library raises
-            raise_alarm_behind(error, users_code=True)
-            told = _decode_message(payload, uri, error, self._describe)
-            raise_alone(DecodeError(told, payload=payload), as_told(error))
+            self._fail(error, payload, uri)
+
+    def decoder(self, uri: str) -> Callable[[Payload], T]:
+        """`decode` as a function, for the many messages that come from one place."""
+        deserialize, fail = self._deserialize, self._fail
+
+        def decode(payload: Payload) -> T:
+            try:
+                return deserialize(payload)
+            except Exception as error:  # noqa: BLE001 - as in `decode`
+                fail(error, payload, uri)
+
+        return decode
+
+    def _fail(self, error: Exception, payload: Payload, uri: str) -> NoReturn:
+        """Raise what an error of the deserializer means; to be called in the `except` clause."""
+        raise_alarm_behind(error, users_code=True)
+        if isinstance(error, DecodeError):  # the user's deserializer says it in its own words
+            raise_alone(error, _cause_of(error))
+        told = _decode_message(payload, uri, error, self._describe)
+        raise_alone(DecodeError(told, payload=payload), as_told(error))
 
 
 def _cause_of(error: DecodeError) -> BaseException | None:

@@ -30,6 +30,7 @@ import pytest
 import jetsocket
 from jetsocket import ConnectionPool
 from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
+from jetsocket.messages import Codec
 from jetsocket.wire.tls import frames_from
 from tests.books import state_of
 from tests.conftest import Tls
@@ -451,6 +452,44 @@ def test_an_alarm_in_a_function_of_the_users_surfaces(
         armed[0] = False
         wait_until(lambda: not state_of(pool).lent)
         assert pool.request("/", [1], timeout=5) is not None
+
+
+def validated() -> list[tuple[str, Any]]:
+    """Message types whose own code runs at each message."""
+    types: list[tuple[str, Any]] = []
+    with contextlib.suppress(ImportError):
+        import pydantic
+
+        class Model(pydantic.BaseModel):
+            number: int
+
+            @pydantic.field_validator("number")
+            @classmethod
+            def check(cls, number: int) -> int:
+                strike()
+                return number
+
+        types.append(("pydantic", Model))
+    with contextlib.suppress(ImportError):
+        import msgspec
+
+        class Struct(msgspec.Struct):
+            number: int
+
+            def __post_init__(self) -> None:
+                strike()
+
+        types.append(("msgspec", Struct))
+    return types
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in validated()])
+def test_an_alarm_in_a_message_type_surfaces(make: Callable[[str], BaseException], kind: Any) -> None:
+    """Both libraries take a ValueError out of the type's own code for its refusal of the message."""
+    codec = Codec.for_options(None, None, kind)
+    with handled_by(raising(make)):
+        surfaces(lambda: codec.decode('{"number": 1}'), make)
 
 
 @pytest.mark.parametrize("make", KINDS)

@@ -181,6 +181,14 @@ def test_with_one_attempt_it_is_told(raw_server: MakeRaw, make_pool: MakePool) -
     assert server.accepted == 1
 
 
+def test_a_redirect_that_is_not_followed_has_one_too(raw_server: MakeRaw, make_pool: MakePool) -> None:
+    headers = [("Retry-After", "2"), ("Location", "ws://elsewhere.example/")]
+    server = raw_server(answer("307 Busy", headers))
+    with pytest.raises(HandshakeError, match="another origin") as caught:
+        make_pool(server).acquire("/", 5)
+    assert caught.value.retry_after == 2.0
+
+
 def test_a_refusal_without_one_has_none(raw_server: MakeRaw, make_pool: MakePool) -> None:
     with pytest.raises(HandshakeError) as caught:
         make_pool(raw_server(refusing(9))).acquire("/", 5)

@@ -87,6 +87,7 @@ def check_error(error: BaseException) -> None:
         check_text(str(each))
         check_text(repr(each))
         check_text(repr(each.args))
+        check_text(repr(getattr(each, "headers", None)))
         assert len(str(each)) < 2000
     if isinstance(error, JetSocketError):
         copy = pickle.loads(pickle.dumps(error))
@@ -154,7 +155,7 @@ def receive(pool: ConnectionPool[Any]) -> None:
         try:
             conn.recv(5)
         finally:
-            check_text(repr(conn) + conn.uri)
+            check_text(repr(conn) + conn.uri + repr(conn.response_headers))
 
 
 # --- the upgrade

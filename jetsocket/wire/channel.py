@@ -20,6 +20,7 @@ import os
 import struct
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -264,15 +265,51 @@ class Channel:
         finally:
             self.readlock.release()
 
-    def _read_message(self, deadline: float | None) -> str | bytes:
-        messages = self.reader.messages
-        while not messages:
+    def await_queue(self, deadline: float | None = None, holder: object = None) -> deque[str | bytes]:
+        """Wait until there is a message; as `recv_message`, but the caller takes it, and what else is there.
+
+        Returns:
+            The queue of messages. It is the caller's to take from, without a lock, until `recall_queue`.
+        """
+        if not self.readlock.acquire(blocking=False):
+            self._wait_for(self.readlock, deadline, "recv")
+        try:
+            if holder is not self.holder:
+                raise not_held(self.target)
+            self._await_message(deadline)
+            return self.reader.lend()
+        finally:
+            self.readlock.release()
+
+    def lend_queue(self, holder: object = None) -> deque[str | bytes] | None:
+        """What `await_queue` returns, without waiting; None when that is not possible."""
+        if not self.readlock.acquire(blocking=False):
+            return None
+        try:
+            return self.reader.lend() if holder is self.holder else None
+        finally:
+            self.readlock.release()
+
+    def recall_queue(self) -> None:
+        """End what `await_queue` has allowed: what nobody has taken is unread. For any thread, any time."""
+        self.reader.recall()
+
+    def _await_message(self, deadline: float | None) -> None:
+        while not self.reader.messages:
             self._ahead = 0
             if self.failure is not None:
                 self.raise_failure()
-            if not self._fill(deadline) and not messages and not self.is_over:
+            if not self._fill(deadline) and not self.reader.messages and not self.is_over:
                 raise self._late("recv", deadline)
-        return messages.popleft()
+
+    def _read_message(self, deadline: float | None) -> str | bytes:
+        while True:
+            self._await_message(deadline)
+            try:
+                return self.reader.messages.popleft()
+            except IndexError as error:  # another thread has taken it from the queue
+                if is_alarm(error):
+                    raise
 
     def recv_answer(
         self,
@@ -311,6 +348,7 @@ class Channel:
         deadline: float | None,
         patience: float | None,
     ) -> str | bytes:
+        self.reader.recall()  # nothing may be taken meanwhile
         messages = self.reader.messages
         kept = max(0, len(messages) - (self.reader.received - since))
         enough = self._taken_in + _READ_AHEAD + self._max_message_size

@@ -277,6 +277,8 @@ class Dialing:
         except (OSError, ValueError) as error:
             raise_alarm_behind(error)
             if isinstance(error, TimeoutError):
+                if not stream.bytes_in:  # a server that waits for a line end does so at a TLS hello
+                    self._stage += " (no byte came: does it want ws://?)"
                 raise self._timed_out() from None
             raise self._failed(*explain(error, self._server_name, stream.certificate_names)) from error
 

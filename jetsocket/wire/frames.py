@@ -6,7 +6,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from websocket import ABNF, WebSocketProtocolException
 
@@ -221,6 +221,7 @@ class MessageReader:
         self.inflater: Inflater | None = None
         self.frames_only = False
         self.paused = False
+        self._lent = False  # whether others may take from `messages`
         self._burst = PING_BURST  # how many pings may wait by themselves
         self._flooded = False  # whether more came within this call of `feed`
         self._made = 0  # B inflated since the last pause
@@ -229,6 +230,7 @@ class MessageReader:
         self._short = min(MAX_CONTROL_PAYLOAD, max_message_size)
         self._rest = b""  # the beginning of a frame
         self._kind: int | None = None  # TEXT or BINARY while inside a message of several pieces
+        self._fresh: list[str | bytes] = []  # messages that this call of `feed` has found
         self._pieces = bytearray()  # grows linearly, however many pieces there are
         self._empty = 0  # fragments without payload, see `_count_fragment`
         self._missing = 0  # B that the current frame's payload still lacks
@@ -254,6 +256,8 @@ class MessageReader:
         """
         # Behind a flood of pings one is answered for each read, until a read brings no more than that.
         self._burst, self._flooded = 1 if self._flooded else PING_BURST, False
+        fresh: list[str | bytes] = []
+        self._fresh = fresh
         try:
             if self._missing:
                 data = self._continue_payload(data)
@@ -267,42 +271,95 @@ class MessageReader:
         except (ProtocolError, MessageTooBigError):
             self.broken = True
             raise
+        finally:
+            if fresh:
+                # In one go: no other thread comes between finding the queue and adding to it, see `recall`.
+                self.messages.extend(fresh)
+                self.received += len(fresh)
+                self.data_frames += len(fresh)
+
+    def lend(self) -> deque[str | bytes]:
+        """The queue of messages, for one who takes from it without the read lock; until `recall`."""
+        self._lent = True
+        return self.messages
+
+    def recall(self) -> None:
+        """Take the queue back: what was lent is empty for good, and what was in it is in another one.
+
+        Takes no lock: each message is either taken by who has the queue, or moved.
+        """
+        if not self._lent:
+            return
+        lent, self.messages, self._lent = self.messages, deque(), False
+        left: deque[str | bytes] = deque()
+        with suppress(IndexError):
+            while lent:
+                left.appendleft(lent.pop())  # from the end: who takes meanwhile gets the first ones
+        self.messages.extendleft(reversed(left))  # before what has come meanwhile
 
     def _parse(self, data: bytes) -> int:
         """Read all whole frames; return where the first one that is not whole begins."""
-        position, end, short = 0, len(data), self._short
-        add = self.messages.append
-        before = len(self.messages)
-        try:
-            while end - position >= 2 and self.close is None:
-                first, length = data[position], data[position + 1]
-                # Nearly every frame of a stream is a whole, short message. It is taken here at the cost of
-                # a slice and a decode; everything else goes the long way below.
-                if length <= short and first in (_FINAL_TEXT, _FINAL_BINARY) and self._kind is None:
-                    stop = position + 2 + length
-                    if stop > end:
-                        break
-                    payload = data[position + 2 : stop]
-                    add(payload if first == _FINAL_BINARY else _decode(payload))
-                    position = stop
-                    continue
-                header = parse_header(data, position, may_compress=self.inflater is not None)
-                if header is None:
+        position, end = 0, len(data)
+        while end - position >= 2 and self.close is None:
+            if self._kind is None:
+                position = self._take_whole_messages(data, position)
+                if end - position < 2:
                     break
-                if header.opcode >= CLOSE:
-                    stop = position + header.size + header.length
-                    if stop > end:
+                if data[position] in (_FINAL_TEXT, _FINAL_BINARY) and data[position + 1] <= self._short:
+                    break  # a short one that is not all there
+            header = parse_header(data, position, may_compress=self.inflater is not None)
+            if header is None:
+                break
+            if header.opcode >= CLOSE:
+                stop = position + header.size + header.length
+                if stop > end:
+                    break
+                self._control(header.opcode, data[position + header.size : stop])
+                position = stop
+            else:
+                position = self._data(header, data, position + header.size)
+                if self._made and self._pause(data, position):
+                    break
+        return position
+
+    def _take_whole_messages(self, data: bytes, position: int) -> int:
+        """Take messages that are one frame of less than 64 KiB, not compressed, as long as they come.
+
+        Nearly every frame of a stream is such a one. Here it costs a slice and a decode; everything else
+        goes the long way, and so does what is wrong in any way.
+
+        Returns:
+            Where the first other frame begins, or one that is not whole.
+        """
+        end = len(data)
+        last, short, medium = end - 1, self._short, min(self._limit, 0xFFFF)
+        add = self._fresh.append
+        try:
+            while position < last:
+                start = position + 2
+                length = data[position + 1]
+                if length > short:
+                    if length != 126 or start + 2 > end:
                         break
-                    self._control(header.opcode, data[position + header.size : stop])
-                    position = stop
+                    length = data[start] << 8 | data[start + 1]
+                    start += 2
+                    if length > medium:
+                        break
+                stop = start + length
+                if stop > end:
+                    break
+                first = data[position]
+                if first == _FINAL_TEXT:
+                    add(data[start:stop].decode())
+                elif first == _FINAL_BINARY:
+                    add(data[start:stop])
                 else:
-                    position = self._data(header, data, position + header.size)
-                    if self._made and self._pause(data, position):
-                        break
-        finally:
-            arrived = len(self.messages) - before
-            self.received += arrived
-            self.data_frames += arrived
+                    break
+                position = stop
+        except UnicodeDecodeError as error:
+            if is_alarm(error):
+                raise
+            _fail_text(error)
         return position
 
     def _pause(self, data: bytes, position: int) -> bool:
@@ -364,7 +421,6 @@ class MessageReader:
         self.data_frames += 1
         if not self._missing and self._last:
             self._finish(self._pieces)
-            self.received += 1
         return data[len(part) :]
 
     def _finish(self, payload: bytes | bytearray) -> None:
@@ -375,7 +431,7 @@ class MessageReader:
             self._made += len(payload)
         message = _decode(payload) if self._kind == TEXT else bytes(payload)
         self._kind, self._pieces = None, bytearray()
-        self.messages.append(message)
+        self._fresh.append(message)
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
@@ -400,5 +456,9 @@ def _decode(payload: bytes | bytearray) -> str:
     except UnicodeDecodeError as error:
         if is_alarm(error):
             raise
-        fault = f"the server sent a text message that is not UTF-8, at byte {error.start} (RFC 6455 §8.1)"
-        raise_alone(ProtocolError(fault, code=1007), as_cause(error))
+        _fail_text(error)
+
+
+def _fail_text(error: UnicodeDecodeError) -> NoReturn:
+    fault = f"the server sent a text message that is not UTF-8, at byte {error.start} (RFC 6455 §8.1)"
+    raise_alone(ProtocolError(fault, code=1007), as_cause(error))

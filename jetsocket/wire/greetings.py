@@ -13,7 +13,7 @@ MOST_LOOKED_AT = 64
 
 _BEGIN = b"HTTP/1."
 _WRONG_PORT = "check host and port"
-_NEEDS_HTTP1 = "WebSocket needs HTTP/1.1"
+_NEEDS_HTTP1 = "WebSocket needs HTTP/1.1, which TLS servers speak to those that offer ALPN http/1.1"
 _OFFER_ALPN = (
     'offer ALPN http/1.1: pass an SSLContext as manager_kwargs["ssl_context"] after '
     'context.set_alpn_protocols(["http/1.1"])'

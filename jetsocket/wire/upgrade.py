@@ -47,6 +47,26 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # one for the whole process.
 _SHOWN = ("upgrade", "connection", "sec-websocket-accept")
 
+_COMMON = frozenset({
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "location",
+    "retry-after",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "server",
+    "set-cookie",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "www-authenticate",
+})  # fmt: skip
+
 
 class Headers(Mapping[str, str]):
     """Response headers: names are case-insensitive; a repeated one is joined with ", " (RFC 9110 §5.3)."""
@@ -74,8 +94,11 @@ class Headers(Mapping[str, str]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        # Names only: a Set-Cookie or a token must not get into a log line.
-        return f"Headers({sorted(self)})"
+        # Names only: a Set-Cookie or a token must not get into a log line. A server chooses names, too: of
+        # those that are not common it is told how many there are.
+        shown = sorted(self._values.keys() & _COMMON)
+        more = len(self._values) - len(shown)
+        return f"Headers({shown}{f' and {more} more' if more else ''})"
 
 
 def header_fields(header: Mapping[str, str] | Iterable[str | tuple[str, str]]) -> list[tuple[str, str]]:
@@ -219,7 +242,7 @@ class Redirected(HandshakeError):
         secrets: Set[str] = frozenset(),
     ) -> None:
         """See HandshakeError."""
-        super().__init__(message, status_code=status_code, headers=headers, body=body)
+        super().__init__(message, status_code, _retry_after(headers), headers=headers, body=body)
         self.location = headers.get("location", "")
         self.shown = shown
         self.secrets = secrets
@@ -414,9 +437,14 @@ class Upgrade:
         """Read on for a moment: the first bytes may be too few to tell whose they are."""
         deadline = min(self._deadline, monotonic() + _GREETING_PATIENCE)
         while len(data) < MOST_LOOKED_AT and b"\n" not in data and self.stream.wait_readable(deadline):
-            more = self._read(deadline)
+            try:
+                more = self._read(deadline)
+            except OSError as error:
+                if is_alarm(error):
+                    raise
+                return  # what came before it was cut off is what counts
             if not more:
-                break
+                return
             data += more
 
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:

@@ -209,7 +209,9 @@ class WebSocket(Channel, websocket.WebSocket):
             shown = hide(error.shown, self._sent_before)
             told = f"no WebSocket at {self.target.redacted}: redirected to {shown}: {fault}"
             raise_alone(
-                HandshakeError(told, status_code=error.status_code, headers=error.headers, body=error.body)
+                HandshakeError(
+                    told, error.status_code, error.retry_after, headers=error.headers, body=error.body
+                )
             )
 
     def _shake_hands(

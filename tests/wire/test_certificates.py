@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from jetsocket import ConnectionPool
-from jetsocket.exceptions import ConnectionError
+from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.wire.certificates import explain
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
@@ -151,6 +151,12 @@ def test_one_that_hangs_up_at_a_tls_hello(raw_server: RawFactory, tls: Tls) -> N
     uri = raw_server(script).uri.replace("ws://", "wss://")
     with pytest.raises(ConnectionError, match=r"or does it want ws://\?"):
         WebSocket().connect(uri, timeout=20, ssl_context=tls.client_context)
+
+
+def test_one_that_says_nothing_at_a_tls_hello(raw_server: RawFactory, tls: Tls) -> None:
+    uri = raw_server(servers.hold).uri.replace("ws://", "wss://")
+    with pytest.raises(TimeoutError, match=r"no byte came: does it want ws://\?"):
+        WebSocket().connect(uri, timeout=0.3, ssl_context=tls.client_context)
 
 
 def test_evil_names_are_printable_and_short() -> None:

@@ -100,7 +100,9 @@ class TestHeaders:
         assert thread_time() - begun < 2  # 5 s and more, if each look-up reads them all
 
     def test_the_repr_shows_no_values(self) -> None:
-        assert "hidden" not in repr(Headers([("Set-Cookie", "hidden")]))
+        headers = Headers([("Set-Cookie", "hidden"), ("Hidden-Too", "x"), ("Via", "y")])
+        assert repr(headers) == "Headers(['set-cookie', 'via'] and 1 more)"
+        assert repr(Headers()) == "Headers([])"
 
 
 class TestProof:
