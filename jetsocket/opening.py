@@ -19,7 +19,6 @@ from typing import Any
 
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
-from jetsocket.config import Options
 from jetsocket.connection import Terms
 from jetsocket.cooldown import backoff
 from jetsocket.demand import Dial
@@ -28,6 +27,7 @@ from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError
 from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
 from jetsocket.limits import Limiter
+from jetsocket.options import Options
 from jetsocket.state import State
 from jetsocket.threads import rest_if_forked
 from jetsocket.uris import Target, same_origin
@@ -278,7 +278,7 @@ def _headers(options: Options, target: Target) -> list[tuple[str, str]]:
         text = f'{what}manager_kwargs["extra_headers"]() raised {told(error)}; the cause has its traceback'
         raise ConnectionError(text) from error
     try:
-        return options.headers(given)
+        return options.checked_headers(given)
     except (TypeError, ValueError) as error:
         raise ConnectionError(f"{what}{error}") from error
 

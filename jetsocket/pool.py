@@ -15,8 +15,9 @@ from typing import Any, Generic, NoReturn
 from jetsocket import ending
 from jetsocket.borrower import Borrower
 from jetsocket.callbacks import Callback, checker
+from jetsocket.checks import runs_later
 from jetsocket.clock import monotonic
-from jetsocket.config import ConnectionPoolConfig, Options, runs_later
+from jetsocket.config import ConnectionPoolConfig
 from jetsocket.connection import PooledConnection, T, Terms, seconds
 from jetsocket.entry import key_of
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, DecodeError, TimeoutError
@@ -26,6 +27,7 @@ from jetsocket.lending import Forked, Lending
 from jetsocket.limits import Limiter
 from jetsocket.messages import Codec
 from jetsocket.opening import Opening
+from jetsocket.options import Options
 from jetsocket.state import State
 from jetsocket.stats import PoolStats
 from jetsocket.text import short_repr

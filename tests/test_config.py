@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetsocket.config import ConnectionPoolConfig, Options
+from jetsocket.config import ConnectionPoolConfig
+from jetsocket.options import Options
 
 SECONDS = [
     "max_idle_time",
@@ -45,11 +46,18 @@ def test_defaults_and_order() -> None:
         "max_lifetime": None,
         "max_waiting": None,
         "reuse": "balanced",
-        "leak_threshold": None,
         "match_ids": True,
+        "leak_threshold": None,
+        "max_connecting": 8,
+        "max_per_uri": None,
+        "connect_cooldown": 0.0,
+        "ping_after_idle": None,
     }
-    config = ConnectionPoolConfig(5, 60, 15, 2, 3, 100, 7, "quiet", 9, False)
-    assert dataclasses.astuple(config) == (5, 60.0, 15.0, 2.0, 3.0, 100.0, 7, "quiet", 9.0, False)
+    config = ConnectionPoolConfig(5, 60, 15, 2, 3, 100, 7, "quiet", False, 9, 4, 2, 1, 0)
+    assert dataclasses.astuple(config) == (
+        *(5, 60.0, 15.0, 2.0, 3.0, 100.0, 7, "quiet", False, 9.0),
+        *(4, 2, 1.0, 0.0),
+    )
 
 
 def test_frozen_equal_hashable_and_portable() -> None:
@@ -503,7 +511,7 @@ def test_repr_of_callables_shows_no_arguments() -> None:
         extra_headers=functools.partial(_headers_with, "SECRET"), serializer=repr, message_type=Options
     )
     assert repr(options) == (
-        "Options(extra_headers=<partial>, serializer=<repr>, message_type=<class 'jetsocket.config.Options'>)"
+        "Options(extra_headers=<partial>, serializer=<repr>, message_type=<class 'jetsocket.options.Options'>)"
     )
 
 

@@ -20,7 +20,7 @@ import pytest
 
 import jetsocket
 from jetsocket import ConnectionPool, ConnectionPoolConfig
-from jetsocket.config import Options
+from jetsocket.options import Options
 from jetsocket.wire import dial
 from tests.conftest import Tls
 from tests.servers import Connection, EchoServer
