@@ -52,7 +52,13 @@ Check = Callable[[Entry], bool]
 
 
 class Housekeeper:
-    """The thread, and what it remembers between two rounds."""
+    """The thread, and what it remembers between two rounds.
+
+    Attributes:
+        state: Of the pool that it looks after.
+        workers: What it has to run what may block.
+        runs: Whether the thread runs.
+    """
 
     def __init__(
         self, state: State, opening: Opening, check: Check | None = None, limiter: Limiter | None = None
@@ -67,7 +73,8 @@ class Housekeeper:
             target=self._run, name=f"jetsocket-housekeeper-{state.name}", daemon=True
         )
         self._made_at = monotonic()
-        self._runs = False
+        # Not Thread.is_alive(): before Python 3.13, an interrupt within it makes it say no for ever.
+        self.runs = False
         self._watcher = Watcher()
         self._watched: dict[int, Entry] = {}
         self._watch_version = -1
@@ -82,15 +89,9 @@ class Housekeeper:
         self._thread.start()
 
     @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        # Not Thread.is_alive(): before Python 3.13, an interrupt within it makes it say no for ever.
-        return self._runs
-
-    @property
     def has_died(self) -> bool:
         """Whether the thread ended, or was never started."""
-        return not self._runs and monotonic() - self._made_at > _START_PATIENCE
+        return not self.runs and monotonic() - self._made_at > _START_PATIENCE
 
     @property
     def is_this_thread(self) -> bool:
@@ -105,12 +106,12 @@ class Housekeeper:
     # --- the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._runs = True
+        self.runs = True
         keep_house()
         try:
             self._keep_house()
         finally:
-            self._runs = False
+            self.runs = False
 
     def _keep_house(self) -> None:
         doorbell = self.state.doorbell
@@ -450,8 +451,8 @@ class Housekeeper:
         if entry is not None:
             entry.wire.holder = None
             entry.wire.start_close()
+            borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
         borrower.reason = reason
-        borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
         self.state.come_back(borrower)
 
     def _warn_of_drop(self, borrower: Borrower) -> None:

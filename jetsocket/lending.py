@@ -76,6 +76,9 @@ class Lending(Returning):
         borrower, state = lease._borrower, self.state
         now = borrower.asked_at
         answer = state.enter(borrower, deadline > now)
+        keeper = self.housekeeper
+        if keeper is None or not keeper.runs:  # whatever was to be had: who else would keep it alive?
+            self.ensure_housekeeper()
         entry = self._one_that_is_fit(borrower, answer, now, deadline)
         uses = entry.uses
         if uses:  # what comes unasked on a new one counts, however early it came
@@ -183,7 +186,7 @@ class Lending(Returning):
     def ensure_housekeeper(self) -> bool:
         """Start the housekeeper, if none runs; False if no thread can be started."""
         keeper = self.housekeeper
-        if keeper is not None and keeper.is_alive:
+        if keeper is not None and keeper.runs:
             return True
         if sys.is_finalizing():
             return False  # up to Python 3.11, start() would wait for ever for a thread that never runs
@@ -283,6 +286,8 @@ class Lending(Returning):
             entry = self._one_that_is_fit(borrower, answer, now, until)
         except BaseException as error:
             lease._detach()  # from what has ended: it stays without a connection until it is released
+            borrower.taken_at = taken_at
+            borrower.lent_for = monotonic() - taken_at or 1e-9  # for the statistics it was a lease
             self.give_up(borrower, error)
             raise
         if entry.uses:
@@ -292,9 +297,18 @@ class Lending(Returning):
         lease._attach(entry)
         if state.closed:
             entry.wire.cut("the pool was closed")
-        if lease._released and lease._detach() is entry:  # released by another thread meanwhile
-            entry.wire.shutdown()
+        if lease._released:  # by another thread meanwhile
+            self._return_unused(lease, entry)
         state.log.tell("[%s] moved from connection %d to %d", state.name, stale.id, entry.id)
+
+    def _return_unused(self, lease: PooledConnection[Any], entry: Entry) -> None:
+        """Close what a lease was moved to that has been released on the way."""
+        borrower = lease._borrower
+        if lease._detach() is entry:
+            entry.wire.shutdown()
+        if self.state.claim(borrower):
+            borrower.reason, borrower.gone = "in use", True
+            self.state.come_back(borrower)
 
 
 __all__ = ["Forked", "Lending"]

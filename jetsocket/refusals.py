@@ -22,7 +22,7 @@ def exhausted(state: State, borrower: Borrower) -> PoolExhaustedError:
     own = [each for each in figures.lent if each.thread == borrower.thread and each is not borrower]
     where = "?" if borrower.target is None else borrower.target.redacted
     text = f"pool {state.name!r} has no connection to {where} to lend: {why(borrower, config)}"
-    text += f" ({now_there(figures, now)})"
+    text += f" ({now_there(figures, now)}; max_connections={config.max_connections})"
     if own:
         file, line, function = own[0].where()
         text += (

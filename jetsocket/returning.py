@@ -38,9 +38,7 @@ class Returning:
         borrower, state = lease._borrower, self.state
         # From here on only this caller returns it. What strikes below, the housekeeper finds: see
         # `unreturned`.
-        if not state.claim(borrower):
-            if state.closed:  # then close() has claimed them all
-                lease._detach()
+        if not state.claim(borrower) and not self._claim_late(lease):
             return
         borrower.reason = "interrupted"  # unless we get further
         lease._released = True
@@ -63,7 +61,23 @@ class Returning:
         if borrower.warned:
             text = "[%s] the leaked connection %s came back after %.3g s"
             which = "?" if entry is None else entry.id
-            state.log.note(logging.WARNING, text, state.name, which, borrower.lent_for)
+            state.log.note(logging.WARNING, text, state.name, which, monotonic() - borrower.taken_at)
+
+    def _claim_late(self, lease: PooledConnection[Any]) -> bool:
+        """Release a lease that has no connection: given up, or on its way to another; True: it has got it.
+
+        The thread that moves it looks at `_released` when it is there, and returns what it got.
+        """
+        borrower, state = lease._borrower, self.state
+        if state.closed:  # then close() has claimed them all
+            lease._detach()
+        was_released, lease._released = lease._released, True
+        if was_released:
+            return False
+        if borrower in state.line:
+            state.come_back(borrower)
+            return False
+        return state.claim(borrower)
 
     def _why_unclean(
         self, lease: PooledConnection[Any], entry: Entry, failed: bool, now: float

@@ -154,12 +154,17 @@ class State(Dialling):
         return True
 
     def _book(self, borrower: Borrower) -> None:
-        if self.line:
-            self.line.leave(borrower)
+        if borrower in self.lent:  # handed over at the last moment, and its thread may begin to use it
+            del self.lent[borrower]
+            borrower.reason = borrower.reason or "in use"
+        if self.line and self.line.leave(borrower):
+            borrower.error = borrower.error or self._over()
+            borrower.rouse()
+        if borrower.lent_for > 0:
+            self.totals.count_lease(borrower)
+            borrower.lent_for = 0.0
         entry = borrower.entry
         if entry is not None and entry.borrower is borrower and entry.place == LENT:
-            if borrower.lent_for > 0:
-                self.totals.count_lease(borrower)
             if borrower.reason is not None:
                 self._retire(entry, borrower.reason, gone=borrower.gone)
             else:

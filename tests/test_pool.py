@@ -468,12 +468,12 @@ def gives_up(conn: Any) -> None:
 def test_configure_that_fails_or_takes_too_long(
     echo: EchoServer, make_pool: MakePool, configure: Any
 ) -> None:
-    pool = make_pool(echo, max_connections=1, configure=configure)
+    pool = make_pool(echo, max_connections=1, configure=configure, manager_kwargs={"connect_timeout": 0.2})
     for _ in range(3):
         began = monotonic()
         late = configure is waits
         with pytest.raises(TimeoutError if late else jetsocket.ConnectionError, match="configure") as raised:
-            pool.acquire("/silent", 0.2)
+            pool.acquire("/silent", 5)
         assert monotonic() - began < 2
         if isinstance(raised.value, TimeoutError):
             assert (raised.value.operation, raised.value.timeout) == ("configure", 0.2)
@@ -731,20 +731,24 @@ def test_twenty_hungry_threads_take_equal_turns(echo: EchoServer, make_pool: Mak
     assert max(ratios) < 2, ratios
 
 
-def test_callers_are_served_in_the_order_they_came(echo: EchoServer, make_pool: MakePool) -> None:
+@pytest.mark.parametrize("uris", [1, 3])
+def test_callers_are_served_in_the_order_they_came(echo: EchoServer, make_pool: MakePool, uris: int) -> None:
+    """Those of each URI, that is: a connection that comes back is another URI's only after a while."""
     pool = make_pool(echo, max_connections=1)
     order: list[int] = []
 
     def wait_for_turn(number: int) -> None:
-        with pool.acquire(f"/{number % 3}"):
+        with pool.acquire(f"/{number % uris}"):
             order.append(number)
 
-    with ThreadPoolExecutor(10) as threads, pool.acquire("/0") as first:
-        for number in range(10):
+    with ThreadPoolExecutor(12) as threads, pool.acquire("/0") as first:
+        for number in range(12):
             threads.submit(wait_for_turn, number)
             in_line(pool, number + 1)
         first.release()
-    assert order == list(range(10))
+    assert sorted(order) == list(range(12))
+    for uri in range(uris):
+        assert [number for number in order if number % uris == uri] == list(range(uri, 12, uris))
 
 
 def test_a_place_in_line_is_not_lost_to_a_newcomer(echo: EchoServer, make_pool: MakePool) -> None:
@@ -801,21 +805,25 @@ def test_a_thread_that_holds_everything_is_told(echo: EchoServer, make_pool: Mak
             conn.release()
 
 
-def test_no_time_never_dials(echo: EchoServer, make_pool: MakePool) -> None:
+def test_no_time_waits_for_nothing(echo: EchoServer, make_pool: MakePool) -> None:
+    """But it orders one for the next try, or a caller that polls would never get any."""
     pool = make_pool(echo, max_connections=2)
-    with pytest.raises(PoolExhaustedError) as raised:
+    with pytest.raises(PoolExhaustedError, match="0 lent, 0 idle, 1 being opened") as raised:
         pool.acquire("/", 0)
-    assert "are out" not in str(raised.value)  # they are not
-    assert echo.opened == 0
-    pool.prewarm("/", 1)
+    assert "raise max_connections" not in str(raised.value)
+    wait_until(lambda: pool.stats().idle_connections == 1)
+    assert echo.opened == 1
     with pool.acquire("/", 0) as conn:
         calls(conn)
         with pytest.raises(PoolExhaustedError):
             pool.acquire("/", 0)
+    wait_until(lambda: pool.stats().idle_connections == 2)
     echo.cut_all()
     with pytest.raises(PoolExhaustedError):
-        pool.acquire("/", 0)  # a dead one is not lent, and no other is opened
-    assert echo.opened == 1
+        pool.acquire("/", 0)  # a dead one is not lent
+    wait_until(lambda: pool.stats().idle_connections == 1)
+    calls(pool.acquire("/", 0))
+    assert echo.opened == 3
 
 
 def test_max_waiting_refuses_at_once(echo: EchoServer, make_pool: MakePool) -> None:
@@ -953,9 +961,10 @@ def test_an_attempt_without_time_tells_of_the_one_before(raw_server: MakeRaw, ma
 
     server = raw_server(script)
     pool = make_pool(server, manager_kwargs={"connect_attempts": 2})
-    with pytest.raises(TimeoutError, match=r"allow more time.*refused with 503") as raised:
+    with pytest.raises(PoolExhaustedError, match=r"refused with 503.*wait longer") as raised:
         pool.acquire("/", 1)
-    assert (raised.value.operation, raised.value.timeout) == ("connect", 1)
+    assert (raised.value.operation, raised.value.timeout) == ("acquire", 1)
+    assert isinstance(raised.value.last_connect_error, HandshakeError)
 
 
 def test_a_timeout_is_told_as_it_was_given(
@@ -964,11 +973,11 @@ def test_a_timeout_is_told_as_it_was_given(
     late, mute = {"delay": 3}, raw_server(hold)
     hurried = make_pool(mute, manager_kwargs={"connect_timeout": 0.3})
     for call, told in (
-        (lambda: make_pool(mute).acquire("/", 0.3), "allow more time"),
-        (lambda: make_pool(mute, acquire_timeout=0.3).acquire("/"), "allow more time"),
+        (lambda: make_pool(mute).acquire("/", 0.3), "wait longer"),
+        (lambda: make_pool(mute, acquire_timeout=0.3).acquire("/"), "wait longer"),
         (lambda: make_pool(mute, acquire_timeout=0.3).prewarm("/", 1), "allow more time"),
         (lambda: hurried.acquire("/", 5), "allow more time"),
-        (lambda: make_pool(mute).request("/", 1, 0.3), "allow more time"),
+        (lambda: make_pool(mute).request("/", 1, 0.3), "wait longer"),
         (lambda: make_pool(echo).request("/late", late, 0.3), r"0\.3 s were given; allow more \(timeout"),
     ):
         with pytest.raises(TimeoutError, match=told) as raised:
@@ -1190,7 +1199,8 @@ def test_a_pool_that_is_as_good_as_unlimited(echo: EchoServer, make_pool: MakePo
     pool = make_pool(echo, max_connections=size)
     for number in range(3):
         assert pool.request("/", number, 5) == number
-        assert state_of(pool).recount() == 0  # as the housekeeper does, with all waiting for it
+        pool.resize(size)  # which counts the slots anew, with all waiting for it
+    assert pool.stats().total_connections == 1
 
 
 def test_many_pools_and_names(echo: EchoServer, make_pool: MakePool) -> None:
@@ -1199,7 +1209,8 @@ def test_many_pools_and_names(echo: EchoServer, make_pool: MakePool) -> None:
     assert pools[2].name == "mine"
     with pools[2].acquire("/"):
         assert repr(pools[2]) == (
-            "ConnectionPool(name='mine', max_connections=3, active=1, idle=0, closed=False)"
+            f"ConnectionPool(name='mine', base_uri='{echo.uri}/', max_connections=3,"
+            " active=1, idle=0, waiting=0, closed=False)"
         )
     assert pools[2].config == ConnectionPoolConfig(max_connections=3)
 

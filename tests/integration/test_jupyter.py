@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.books import faults
-from tests.faults import conftest as faults
+from tests.faults import conftest
 from tests.faults.test_async_exceptions import sit
 from tests.scripts import ROOT
 from tests.servers import EchoServer, RawServer, hold, wait_until
@@ -22,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-report = faults.report
+report = conftest.report
 
 PATIENCE = 30.0  # s, for a cell on a busy machine; an interrupted one shows its traceback, in colours
 
@@ -30,6 +29,7 @@ SETUP = """
 import threading
 from pathlib import Path
 from jetsocket import ConnectionPool, ConnectionPoolConfig
+from tests.books import faults, state_of
 from tests.faults.test_async_exceptions import wait_for_standstill
 pool = ConnectionPool(ConnectionPoolConfig(max_connections=2, acquire_timeout=60), base_uri={echo!r})
 other = ConnectionPool(base_uri={echo!r}, manager_kwargs=dict(connect_timeout=60))
@@ -104,7 +104,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 
 @pytest.mark.timeout(120)
 def test_an_interrupted_cell_loses_nothing_and_the_next_one_goes_on(
-    kernel: Kernel, tmp_path: Path, report: faults.Report
+    kernel: Kernel, tmp_path: Path, report: conftest.Report
 ) -> None:
     with EchoServer() as echo, RawServer(sit) as deaf, RawServer(hold) as mute:
         kernel.run(SETUP.format(echo=echo.uri))
