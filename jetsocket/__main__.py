@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 import jetsocket
-from jetsocket import demo, uris
+from jetsocket import uris
+from jetsocket.cli import demo
 
 _USAGE_ERROR = 2
 

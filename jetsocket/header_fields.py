@@ -1,4 +1,4 @@
-"""Header fields of the user's, checked: what a request's head may hold, and what the handshake writes itself."""
+"""Header fields of the user's, checked: what a head may hold, and what the handshake writes itself."""
 
 from __future__ import annotations
 

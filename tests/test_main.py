@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import jetsocket
-from jetsocket import demo
 from jetsocket.__main__ import main
+from jetsocket.cli import demo
 
 
 def test_alone_it_prints_help(capsys: pytest.CaptureFixture[str]) -> None:

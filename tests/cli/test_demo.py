@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jetsocket import demo
+from jetsocket.cli import demo, demo_work
 from jetsocket.stats import PoolStats
 from tests.servers import EchoServer, refusing_port
 
@@ -82,7 +82,7 @@ def test_wrong_replies_break_the_promise(echo: EchoServer) -> None:
 
 
 def test_calls_that_never_succeed_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_PATIENCE", 0.3)
+    monkeypatch.setattr(demo_work, "_PATIENCE", 0.3)
     screen = io.StringIO()
     with refusing_port() as port:
         plan = demo.Plan(calls=4, threads=2, uri=f"ws://127.0.0.1:{port}/?token=secret")

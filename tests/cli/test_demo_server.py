@@ -15,7 +15,7 @@ import trustme
 from websockets.sync.client import ClientConnection, connect
 
 from jetsocket import ConnectionPool
-from jetsocket.demo_server import HOST, Counts, listen
+from jetsocket.cli.demo_server import HOST, Counts, listen
 
 
 @pytest.fixture
