@@ -593,14 +593,22 @@ class Alarm(Exception):
     """What a signal handler raises."""
 
 
+class Late(TimeoutError):
+    """One that looks like the library's own."""
+
+    def __init__(self) -> None:
+        super().__init__("late", operation="mine", timeout=None)
+
+
 class StrikeAt:
-    """A trace function that raises Alarm at the so-manieth step of a send.
+    """A trace function that raises at the so-manieth step of a send.
 
     A step is a bytecode, or a line where Python (from 3.12 on) tells of bytecodes only now and then.
     """
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, kind: type[Exception]) -> None:
         self.left = left
+        self.kind = kind
 
     def __call__(self, frame: FrameType, event: str, _arg: object) -> Any:
         if event == "call":
@@ -610,7 +618,7 @@ class StrikeAt:
             self.left -= 1
             if self.left == 0:
                 sys.settrace(None)
-                raise Alarm
+                raise self.kind
         return self
 
 
@@ -618,9 +626,9 @@ SENDING = {module.__file__ for module in (connection, ids, channel, stream)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize(("tagged", "kind"), [(False, Alarm), (True, Alarm), (False, Late)])
 def test_whatever_strikes_a_send_the_next_borrower_gets_its_own_reply(
-    echo_server: MakeServer, make_pool: MakePool, tagged: bool
+    echo_server: MakeServer, make_pool: MakePool, tagged: bool, kind: type[Exception]
 ) -> None:
     """Wherever a handler's exception comes, the borrower catching it: the message has left or not."""
     gate = threading.Event()
@@ -635,11 +643,11 @@ def test_whatever_strikes_a_send_the_next_borrower_gets_its_own_reply(
         first, second = ({"id": f"{which} {step}"} if tagged else [which, step] for which in "ab")
         gate.clear()
         conn = pool.acquire("/", 5)
-        struck = StrikeAt(step)
+        struck = StrikeAt(step, kind)
         sys.settrace(struck)
         try:
             conn.send(first)
-        except Alarm:
+        except kind:
             pass
         finally:
             sys.settrace(None)

@@ -622,7 +622,8 @@ class Channel:
             else:
                 self._write(encode_frame(opcode, data, self._key(), rsv1=compressed), deadline)
         except BaseException as error:
-            if isinstance(error, (TimeoutError, ConnectionError)) and out == self.bytes_out:
+            is_told = isinstance(error, (TimeoutError, ConnectionError)) and not is_alarm(error)
+            if is_told and out == self.bytes_out:
                 self.messages_sent -= 1  # nothing has left
             if self._deflater is not None:
                 self._deflater.forget()  # the server may not have got what the next message would refer to
