@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -111,6 +112,68 @@ def test_under_load_with_pushes_not_one_reply_is_foreign(
         assert pool.stats().reuses > 32 * 60 * 0.8
     else:
         assert pool.stats().reuses == 0  # counts alone speak for no connection
+
+
+class Whims:
+    """A server that answers late, twice, again after the next message, or never, and pushes in between."""
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count()
+
+    def __call__(self, conn: Connection) -> None:
+        rng, owed = random.Random(next(self.numbers)), []
+        for text in conn:
+            whim = rng.random()
+            if whim < 0.1:
+                conn.send(json.dumps({"push": text}))
+            if whim < 0.04:
+                conn.echo_server.stopping.wait(0.03)
+            if not 0.1 < whim < 0.13:
+                conn.send(text)
+            if 0.13 < whim < 0.17:
+                conn.send(text)
+            for again in owed:
+                conn.send(again)
+            owed = [text] if 0.17 < whim < 0.22 else []
+            if 0.22 < whim < 0.27:
+                conn.send(json.dumps({"push": text}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reuse", ["balanced", "quiet", "always"])
+def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
+    echo_server: MakeServer, make_pool: MakePool, reuse: str
+) -> None:
+    server = echo_server(Whims())
+    pool = make_pool(server, max_connections=4, acquire_timeout=30, reuse=reuse)
+    foreign: list[Any] = []
+    own = itertools.count()
+
+    def work(worker: int) -> None:
+        rng = random.Random(f"{worker} {reuse}")
+        for turn in range(120):
+            asked = {f"{worker}/{turn}/{number}" for number in range(rng.choice([1, 1, 1, 3]))}
+            with contextlib.suppress(TimeoutError, ZeroDivisionError), pool.acquire("/", 30) as conn:
+                manner = rng.random()
+                for number in sorted(asked):
+                    if manner < 0.6:
+                        got = [conn.request({"id": number}, 0.02)]
+                        assert got == [{"id": number}]
+                    else:
+                        conn.send({"id": number})
+                        got = []
+                if manner > 0.8:
+                    got = [conn.recv(0.02) for _ in asked]
+                elif manner > 0.7:
+                    raise ZeroDivisionError
+                foreign.extend(reply for reply in got if "id" in reply and reply["id"] not in asked)
+                next(own)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert foreign == []
+    assert next(own) > 8 * 120 / 2
+    assert pool.stats().reuses > 8 * 120 / 4
 
 
 # --- a request and its id
