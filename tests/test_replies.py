@@ -252,6 +252,33 @@ def test_one_thread_sends_another_receives_and_replies_come_in_any_order(
     assert pool.stats().discards == {}
 
 
+def test_two_receivers_get_no_error_but_what_chance_gives_them(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    stop = threading.Event()
+
+    def receives(conn: Any) -> int:
+        count = 0
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                conn.recv(0.01)
+                count += 1
+        return count
+
+    pool = make_pool(server)
+    with pool.acquire("/") as conn, ThreadPoolExecutor(1) as threads:
+        receiving = threads.submit(receives, conn)
+        answered = 0
+        for number in range(200):
+            with contextlib.suppress(TimeoutError):
+                message = {"id": number, "say": [{"push": 1}, {"push": 2}, "me"]}
+                assert conn.request(message, 0.05) == message
+                answered += 1
+        stop.set()
+        assert receiving.result(10) > 0
+        assert answered > 0
+
+
 def test_an_iterating_borrower_gets_all(server: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(server)
     with pool.acquire("/") as conn:

@@ -350,18 +350,27 @@ class Channel:
         kept = max(0, len(messages) - (self.reader.received - since))
         enough = self._taken_in + _READ_AHEAD + self._max_message_size
         while True:
-            while kept < len(messages):
-                wanted = judge(messages[kept])
-                if wanted is None:
-                    kept += 1
-                    if patience is not None:
-                        until, patience = monotonic() + patience, None
-                        deadline = until if deadline is None else min(until, deadline)
-                    continue
-                message = messages[kept]
-                del messages[kept]
+            wanted = None
+            try:
+                while kept < len(messages):
+                    message = messages[kept]
+                    wanted = judge(message)
+                    if wanted is None:
+                        kept += 1
+                        if patience is not None:
+                            until, patience = monotonic() + patience, None
+                            deadline = until if deadline is None else min(until, deadline)
+                        continue
+                    messages.remove(message)  # or one like it, which is as good
+                    if wanted:
+                        return message
+            except (IndexError, ValueError) as error:  # another thread takes messages, too
+                if is_alarm(error):
+                    raise
                 if wanted:
                     return message
+                kept = min(kept, len(messages))
+                continue
             self._ahead = 0
             if self.failure is not None:
                 self.raise_failure()
