@@ -280,9 +280,10 @@ class PooledConnection(Generic[T]):
     def _ask(self, entry: Entry, key: Key) -> int | None:
         """Note, before it can leave, that a message with this id does; returns what `_send` does."""
         if (account := self._account) is None:
+            codec = self._terms.codec
             if entry.ids is None:
                 entry.ids = SentIds()
-            account = self._account = Account(entry.ids, self._terms.codec.read_json)
+            account = self._account = Account(entry.ids, codec.read_json, keep=codec.is_json)
         return entry.wire.reader.received if account.ask(key) else None
 
     def _send_first(
@@ -641,10 +642,10 @@ class PooledConnection(Generic[T]):
 
     def _decode(self, payload: str | bytes) -> T:
         codec, account = self._terms.codec, self._account
-        if account is not None and account.parsed is not None:
-            (parsed, value), account.parsed = account.parsed, None
-            if codec.is_json and parsed is payload:
-                return cast("T", value)  # what the deserializer would make of it once more
+        if account is not None:
+            parsed, account.parsed = account.parsed, None
+            if parsed is not None and parsed[0] is payload:
+                return cast("T", parsed[1])  # what the deserializer would make of it once more
         return codec.decode(payload, uri=self._told().target.redacted)
 
     def _until(self, timeout: float | None) -> float | None:

@@ -141,13 +141,32 @@ class Account:
         answered: How many of them were answered.
         late: Answers that came to what earlier borrowers of the connection had asked.
         again: Whether an id came back twice: what else will?
-        parsed: The last payload that was looked at, and its value; so that it need not be parsed twice.
+        parsed: The last payload that was looked at, and its value, if that is what the borrower gets: so that
+            it need not be parsed twice.
     """
 
-    __slots__ = ("_before", "_read", "_sent", "again", "answered", "late", "open", "parsed", "tagged")
+    __slots__ = (
+        "_before",
+        "_keep",
+        "_read",
+        "_sent",
+        "again",
+        "answered",
+        "late",
+        "open",
+        "parsed",
+        "tagged",
+    )
 
-    def __init__(self, sent: SentIds, read: Read) -> None:
-        """Begin a lease of the connection that was sent `sent`; `read` parses JSON."""
+    def __init__(self, sent: SentIds, read: Read, *, keep: bool = False) -> None:
+        """Begin a lease.
+
+        Args:
+            sent: What its connection was sent.
+            read: Parses JSON.
+            keep: Whether to keep what was `parsed`.
+        """
+        self._keep = keep
         self._sent = sent
         self._before = sent.count
         self._read = read
@@ -222,7 +241,8 @@ class Account:
         value = object_in(payload, self._read)
         if value is None:
             return None
-        self.parsed = (payload, value)
+        if self._keep:
+            self.parsed = (payload, value)
         return key_of(value.get("id"))
 
 

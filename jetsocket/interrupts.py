@@ -5,8 +5,8 @@ waits. What it raises comes out of whatever was going on: the usual recipe for a
 `TimeoutError` out of a `recv`, where it looks like the kernel's own. Code that catches what a system call or
 a library may raise asks here first, and lets an alarm pass: it is the business of whoever has set it.
 
-CPython hands a signal handler the frame that it interrupts, and a traceback has the handler's frame right
-below that one. Nothing else is called like that but trace functions, whose exceptions are alarms as well.
+CPython hands a signal handler the frame that it interrupts, and the traceback of what it raises has its own
+frame. Nothing else that is called from here gets one but trace functions, whose exceptions are alarms, too.
 A handler that has thrown the frame away is known by its code, as long as it is installed.
 
 Another thread can raise in this one, too (`PyThreadState_SetAsyncExc`). That has no frame of its own, but is
@@ -49,7 +49,7 @@ def is_alarm(error: BaseException, *, users_code: bool = False) -> bool:
     if trace is None:
         return False
     while (below := trace.tb_next) is not None:
-        if _is_handler(below.tb_frame, trace.tb_frame):
+        if _is_handler(below.tb_frame):
             return True
         trace = below
     return not users_code and _is_from_nowhere(error, trace)
@@ -108,17 +108,17 @@ def _hidden_behind(error: BaseException) -> BaseException | None:
     return error.__context__ if error.__cause__ is None else error.__cause__
 
 
-def _is_handler(frame: FrameType, interrupted: FrameType) -> bool:
-    """Whether a frame is that of a signal handler that was called while another one was under way."""
+def _is_handler(frame: FrameType) -> bool:
+    """Whether a frame is that of a signal handler, or of a trace function."""
     if _root(frame.f_globals.get("__name__")) in _WHERE:
         return False
     code = frame.f_code
     count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & _CO_VARARGS)
     for name in code.co_varnames[:count]:
         given = frame.f_locals.get(name)
-        if given is interrupted:
+        if isinstance(given, FrameType):
             return True
-        if type(given) is tuple and any(each is interrupted for each in given):
+        if type(given) is tuple and any(isinstance(each, FrameType) for each in given):
             return True
     return code in _handlers()
 

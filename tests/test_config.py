@@ -60,6 +60,12 @@ def test_defaults_and_order() -> None:
     )
 
 
+@pytest.mark.parametrize("value", [0, 1, None, "False"])
+def test_match_ids_is_true_or_false(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"ConnectionPoolConfig\.match_ids must be True or False"):
+        ConnectionPoolConfig(match_ids=value)
+
+
 def test_frozen_equal_hashable_and_portable() -> None:
     config = ConnectionPoolConfig(max_connections=3)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -210,9 +210,10 @@ def test_a_second_answer_within_the_lease_stays_with_it() -> None:
 
 def test_a_second_answer_is_noticed_though_nothing_is_open() -> None:
     sent = SentIds()
-    account = Account(sent, read)
+    account = Account(sent, read, keep=True)
     account.ask(1)
     assert account.admits(say(id=1))
+    assert account.parsed == (say(id=1), {"id": 1})
     assert account.is_settled
     assert account.admits(say(push=1))
     assert account.is_settled

@@ -95,7 +95,7 @@ class Quoting(msgspec.Struct):
 
 
 class StructNode(msgspec.Struct):
-    children: list["StructNode"] = []
+    children: "list[StructNode]" = []
 
 
 @dataclasses.dataclass

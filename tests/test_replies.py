@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -113,6 +114,68 @@ def test_under_load_with_pushes_not_one_reply_is_foreign(
         assert pool.stats().reuses == 0  # counts alone speak for no connection
 
 
+class Whims:
+    """A server that answers late, twice, again after the next message, or never, and pushes in between."""
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count()
+
+    def __call__(self, conn: Connection) -> None:
+        rng, owed = random.Random(next(self.numbers)), []
+        for text in conn:
+            whim = rng.random()
+            if whim < 0.1:
+                conn.send(json.dumps({"push": text}))
+            if whim < 0.04:
+                conn.echo_server.stopping.wait(0.03)
+            if not 0.1 < whim < 0.13:
+                conn.send(text)
+            if 0.13 < whim < 0.17:
+                conn.send(text)
+            for again in owed:
+                conn.send(again)
+            owed = [text] if 0.17 < whim < 0.22 else []
+            if 0.22 < whim < 0.27:
+                conn.send(json.dumps({"push": text}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reuse", ["balanced", "quiet", "always"])
+def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
+    echo_server: MakeServer, make_pool: MakePool, reuse: str
+) -> None:
+    server = echo_server(Whims())
+    pool = make_pool(server, max_connections=4, acquire_timeout=30, reuse=reuse)
+    foreign: list[Any] = []
+    own = itertools.count()
+
+    def work(worker: int) -> None:
+        rng = random.Random(f"{worker} {reuse}")
+        for turn in range(120):
+            asked = {f"{worker}/{turn}/{number}" for number in range(rng.choice([1, 1, 1, 3]))}
+            with contextlib.suppress(TimeoutError, ZeroDivisionError), pool.acquire("/", 30) as conn:
+                manner = rng.random()
+                for number in sorted(asked):
+                    if manner < 0.6:
+                        got = [conn.request({"id": number}, 0.02)]
+                        assert got == [{"id": number}]
+                    else:
+                        conn.send({"id": number})
+                        got = []
+                if manner > 0.8:
+                    got = [conn.recv(0.02) for _ in asked]
+                elif manner > 0.7:
+                    raise ZeroDivisionError
+                foreign.extend(reply for reply in got if "id" in reply and reply["id"] not in asked)
+                next(own)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert foreign == []
+    assert next(own) > 8 * 120 / 2
+    assert pool.stats().reuses > 8 * 120 / 4
+
+
 # --- a request and its id
 
 
@@ -187,6 +250,33 @@ def test_one_thread_sends_another_receives_and_replies_come_in_any_order(
         assert ids != sorted(ids)
     assert pool.stats().reuses == 2
     assert pool.stats().discards == {}
+
+
+def test_two_receivers_get_no_error_but_what_chance_gives_them(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    stop = threading.Event()
+
+    def receives(conn: Any) -> int:
+        count = 0
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                conn.recv(0.01)
+                count += 1
+        return count
+
+    pool = make_pool(server)
+    with pool.acquire("/") as conn, ThreadPoolExecutor(1) as threads:
+        receiving = threads.submit(receives, conn)
+        answered = 0
+        for number in range(200):
+            with contextlib.suppress(TimeoutError):
+                message = {"id": number, "say": [{"push": 1}, {"push": 2}, "me"]}
+                assert conn.request(message, 0.05) == message
+                answered += 1
+        stop.set()
+        assert receiving.result(10) > 0
+        assert answered > 0
 
 
 def test_an_iterating_borrower_gets_all(server: EchoServer, make_pool: MakePool) -> None:
@@ -593,14 +683,22 @@ class Alarm(Exception):
     """What a signal handler raises."""
 
 
+class Late(TimeoutError):
+    """One that looks like the library's own."""
+
+    def __init__(self) -> None:
+        super().__init__("late", operation="mine", timeout=None)
+
+
 class StrikeAt:
-    """A trace function that raises Alarm at the so-manieth step of a send.
+    """A trace function that raises at the so-manieth step of a send.
 
     A step is a bytecode, or a line where Python (from 3.12 on) tells of bytecodes only now and then.
     """
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, kind: type[Exception]) -> None:
         self.left = left
+        self.kind = kind
 
     def __call__(self, frame: FrameType, event: str, _arg: object) -> Any:
         if event == "call":
@@ -610,7 +708,7 @@ class StrikeAt:
             self.left -= 1
             if self.left == 0:
                 sys.settrace(None)
-                raise Alarm
+                raise self.kind
         return self
 
 
@@ -618,9 +716,9 @@ SENDING = {module.__file__ for module in (connection, ids, channel, stream)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize(("tagged", "kind"), [(False, Alarm), (True, Alarm), (False, Late)])
 def test_whatever_strikes_a_send_the_next_borrower_gets_its_own_reply(
-    echo_server: MakeServer, make_pool: MakePool, tagged: bool
+    echo_server: MakeServer, make_pool: MakePool, tagged: bool, kind: type[Exception]
 ) -> None:
     """Wherever a handler's exception comes, the borrower catching it: the message has left or not."""
     gate = threading.Event()
@@ -635,11 +733,11 @@ def test_whatever_strikes_a_send_the_next_borrower_gets_its_own_reply(
         first, second = ({"id": f"{which} {step}"} if tagged else [which, step] for which in "ab")
         gate.clear()
         conn = pool.acquire("/", 5)
-        struck = StrikeAt(step)
+        struck = StrikeAt(step, kind)
         sys.settrace(struck)
         try:
             conn.send(first)
-        except Alarm:
+        except kind:
             pass
         finally:
             sys.settrace(None)

@@ -80,7 +80,7 @@ def explain(error: Exception, host: str, names: list[str] | None) -> tuple[str, 
             why,
             "to trust another authority, pass an SSLContext that does as manager_kwargs['ssl_context']",
         )
-    return why, "an SSLContext of your own (manager_kwargs['ssl_context']) can demand other things"
+    return why, "the server needs another one; what is asked of it, manager_kwargs['ssl_context'] says"
 
 
 def _listed(names: list[str] | None) -> str:

@@ -353,18 +353,27 @@ class Channel:
         kept = max(0, len(messages) - (self.reader.received - since))
         enough = self._taken_in + _READ_AHEAD + self._max_message_size
         while True:
-            while kept < len(messages):
-                wanted = judge(messages[kept])
-                if wanted is None:
-                    kept += 1
-                    if patience is not None:
-                        until, patience = monotonic() + patience, None
-                        deadline = until if deadline is None else min(until, deadline)
-                    continue
-                message = messages[kept]
-                del messages[kept]
+            wanted = None
+            try:
+                while kept < len(messages):
+                    message = messages[kept]
+                    wanted = judge(message)
+                    if wanted is None:
+                        kept += 1
+                        if patience is not None:
+                            until, patience = monotonic() + patience, None
+                            deadline = until if deadline is None else min(until, deadline)
+                        continue
+                    messages.remove(message)  # or one like it, which is as good
+                    if wanted:
+                        return message
+            except (IndexError, ValueError) as error:  # another thread takes messages, too
+                if is_alarm(error):
+                    raise
                 if wanted:
                     return message
+                kept = min(kept, len(messages))
+                continue
             self._ahead = 0
             if self.failure is not None:
                 self.raise_failure()
@@ -626,7 +635,8 @@ class Channel:
             else:
                 self._write(encode_frame(opcode, data, self._key(), rsv1=compressed), deadline)
         except BaseException as error:
-            if isinstance(error, (TimeoutError, ConnectionError)) and out == self.bytes_out:
+            is_told = isinstance(error, (TimeoutError, ConnectionError)) and not is_alarm(error)
+            if is_told and out == self.bytes_out:
                 self.messages_sent -= 1  # nothing has left
             if self._deflater is not None:
                 self._deflater.forget()  # the server may not have got what the next message would refer to

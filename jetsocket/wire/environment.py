@@ -130,15 +130,18 @@ def _matches(pattern: str, text: str) -> bool:
 def _is_in_network(address: _Ip, entry: str) -> bool:
     network, _, size = entry.partition("/")
     try:
-        return address in ipaddress.ip_network(f"{network.strip('[]')}/{size}", strict=False)
+        kind = ipaddress.IPv6Network if ":" in network else ipaddress.IPv4Network
+        return address in kind(f"{network.strip('[]')}/{size}", strict=False)
     except ValueError as error:  # it is not a network: it names no host
         raise_alarm_behind(error)
         return False
 
 
 def _address(host: str) -> _Ip | None:
+    # Not ipaddress.ip_address, which tries the one after the other and forgets what it has caught.
+    kind = ipaddress.IPv6Address if ":" in host else ipaddress.IPv4Address
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = kind(host.partition("%")[0])
     except ValueError as error:
         raise_alarm_behind(error)
         return None

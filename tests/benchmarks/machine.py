@@ -14,6 +14,9 @@ LIBRARIES = (
     "SQLAlchemy",
     "psycopg-pool",
     "msgspec",
+    "picows",
+    "aiohttp",
+    "uvloop",
 )
 
 

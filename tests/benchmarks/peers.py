@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 OURS, SPEED = "jetsocket", "jetsocket[speed]"
 WEBSOCKET_CLIENT, WEBSOCKETS = "websocket-client", "websockets.sync"
+PICOWS, AIOHTTP = "picows on uvloop", "aiohttp on uvloop"
 EVERYBODY = (OURS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS)
+ASYNC = (PICOWS, AIOHTTP)
 
 Close = Callable[[], object]
 
@@ -43,15 +45,27 @@ def without_speed() -> None:
     sys.modules["websockets.speedups"] = sys.modules["msgspec"] = None  # type: ignore[assignment]
 
 
-def new_pool(place: Place, *, tls: bool = False, most: int = 10) -> Any:
+def new_pool(place: Place, *, tls: bool = False, most: int = 10, **options: Any) -> Any:
     """A pool of ours."""
     from jetsocket import ConnectionPool, ConnectionPoolConfig
 
     return ConnectionPool(
         ConnectionPoolConfig(max_connections=most, acquire_timeout=120),  # prewarming 10,000 takes a while
         base_uri=place.tls if tls else place.plain,
-        manager_kwargs={"ssl_context": place.context(), "close_timeout": 0.1},
+        manager_kwargs={"ssl_context": place.context(), "close_timeout": 0.1, **options},
     )
+
+
+def messages(
+    name: str, place: Place, path: str, *, tls: bool = False, decoded: bool = False
+) -> Iterator[Any]:
+    """What the server sends, as that library iterates over it: texts, or the values of the JSON in them."""
+    if name in (OURS, SPEED):
+        lease = new_pool(place, tls=tls, **({} if decoded else {"deserializer": str})).acquire(path)
+        lease.discard()
+        return iter(lease)
+    conn, _ = dial(name, place, tls=tls)(path)
+    return map(json.loads, conn) if decoded else iter(conn)
 
 
 def dial(name: str, place: Place, *, tls: bool) -> Callable[[str], tuple[Any, Close]]:

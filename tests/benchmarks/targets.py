@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import NamedTuple
 
-from tests.benchmarks.peers import OURS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS
+from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS
 from tests.benchmarks.run import Rounds
 from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, SEMAPHORE, WORKS, Figures
 
@@ -24,10 +24,14 @@ class Target(NamedTuple):
 
 TARGETS = (
     Target("stream", OURS, WEBSOCKET_CLIENT, FASTER, 20),
-    Target("stream", OURS, WEBSOCKETS, FASTER, 4),
+    Target("stream", OURS, WEBSOCKETS, FASTER, 6),
+    Target("stream", OURS, PICOWS, FASTER, 1.0),
+    Target("stream", OURS, AIOHTTP, FASTER, 1.0),
     Target("json", OURS, WEBSOCKET_CLIENT, FASTER, 5),
     Target("json", OURS, WEBSOCKETS, FASTER, 1.4),
     Target("json", SPEED, WEBSOCKETS, FASTER, 3),
+    Target("json", SPEED, PICOWS, FASTER, 2),
+    Target("json", SPEED, AIOHTTP, FASTER, 2),
     Target("send", OURS, WEBSOCKET_CLIENT, FASTER, 1.5),
     Target("send", OURS, WEBSOCKETS, FASTER, 1.5),
     Target("cpu", OURS, WEBSOCKET_CLIENT, AT_MOST, 0.8),
@@ -40,6 +44,7 @@ TARGETS = (
     Target("tls-json", OURS, WEBSOCKET_CLIENT, FASTER, 10),
     Target("tls-json", OURS, WEBSOCKETS, FASTER, 2),
     Target("connect", OURS, WEBSOCKET_CLIENT, AT_MOST, 0.8),
+    Target("connect-name", OURS, WEBSOCKET_CLIENT, AT_MOST, 1.0),
     Target("connect-tls", OURS, WEBSOCKET_CLIENT, AT_MOST, 1.0),
     Target("borrow", OURS, QUEUE_POOL, AT_MOST, 1.0),
     Target("borrow", OURS, PSYCOPG_POOL, AT_MOST, 1.8),

@@ -12,13 +12,19 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import report
-from tests.benchmarks.peers import OURS, SPEED, WEBSOCKET_CLIENT, Place
+from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, Place
 from tests.benchmarks.run import TINY, Job, Plan, crowd_jobs, jobs, measure, running_server
 from tests.benchmarks.targets import Row, Target, compared, duration, judge
 from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, WORKS, Figures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NEEDS = {QUEUE_POOL: "sqlalchemy", QUEUED_CLIENT: "sqlalchemy", PSYCOPG_POOL: "psycopg_pool"}
+NEEDS = {
+    QUEUE_POOL: ("sqlalchemy",),
+    QUEUED_CLIENT: ("sqlalchemy",),
+    PSYCOPG_POOL: ("psycopg_pool",),
+    PICOWS: ("picows", "uvloop"),
+    AIOHTTP: ("aiohttp", "uvloop"),
+}
 NOWHERE = Place("ws://127.0.0.1:1", "wss://127.0.0.1:1", "none.pem")
 
 
@@ -36,8 +42,8 @@ def all_jobs() -> list[Job]:
 
 @pytest.mark.parametrize("job", all_jobs(), ids=lambda job: "-".join(job.key))
 def test_each_measurement_runs(job: Job, place: Place) -> None:
-    if job.key[1] in NEEDS:
-        pytest.importorskip(NEEDS[job.key[1]], exc_type=ImportError)
+    for needed in NEEDS.get(job.key[1], ()):
+        pytest.importorskip(needed, exc_type=ImportError)
     figures = measure(job.request | {"place": place})
     assert figures
     assert all(seconds > 0 for seconds in figures.values())

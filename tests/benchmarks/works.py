@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import statistics
 import threading
@@ -13,7 +14,9 @@ from functools import partial
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
+from tests.benchmarks import aio
 from tests.benchmarks.peers import (
+    ASYNC,
     EVERYBODY,
     OURS,
     SPEED,
@@ -23,9 +26,10 @@ from tests.benchmarks.peers import (
     Place,
     connect,
     dial,
+    messages,
     new_pool,
 )
-from tests.benchmarks.server import MESSAGE
+from tests.benchmarks.server import HOST, MESSAGE
 
 Figures = dict[str, float]
 Measure = Callable[[str, Place, float], Figures]
@@ -78,15 +82,19 @@ def timed(step: Callable[[], object], count: int, timer: Callable[[], float]) ->
 
 
 def stream(name: str, place: Place, seconds: float, *, tls: bool = False) -> Figures:
-    client = connect(name, place, "/json", tls=tls)
-    assert client.recv() == MESSAGE
-    return {"time": clock(client.recv, seconds)}
+    if name in ASYNC:
+        return {"time": aio.stream(name, f"{place.plain}/json", seconds, None)}
+    texts = messages(name, place, "/json", tls=tls)
+    assert next(texts) == MESSAGE
+    return {"time": clock(texts.__next__, seconds)}
 
 
 def stream_json(name: str, place: Place, seconds: float, *, tls: bool = False) -> Figures:
-    client = connect(name, place, "/json", tls=tls)
-    assert client.recv_json()["symbol"] == "BTCUSDT"
-    return {"time": clock(client.recv_json, seconds)}
+    if name in ASYNC:
+        return {"time": aio.stream(name, f"{place.plain}/json", seconds, json.loads)}
+    values = messages(name, place, "/json", tls=tls, decoded=True)
+    assert next(values)["symbol"] == "BTCUSDT"
+    return {"time": clock(values.__next__, seconds)}
 
 
 def stream_sizes(name: str, place: Place, seconds: float) -> Figures:
@@ -139,8 +147,10 @@ def receive_fragments(name: str, place: Place, seconds: float) -> Figures:
     return figures
 
 
-def connects(name: str, place: Place, seconds: float, *, tls: bool) -> Figures:
+def connects(name: str, place: Place, seconds: float, *, tls: bool, name_of_host: bool = False) -> Figures:
     """Connect and upgrade; closing is not in the figure."""
+    if name_of_host:  # has to be looked up
+        place = place._replace(plain=place.plain.replace(HOST, "localhost"))
     open_one = dial(name, place, tls=tls)
     times: list[float] = []
     until = perf_counter() + seconds
@@ -343,8 +353,8 @@ class Rollbackable:
 
 
 WORKS = {
-    "stream": Work("Stream of 100 B text messages", "message", EVERYBODY, stream),
-    "json": Work("Stream of 100 B JSON messages, decoded", "message", EVERYBODY, stream_json),
+    "stream": Work("Stream of 100 B text messages", "message", (*EVERYBODY, *ASYNC), stream),
+    "json": Work("Stream of 100 B JSON messages, decoded", "message", (*EVERYBODY, *ASYNC), stream_json),
     "send": Work("Sending 100 B messages one way", "message", EVERYBODY, send),
     "cpu": Work("CPU time of one 64 B echo", "echo", EVERYBODY, echo_cpu),
     "large": Work("1 MiB text echo", "echo", EVERYBODY, echo_large),
@@ -368,6 +378,12 @@ WORKS = {
         "connection",
         (OURS, WEBSOCKET_CLIENT, WEBSOCKETS),
         partial(connects, tls=False),
+    ),
+    "connect-name": Work(
+        "Connect by name and upgrade",
+        "connection",
+        (OURS, WEBSOCKET_CLIENT, WEBSOCKETS),
+        partial(connects, tls=False, name_of_host=True),
     ),
     "connect-tls": Work(
         "Connect and upgrade over TLS",

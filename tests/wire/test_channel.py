@@ -624,7 +624,7 @@ class TestTlsReplies:
             servers.upgrade(session)
             session.ask_to_renegotiate()
             session.sendall(frame(1, b"x"))
-            servers.hold(session)
+            servers.hold(session.sock)  # it does not answer, however late the send comes
 
         uri = self.serve(raw_server, tls, script, ssl.TLSVersion.TLSv1_2)
         ws = connect(uri, ssl_context=tls.client_context)
