@@ -18,12 +18,14 @@ from jetsocket.exceptions import (
     ProtocolError,
     TimeoutError,
 )
+from jetsocket.info import ConnectionInfo, LeaseInfo
 from jetsocket.pool import ConnectionPool
 from jetsocket.stats import Histogram, PoolStats
 
 __all__ = [
     "ConnectionClosedError",
     "ConnectionError",
+    "ConnectionInfo",
     "ConnectionPool",
     "ConnectionPoolConfig",
     "DecodeError",
@@ -31,6 +33,7 @@ __all__ = [
     "Histogram",
     "InvalidStateError",
     "JetSocketError",
+    "LeaseInfo",
     "MessageTooBigError",
     "PoolClosedError",
     "PoolExhaustedError",
