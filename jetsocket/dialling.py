@@ -66,11 +66,13 @@ class Dialling(Moves):
         return None
 
     @step
-    def take_own(self, dial: Dial) -> None:
-        """Take up that very order, where no thread runs that would."""
-        if dial in self.queued:
-            self.queued.remove(dial)
+    def take_own(self, dial: Dial) -> bool:
+        """Take up that very order, where no thread runs that would; False: one has, or it is over."""
+        if dial not in self.queued:
+            return False
+        self.queued.remove(dial)
         dial.taken = True
+        return True
 
     @step
     def begin(self, dial: Dial, entry: Entry, overdue_at: float) -> bool:
@@ -192,15 +194,21 @@ class Dialling(Moves):
         return overdue
 
     @step
-    def order(self, key: str, target: Target, count: int, purpose: Purpose) -> list[Dial]:
-        """Order up to so many dials that no caller waits for, as far as free slots and limits allow.
+    def warm(self, key: str, target: Target, count: int) -> tuple[list[Dial], list[Dial]]:
+        """Order what lacks until so many are idle, as far as free slots and limits allow.
+
+        Returns:
+            The dials that were ordered, and those that were under way already.
 
         Raises:
             PoolClosedError: The pool is closed or drained.
         """
         if self.closed or self.draining:
             raise self.closed_error()
-        return self._order_unasked(key, target, count, purpose)
+        under_way = [dial for dial in self.dials if dial.key == key]
+        missing = count - self.idle.count(key) - len(under_way)
+        ordered = self._order_unasked(key, target, missing, "prewarm")
+        return ordered, under_way if self.idle.count(key) < count else []
 
     def _order_unasked(self, key: str, target: Target, count: int, purpose: Purpose) -> list[Dial]:
         ordered = []

@@ -86,7 +86,11 @@ class Housekeeper:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._made_at = -math.inf  # it has died
+            raise
 
     @property
     def has_died(self) -> bool:

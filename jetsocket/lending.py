@@ -33,6 +33,7 @@ from jetsocket.uris import Target
 _log = logging.getLogger("jetsocket.pool")
 
 _SUSPECT_PATIENCE = 1.0  # s that a connection has to answer, when another to its URI was found dead
+_OPENER_PATIENCE = 0.5  # s that an opener may take to be started
 _LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
 
 
@@ -222,28 +223,34 @@ class Lending(Returning):
         deadline = monotonic() + state.config.acquire_timeout
         opened = 0
         while True:
-            idle, opening = state.count(key)
-            dials = state.order(key, target, count - idle - opening, "prewarm")
-            if not dials:
+            ordered, under_way = state.warm(key, target, count)
+            if not (ordered or under_way):
                 return opened
             if not self.ensure_housekeeper():
-                for dial in dials:
-                    state.take_own(dial)
-                    self.opening.open(dial)
-            opened += self._await_dials(dials, target, deadline)
+                self._dial_here(ordered)
+            self._await_dials([*ordered, *under_way], target, deadline)
+            opened += len(ordered)
 
-    def _await_dials(self, dials: list[Dial], target: Target, deadline: float) -> int:
+    def _await_dials(self, dials: list[Dial], target: Target, deadline: float) -> None:
+        limit = self.state.config.acquire_timeout
         for dial in dials:
-            if not dial.wait(deadline - monotonic()):
-                told = (
-                    f"prewarm of {target.redacted} had not ended within acquire_timeout="
-                    f"{self.state.config.acquire_timeout:g} s; allow more time, or warm fewer"
-                )
-                raise TimeoutError(told, operation="prewarm", timeout=self.state.config.acquire_timeout)
+            while not dial.wait(min(_OPENER_PATIENCE, deadline - monotonic())):
+                if monotonic() >= deadline:
+                    told = (
+                        f"prewarm of {target.redacted} had not ended within acquire_timeout={limit:g} s;"
+                        " allow more time, or warm fewer"
+                    )
+                    raise TimeoutError(told, operation="prewarm", timeout=limit)
+                self._dial_here(dials)
         for dial in dials:
             if dial.error is not None:
                 raise copy.copy(dial.error) from dial.error.__cause__
-        return len(dials)
+
+    def _dial_here(self, dials: list[Dial]) -> None:
+        """Open what no opener has taken up: the system has no more threads, perhaps."""
+        for dial in dials:
+            if self.state.take_own(dial):
+                self.opening.open(dial)
 
     # --- a stale connection costs the borrower nothing -------------------------------------------------
 

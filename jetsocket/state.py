@@ -397,11 +397,6 @@ class State(Dialling):
         return self.totals.figures(self.entries, waiting=len(self.line))
 
     @step
-    def count(self, key: str) -> tuple[int, int]:
-        """How many connections under this key are idle, and how many are being opened."""
-        return self.idle.count(key), self.idle.opening(key)
-
-    @step
     def keep(self, key: str, target: Target, count: int) -> None:
         """Hold so many connections to a URI open from now on; 0: as many as are used."""
         self.floors.pop(key, None)

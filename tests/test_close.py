@@ -27,8 +27,6 @@ from tests.servers import (
     RawServer,
     after_upgrade,
     hold,
-    read_request,
-    upgrade_response,
     wait_until,
 )
 
@@ -161,7 +159,7 @@ def test_whoever_waits_for_the_upgrade_is_told_at_once(asking: Callable[[Connect
     with RawServer(hold) as server:
         pool = pool_for(server.uri)
         dialling = [in_thread(lambda: asking(pool)) for _ in range(3)]
-        wait_until(lambda: server.accepted == 3)
+        wait_until(lambda: server.accepted)
         start = monotonic()
         pool.close()
         outcomes = [each.result(5) for each in dialling]
@@ -226,26 +224,18 @@ def test_a_drain_before_close_has_succeeded(echo: EchoServer) -> None:
     assert pool.drain(0)
 
 
-def test_an_acquire_that_is_connecting_is_waited_for_by_drain(raw_server: Callable[..., RawServer]) -> None:
-    go_on = threading.Event()
-
-    def script(sock: socket.socket) -> None:
-        request = read_request(sock)
-        assert go_on.wait(5)
-        sock.sendall(upgrade_response(request))
-        hold(sock)
-
-    server = raw_server(script)
+def test_drain_turns_away_those_for_whom_one_is_being_opened(raw_server: Callable[..., RawServer]) -> None:
+    server = raw_server(hold)
     pool = pool_for(server.uri)
     acquiring = in_thread(lambda: pool.acquire("/"))
     wait_until(lambda: server.accepted)
-    assert not pool.drain(0)
-    go_on.set()
-    lease, _ = acquiring.result(5)
-    assert not pool.drain(0)
-    lease.release()
-    assert pool.drain(5)
+    start = monotonic()
+    assert pool.drain(0)
+    outcome, at = acquiring.result(5)
+    assert isinstance(outcome, PoolClosedError)
+    assert at - start < 0.5
     pool.close(0)
+    wait_until(lambda: server.open_now == 0)
 
 
 def test_closing_twice_does_nothing_more(echo: EchoServer) -> None:
@@ -369,7 +359,7 @@ def test_what_is_closed_to_make_room_is_cut_and_whoever_waits_for_that_is_told_a
     pool.acquire("/first").release()
     through.stall()  # its goodbye is not answered
     waiter = in_thread(lambda: pool.acquire("/second"))
-    [room] = wait_until(state_of(pool).rooms)
+    [room] = wait_until(lambda: [*state_of(pool).closing])
     start = monotonic()
     pool.close()
     assert room.wire.fileno() == -1

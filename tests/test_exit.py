@@ -170,7 +170,7 @@ def test_a_black_hole_does_not_hold_the_exit_up() -> None:
     with RawServer(lambda sock: [None for _ in iter(lambda: sock.recv(1024), b"")] and None) as hole:
         script = OPEN + (
             "threading.Thread(target=pool.acquire, args=('/',), daemon=True).start()\n"
-            "while not state_of(pool).entries: time.sleep(0.001)\ntime.sleep(0.05)\n"
+            "while not pool.connections(): time.sleep(0.001)\ntime.sleep(0.05)\n"
         )
         assert run_promptly(script + ENDED, hole.uri).check().took < 0.5
 
@@ -200,8 +200,9 @@ def work():
     conn.request(1)
 left = threading.Event()
 threading.Thread(target=work, daemon=True).start(); ready.wait()
-leave = pool._leave
-pool._leave = lambda deadline: (leave(deadline), left.set(), time.sleep(0.05))
+from jetsocket import ending
+leave = ending.leave
+ending.leave = lambda *given: (leave(*given), left.set(), time.sleep(0.05))
 """,
         1,
     ),

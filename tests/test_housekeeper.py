@@ -157,7 +157,9 @@ def test_three_hundred_idle_connections_are_answered_by_one_thread(
         assert pool.prewarm("/", 300) == 300
         wait_until(lambda: len(pinger.took) >= 600, 15, "each was pinged twice")
         assert idle(pool) == 300
-        assert sum(thread.name.startswith("jetsocket") for thread in threading.enumerate()) == 1
+        only = [f"jetsocket-housekeeper-{pool.name}"]
+        wait_until(lambda: [each.name for each in ours()] == only, 15, "those that opened them have ended")
+        assert idle(pool) == 300
 
 
 @pytest.mark.usefixtures("quick_rounds")
@@ -606,7 +608,9 @@ def test_a_check_that_fails_closes_the_connection(echo: EchoServer, caplog: pyte
         make_idle(pool)
         wait_until(lambda: pool.stats().discards == {"check failed": 1})
         wait_until(lambda: echo.open_now == 0)
-        assert any("check() failed" in record.getMessage() and record.exc_info for record in caplog.records)
+        wait_until(
+            lambda: any("check() failed" in each.getMessage() and each.exc_info for each in caplog.records)
+        )
         assert pool.request("/", [1]) == [1]
 
 
@@ -675,6 +679,10 @@ def test_closing_the_pool_ends_a_check_that_is_under_way(echo: EchoServer) -> No
 # --- the thread
 
 
+def ours() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("jetsocket")]
+
+
 def housekeepers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("jetsocket-housekeeper")]
 
@@ -695,26 +703,37 @@ def test_one_thread_for_each_pool_from_its_first_connection_to_its_end(echo: Ech
 def test_one_that_was_late_and_was_replaced_ends_with_the_pool(echo: EchoServer) -> None:
     with pool_to(echo) as pool:
         pool.prewarm("/", 1)
-        second = Housekeeper(state_of(pool))
+        second = Housekeeper(state_of(pool), pool._lending.opening)
         second.start()
-        wait_until(lambda: second.is_alive)
+        wait_until(lambda: second.runs)
         assert len(housekeepers()) == 2
     wait_until(lambda: not housekeepers(), 2)
 
 
-def test_without_a_thread_to_be_had_acquire_says_so_and_close_works(echo: EchoServer) -> None:
-    def ask_too_much(conn: PooledConnection[Any]) -> None:
-        conn.request(1, timeout=5)  # the server has its threads by now
-        threading.stack_size(1 << 45)
+@pytest.mark.parametrize("kind", ["jetsocket-opener", "jetsocket"])
+def test_without_a_thread_to_be_had_the_borrower_opens_its_own(
+    echo: EchoServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    start, opened_by = threading.Thread.start, []
 
-    pool = ConnectionPool(base_uri=echo.uri, configure=ask_too_much)
-    try:
-        with pytest.raises(RuntimeError, match="thread"):
-            pool.acquire("/")
-    finally:
-        threading.stack_size(0)
-    assert pool.stats().active_connections == 0
-    pool.close()
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith(kind):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def configure(_conn: PooledConnection[Any]) -> None:
+        opened_by.append(threading.current_thread())
+
+    with ConnectionPool[Any](
+        ConnectionPoolConfig(max_connections=2), base_uri=echo.uri, configure=configure
+    ) as pool:
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", refuse)
+            assert pool.request("/", 1, 5) == 1
+            assert pool.prewarm("/other", 1) == 1
+            assert set(opened_by) == {threading.current_thread()}
+        assert pool.request("/", 2, 5) == 2
+        wait_until(housekeepers)
     wait_until(lambda: echo.open_now == 0)
 
 
@@ -726,25 +745,18 @@ def test_a_generator_that_is_collected_on_the_housekeepers_thread_holds_up_nobod
         ran_on.append(threading.current_thread().name)
         conn.recv(timeout=5)
 
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "housekeeper" in threading.current_thread().name:
-                held.clear()
-
     def borrow() -> Iterator[None]:
         with pool.acquire("/silent"):
             yield
 
-    handler, held = Collect(), []
-    logging.getLogger("jetsocket.pool").addHandler(handler)
-    try:
-        with pool_to(echo, leak_threshold=0.1, reset=reset) as pool:
-            held.append(borrow())
-            next(held[0])
-            wait_until(lambda: pool.stats().discards.get("dropped"), A_SECOND)
-            assert ran_on == []
-    finally:
-        logging.getLogger("jetsocket.pool").removeHandler(handler)
+    with pool_to(echo, reset=reset) as pool:
+        generator = borrow()
+        next(generator)
+        # It looks at what it takes from here, and lets go of it.
+        state_of(pool).doorbell.put(generator)
+        del generator
+        wait_until(lambda: pool.stats().discards.get("dropped"), A_SECOND)
+        assert ran_on == []
 
 
 @pytest.mark.usefixtures("quick_rounds")
