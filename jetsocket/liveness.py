@@ -1,0 +1,216 @@
+"""Keeping connections alive: reading where no borrower does, pings, pongs, checks, the end of what is dead.
+
+All of it runs in the housekeeper's thread and waits for nothing; `check` runs in a worker.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from jetsocket.clean import stale
+from jetsocket.clock import monotonic
+from jetsocket.entry import Entry
+from jetsocket.places import CHECKING, IDLE
+from jetsocket.state import State
+from jetsocket.wire.waits import Watcher, waiting
+from jetsocket.wire.websocket import WebSocket
+from jetsocket.workers import Worker
+
+_BUDGET = 0.1  # s that a chore may spend on what comes, over all connections
+_LITTLE = 4096  # B: as much as an honest server sends unasked, a ping above all
+
+Check = Callable[[Entry], bool]
+
+
+class Liveness:
+    """What the housekeeper knows of the connections that it watches.
+
+    Attributes:
+        passed_over: Descriptors for which the last round had no time.
+    """
+
+    def __init__(self, state: State, checks: Worker, check: Check | None) -> None:
+        """Watch the connections of that pool; `check` replaces the protocol's ping, and runs in `checks`."""
+        self.state = state
+        self.passed_over: set[int] = set()
+        self._checks = checks
+        self._check = check
+        self._watcher = Watcher()
+        self._watched: dict[int, Entry] = {}
+        self._watch_version = -1
+        self._next_ping_round = 0.0
+
+    def listen(self) -> None:
+        """Read what came where no borrower is reading: answer pings, notice ends and foreign messages.
+
+        They take turns of one read each: of those that never stop sending there may be many.
+        """
+        self._sync_watcher()
+        until = monotonic() + _BUDGET
+        turns = deque(self._in_turn(self._watcher.ready()))
+        unheard = len(turns)
+        while turns:
+            fd = turns.popleft()
+            unheard -= 1
+            if self._hear(self._watched.get(fd)):
+                turns.append(fd)
+            if monotonic() >= until:
+                break
+        self.passed_over = set(itertools.islice(turns, max(0, unheard)))
+        for wire in self.state.unfinished.copy():
+            self.state.unfinished.discard(wire)  # first: it may put itself there again
+            wire.finish(until)
+
+    def _in_turn(self, ready: list[int]) -> list[int]:
+        """In which order they are heard: first where there is little to read, then who was passed over."""
+        if len(ready) < 2:
+            return ready
+        return sorted(ready, key=lambda fd: (waiting(fd) > _LITTLE, fd not in self.passed_over))
+
+    def _hear(self, entry: Entry | None) -> bool:
+        """Read once from a connection that has something to read; True if there is more."""
+        if entry is None or not entry.wire.tend(0.0):
+            return False
+        if entry.place in (IDLE, CHECKING):
+            self.retire_if_stale(entry, -math.inf)
+        return entry.wire.wants_reading
+
+    def _sync_watcher(self) -> None:
+        version = self.state.watch_version
+        if version == self._watch_version:
+            return
+        # Not those that still shake hands: what comes there is not for us.
+        wanted = {entry.wire.fileno(): entry for entry in self.state.open_entries() if entry.created}
+        wanted.pop(-1, None)
+        for fd in self._watched.keys() - wanted.keys():
+            self._watcher.remove(fd)
+        for fd, entry in wanted.items():
+            if self._watched.get(fd) is not entry:
+                self._watcher.remove(fd)
+                self._watcher.add(fd)
+        self._watched = wanted
+        self._watch_version = version
+
+    def retire_if_stale(self, entry: Entry, now: float) -> None:
+        """Take an idle connection out of service if it must not be lent; a lent one is its borrower's."""
+        if (reason := stale(entry, self.state.config.reuse, now)) is not None:
+            self._retire(entry, reason)
+
+    def _retire(self, entry: Entry, reason: str) -> None:
+        if self.state.retire_if_idle(entry, reason):
+            self.state.known.note_idle(entry, reason)
+            entry.wire.start_close(1001 if reason in ("idle", "lifetime") else 1000)
+            self.state.log.note(
+                logging.DEBUG, "[%s] connection %d closed: %s", self.state.name, entry.id, reason
+            )
+
+    def keep_alive(self) -> None:
+        """Ping what has been silent for health_check_interval; end what owes a pong for too long."""
+        now = monotonic()
+        if now < self._next_ping_round:
+            return
+        config = self.state.config
+        due = now + config.health_check_interval
+        for entry in list(self._watched.values()):
+            wire = entry.wire
+            if wire.is_over:
+                continue  # its borrower has not noticed yet, or it is closing
+            if wire.ping_due_since is not None:
+                if self._is_overdue(wire):
+                    if monotonic() >= now + _BUDGET:  # the rest in the next round
+                        due = now
+                        break
+                    self._mind_the_pong(entry)
+                due = now
+            elif now - wire.last_heard >= config.health_check_interval:
+                if not self._ask(entry):
+                    self._mind_the_stall(entry, now)
+                due = now
+            else:
+                due = min(due, wire.last_heard + config.health_check_interval)
+        self._next_ping_round = due
+
+    def _is_overdue(self, wire: WebSocket) -> bool:
+        since = wire.ping_due_since
+        if since is None:
+            return False
+        return monotonic() - max(since, wire.last_heard) >= self.state.config.health_check_timeout
+
+    def _mind_the_pong(self, entry: Entry) -> None:
+        """A pong is overdue: end the connection, unless it is this side that holds the ping or pong up."""
+        wire = entry.wire
+        looked = wire.tend(0.0)  # this thread may have been stopped since it listened, and the pong be there
+        if wire.is_over or not self._is_overdue(wire):
+            return
+        taken, before = wire.bytes_taken, entry.taken_at_ping
+        ping_waits = before < taken < wire.bytes_out  # behind a large message, and the server is at it
+        if (looked and wire.has_backlog) or ping_waits:  # the pong may be behind what is not read yet
+            entry.taken_at_ping = taken
+            wire.last_heard = monotonic()
+        else:
+            self._give_up(entry, "no pong came")
+
+    def _ask(self, entry: Entry) -> bool:
+        """Ask whether the server is alive; False: not possible, because it takes nothing just now."""
+        if self._check is None:
+            entry.taken_at_ping = entry.wire.bytes_taken
+            return entry.wire.send_ping()
+        if self.state.take_for_check(entry):
+            try:
+                self._checks.submit(partial(self._run_check, self._check, entry))
+            except RuntimeError:  # no more threads: it was not asked, and stays as it was
+                self.state.put_back(entry)
+                raise
+        return True
+
+    def _run_check(self, check: Check, entry: Entry) -> None:
+        """In a worker."""
+        healthy = False
+        try:
+            healthy = check(entry)
+        finally:
+            if healthy:
+                entry.wire.last_heard = monotonic()
+                self.state.put_back(entry)
+            else:
+                self._retire(entry, "check failed")
+
+    def _mind_the_stall(self, entry: Entry, now: float) -> None:
+        """A borrower's send is under way and leaves no room for a ping: then bytes must move instead."""
+        taken = entry.wire.bytes_taken
+        if entry.stalled_at_bytes != taken:
+            entry.stalled_at_bytes, entry.stalled_since = taken, now
+        elif now - entry.stalled_since >= self.state.config.health_check_timeout:
+            self._give_up(entry, "the server took nothing")
+
+    def _give_up(self, entry: Entry, why: str) -> None:
+        """No sign of life for too long: end the connection, whichever borrower has it."""
+        told = f"{why} within health_check_timeout={self.state.config.health_check_timeout:g} s"
+        self._cut(entry, told)
+
+    def _cut(self, entry: Entry, told: str) -> None:
+        entry.wire.cut(told)
+        self.state.log.note(logging.WARNING, "[%s] connection %d: %s", self.state.name, entry.id, told)
+        if self.state.retire_if_idle(entry, "pong overdue"):
+            entry.wire.shutdown()
+            self.state.forget([entry])
+
+    def hear_suspects(self) -> None:
+        """Those that had to answer a ping before they are lent again: have they?"""
+        now = monotonic()
+        for entry in self.state.suspects():
+            wire = entry.wire
+            if wire.is_over:
+                self._retire(entry, "closed")
+            elif wire.ping_due_since is None:
+                self.state.put_back(entry)
+            elif now >= entry.answer_by:
+                self._cut(entry, "no pong came in time, after another connection to its URI was found dead")
+
+
+__all__ = ["Check", "Liveness"]
