@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
@@ -127,6 +128,9 @@ class Codec(Generic[T]):
     def decoder(self, uri: str) -> Callable[[Payload], T]:
         """`decode` as a function, for the many messages that come from one place."""
         deserialize, fail = self._deserialize, self._fail
+        kind: object = deserialize
+        if kind is str and not sys.flags.bytes_warning:  # then it fails for nothing that comes
+            return deserialize
 
         def decode(payload: Payload) -> T:
             try:
