@@ -142,11 +142,14 @@ class Codec(Generic[T]):
 
     def _fail(self, error: Exception, payload: Payload, uri: str) -> NoReturn:
         """Raise what an error of the deserializer means; to be called in the `except` clause."""
-        raise_alarm_behind(error, users_code=True)
-        if isinstance(error, DecodeError):  # the user's deserializer says it in its own words
-            raise_alone(error, _cause_of(error))
-        told = _decode_message(payload, uri, error, self._describe)
-        raise_alone(DecodeError(told, payload=payload), as_told(error))
+        try:
+            raise_alarm_behind(error, users_code=True)
+            if isinstance(error, DecodeError):  # the user's deserializer says it in its own words
+                raise_alone(error, _cause_of(error))
+            told = _decode_message(payload, uri, error, self._describe)
+            raise_alone(DecodeError(told, payload=payload), as_told(error))
+        finally:
+            del error  # this frame may be in its traceback: a cycle, which would keep a lease
 
 
 def _cause_of(error: DecodeError) -> BaseException | None:
