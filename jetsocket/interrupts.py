@@ -58,7 +58,8 @@ def is_alarm(error: BaseException, *, users_code: bool = False) -> bool:
 def raise_alarm_behind(error: BaseException, *, users_code: bool = False) -> None:
     """Raise the alarm that has become an error of a library's that was called; return if there is none.
 
-    To be called in the `except` clause, as `is_alarm`.
+    To be called in the `except` clause, as `is_alarm`. Elsewhere, a caller has to delete what refers to the
+    error, for its frame will be in the traceback.
     """
     alarm = _alarm_behind(error, set(_frames_from(sys._getframe(1))), users_code)
     if alarm is None:
@@ -75,6 +76,9 @@ def _alarm_behind(error: BaseException, above: set[FrameType], users_code: bool)
     if is_alarm(error, users_code=users_code):
         return error
     seen = {id(error)}
+    for refusal in _kept_by_pydantic(error):
+        if is_alarm(refusal, users_code=users_code):
+            return refusal
     hidden = _hidden_behind(error)
     # What is being handled above us, whoever called us, is in that chain as well: it has surfaced before.
     while hidden is not None and id(hidden) not in seen:
@@ -106,6 +110,15 @@ class suppress:  # as contextlib's
 
 def _hidden_behind(error: BaseException) -> BaseException | None:
     return error.__context__ if error.__cause__ is None else error.__cause__
+
+
+def _kept_by_pydantic(error: Any) -> list[BaseException]:
+    """What the user's validators raised: pydantic takes a ValueError for a refusal, and keeps it."""
+    if _root(type(error).__module__) != "pydantic_core":
+        return []
+    faults = error.errors(include_url=False, include_input=False)
+    kept = [fault.get("ctx", {}).get("error") for fault in faults]
+    return [each for each in kept if isinstance(each, BaseException)]
 
 
 def _is_handler(frame: FrameType) -> bool:

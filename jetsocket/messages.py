@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
@@ -127,6 +128,9 @@ class Codec(Generic[T]):
     def decoder(self, uri: str) -> Callable[[Payload], T]:
         """`decode` as a function, for the many messages that come from one place."""
         deserialize, fail = self._deserialize, self._fail
+        kind: object = deserialize
+        if kind is str and not sys.flags.bytes_warning:  # then it fails for nothing that comes
+            return deserialize
 
         def decode(payload: Payload) -> T:
             try:
@@ -138,11 +142,14 @@ class Codec(Generic[T]):
 
     def _fail(self, error: Exception, payload: Payload, uri: str) -> NoReturn:
         """Raise what an error of the deserializer means; to be called in the `except` clause."""
-        raise_alarm_behind(error, users_code=True)
-        if isinstance(error, DecodeError):  # the user's deserializer says it in its own words
-            raise_alone(error, _cause_of(error))
-        told = _decode_message(payload, uri, error, self._describe)
-        raise_alone(DecodeError(told, payload=payload), as_told(error))
+        try:
+            raise_alarm_behind(error, users_code=True)
+            if isinstance(error, DecodeError):  # the user's deserializer says it in its own words
+                raise_alone(error, _cause_of(error))
+            told = _decode_message(payload, uri, error, self._describe)
+            raise_alone(DecodeError(told, payload=payload), as_told(error))
+        finally:
+            del error  # this frame may be in its traceback: a cycle, which would keep a lease
 
 
 def _cause_of(error: DecodeError) -> BaseException | None:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jetsocket.interrupts import raise_alarm_behind
 from jetsocket.text import printable
 
 __all__ = ["describe_msgspec", "describe_pydantic"]
@@ -64,21 +63,12 @@ def describe_pydantic(adapter: Any) -> Callable[[Exception], str]:
     def describe(error: Exception) -> str:
         if not isinstance(error, pydantic.ValidationError):
             return ""
-        _let_alarms_out(error)
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         told = [f"{_place(names, fault['loc'])}: {_code(fault['type'])}" for fault in faults[:_MOST_FAULTS]]
         more = len(faults) - len(told)
         return ", ".join([*told, f"and {more} more"] if more else told)
 
     return describe
-
-
-def _let_alarms_out(error: Any) -> None:
-    """Raise the ValueError of a signal handler that came inside a validator: pydantic takes it."""
-    for fault in error.errors(include_url=False, include_input=False):
-        hidden = fault.get("ctx", {}).get("error")
-        if isinstance(hidden, Exception):
-            raise_alarm_behind(hidden, users_code=True)
 
 
 def _place(names: _Names, loc: tuple[int | str, ...]) -> str:

@@ -10,6 +10,7 @@ import builtins
 import contextlib
 import ctypes
 import functools
+import gc
 import ipaddress
 import itertools
 import json
@@ -20,6 +21,7 @@ import socket
 import ssl
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -492,6 +494,32 @@ def test_an_alarm_in_a_message_type_surfaces(make: Callable[[str], BaseException
     codec = Codec.for_options(None, None, kind)
     with handled_by(raising(make)):
         surfaces(lambda: codec.decode('{"number": 1}'), make)
+
+
+class Marker:
+    """What a frame holds: a lease, say."""
+
+
+@pytest.mark.parametrize("make", [Late, ValueError])
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in [("", None), *validated()]])
+def test_an_alarm_in_the_codec_keeps_nothing_alive(make: Callable[[str], Exception], kind: Any) -> None:
+    codec = Codec.for_options(None, None if kind else lambda payload: strike(), kind)
+
+    def work() -> weakref.ref[Marker]:
+        marker = Marker()
+        ref = weakref.ref(marker)
+        try:
+            codec.decode('{"number": 1}')
+        except make:
+            return ref
+        raise AssertionError("the alarm vanished")
+
+    gc.disable()  # the frames of a traceback that refers to itself would wait for it
+    try:
+        with handled_by(raising(make)):
+            assert work()() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("make", KINDS)

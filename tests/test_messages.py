@@ -430,3 +430,20 @@ def test_a_codec_may_be_put_together_by_hand() -> None:
     assert codec.decode("5") == 5
     with pytest.raises(DecodeError, match="because of ValueError"):
         codec.decode("x")
+
+
+@pytest.mark.parametrize("deserialize", [None, str, json.loads, len])
+@pytest.mark.parametrize("payload", ["1", '"ä"', b"[2]", "", b"\xff"])
+def test_a_decoder_makes_of_many_messages_what_decode_makes_of_each(
+    deserialize: Callable[[Any], Any] | None, payload: str | bytes
+) -> None:
+    codec = Codec.for_options(None, deserialize, None)
+
+    def outcome(decode: Callable[[str | bytes], Any]) -> Any:
+        try:
+            return decode(payload)
+        except DecodeError as error:
+            return str(error), error.payload
+
+    one_by_one = outcome(lambda payload: codec.decode(payload, uri="ws://there"))
+    assert outcome(codec.decoder("ws://there")) == one_by_one
