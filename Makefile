@@ -4,9 +4,10 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+JOBS ?= 4
 
 # The first Python >= 3.10 that really runs and can make environments. Override: make test PYTHON=/path/to/python
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
     $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 \
     && { echo $$p; break; }; done)
 
@@ -34,8 +35,8 @@ help: ## Say what there is to make
 demo: $(VENV)/.has-demo ## Share 8 connections among 32 threads, before your eyes
 	@$(BIN)/python -m jetsocket demo $(ARGS)
 
-test: $(VENV)/.has-test ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.has-test ## Run the tests, JOBS=4 at a time: they wait more than they compute
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.has-lint ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
