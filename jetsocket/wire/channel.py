@@ -379,7 +379,7 @@ class Channel:
                 self.raise_failure()
             if self._taken_in >= enough:
                 raise self._late("recv", deadline, _TOO_MANY)
-            if not self._fill(deadline) and kept == len(messages) and not self.is_over:
+            if not self._fill(deadline) and kept >= len(messages) and not self.is_over:
                 raise self._late("recv", deadline, "no reply came in time")
 
     def _fill(self, deadline: float | None) -> bool:

@@ -461,7 +461,7 @@ PLACES: dict[str, tuple[Callable[[Blocked], None], str]] = {
     "in line": (Blocked.line, "_wait_in_line"),
     "making room": (Blocked.room, "_clear"),
     "recv": (Blocked.recv, "recv_message"),
-    "iteration": (Blocked.iterate, "__iter__"),
+    "iteration": (Blocked.iterate, "await_queue"),
     "request": (Blocked.request, "recv_message"),
     "request of the pool": (Blocked.request_of_the_pool, "recv_message"),
     "send": (Blocked.send, "_flush"),
