@@ -129,8 +129,9 @@ def why_not_lent(
 
 
 def owes_a_ping(entry: Entry, config: ConnectionPoolConfig, now: float) -> bool:
-    """Whether an idle connection has been idle for so long that it must answer a ping before it is lent."""
-    return config.ping_after_idle is not None and now - entry.idle_since >= config.ping_after_idle
+    """Whether an idle connection has been silent for so long that it must answer a ping before it is lent."""
+    patience = config.ping_after_idle
+    return patience is not None and now - max(entry.idle_since, entry.wire.last_heard) >= patience
 
 
 __all__ = ["owes_a_ping", "stale", "why_not_lent", "why_stale", "why_unclean"]

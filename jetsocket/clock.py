@@ -6,13 +6,17 @@ still: a wait would never end. So this is a copy of it, from a module object tha
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import threading
 from collections.abc import Callable
 from importlib.machinery import BuiltinImporter
 from types import ModuleType
 
-__all__ = ["deadline_in", "monotonic", "sleep"]
+__all__ = ["SHORTEST_SLEEP", "deadline_in", "monotonic", "sleep", "slept", "with_sleep"]
+
+SHORTEST_SLEEP = 0.5
+"""s; what is less is taken for no suspend of the machine."""
 
 
 def _own_time() -> ModuleType:
@@ -29,6 +33,22 @@ def _own_time() -> ModuleType:
 _time = _own_time()
 monotonic: Callable[[], float] = _time.monotonic
 sleep: Callable[[float], None] = _time.sleep
+
+
+def _with_sleep() -> Callable[[], float]:
+    # Linux has a clock that goes on while the machine is suspended; where there is none, no suspend is seen.
+    clock = getattr(_time, "CLOCK_BOOTTIME", None)
+    return monotonic if clock is None else functools.partial(_time.clock_gettime, clock)
+
+
+with_sleep: Callable[[], float] = _with_sleep()
+"""Like `monotonic`, but goes on while the machine is suspended."""
+
+
+def slept() -> float:
+    """For how long the machine was suspended since it was started (s); never too much."""
+    # This clock first: a thread that is stopped between the two makes it less.
+    return max(with_sleep() - monotonic() for _ in range(3))
 
 
 def deadline_in(seconds: float) -> float:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from jetsocket.exceptions import TimeoutError
+
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
 _COOLDOWN_MOST = 60.0  # s
 _EVICTION_FIRST, _EVICTION_MOST = 1.0, 60.0  # s
 _MOST_DOUBLINGS = 10  # more would be past the most, and one day too much for a float
 _MOST_KEPT = 1024  # URIs
+_MOST_KEPT_CHARACTERS = 1 << 20  # of all their keys together
 
 
 def backoff(failures: int, jitter: float, retry_after: float | None = None) -> float:
@@ -54,17 +57,28 @@ class Trouble:
         failures: Rounds of dials that failed in a row; those that ran side by side count as one.
         failed_at: When the last one failed (monotonic, s).
         error: Why.
-        next_dial_at: Not before is it dialled again for callers who wait (monotonic, s).
+        timed_out: Whether it failed because its time was over: then those that began before it will, too.
+        next_dial_at: Not before is it dialled again for callers who wait while a connection to it is open, or
+            for a number of connections that is to be kept (monotonic, s).
         refuse_until: Until then acquires fail at once (monotonic, s).
         next_eviction_at: Not before may it take the slot of another URI's connection (monotonic, s).
     """
 
-    __slots__ = ("error", "failed_at", "failures", "next_dial_at", "next_eviction_at", "refuse_until")
+    __slots__ = (
+        "error",
+        "failed_at",
+        "failures",
+        "next_dial_at",
+        "next_eviction_at",
+        "refuse_until",
+        "timed_out",
+    )
 
     def __init__(self, error: BaseException) -> None:
         """Begin with no failure counted."""
         self.failures = 0
         self.failed_at = 0.0
+        self.timed_out = False
         self.error = error
         self.next_dial_at = self.refuse_until = self.next_eviction_at = 0.0
 
@@ -93,18 +107,26 @@ class Troubles:
         found = self._by_key.get(key)
         if found is None:
             found = self._by_key[key] = Trouble(error)
-            if len(self._by_key) > _MOST_KEPT:
-                self._by_key.popitem(last=False)
+            self._forget_some()
         self._by_key.move_to_end(key)
         if began >= found.failed_at:  # else it ran beside one that was counted
             found.failures += 1
             found.next_eviction_at = now + eviction_pause(found.failures)
         found.failed_at, found.error = now, error
+        found.timed_out = isinstance(error, TimeoutError)
         pause = backoff(found.failures, self._random(), retry_after)
         found.next_dial_at = max(found.next_dial_at, now + pause)
         lasts = cooldown(self._first_cooldown, found.failures, self._random(), retry_after)
         found.refuse_until = max(found.refuse_until, now + lasts) if lasts else 0.0
         return found
+
+    def _forget_some(self) -> None:
+        characters = sum(map(len, self._by_key))
+        while len(self._by_key) > 1 and (
+            len(self._by_key) > _MOST_KEPT or characters > _MOST_KEPT_CHARACTERS
+        ):
+            key, _ = self._by_key.popitem(last=False)
+            characters -= len(key)
 
 
 __all__ = ["Trouble", "Troubles", "backoff", "cooldown", "eviction_pause"]

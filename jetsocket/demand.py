@@ -48,6 +48,7 @@ class Dial:
         overdue_at: When it is given up though its thread has not come back (monotonic, s).
         is_over: Whether it has ended, well or not; what its thread still opens is closed then.
         taken: Whether a thread has taken it up.
+        has_opened: Whether it has opened its connection.
         done: Released when it is over; for `prewarm`.
         error: Why it failed, if it did.
     """
@@ -65,10 +66,15 @@ class Dial:
         self.attempts = 0
         self.overdue_at = float("inf")
         self.is_over = False
-        self.taken = False
+        self.taken = self.has_opened = False
         self.done = threading.Lock()
         self.done.acquire()
         self.error: BaseException | None = None
+
+    @property
+    def rests(self) -> bool:
+        """Whether an attempt has failed, and the next one is to come."""
+        return self.attempts > 0 and self.entry is None
 
     def end(self) -> None:
         """It is over; wakes the threads that wait for that."""

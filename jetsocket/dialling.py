@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextvars import copy_context
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.demand import Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.locking import step
-from jetsocket.moves import Moves
 from jetsocket.places import CLOSING
+from jetsocket.rebuilding import Rebuilding
 from jetsocket.uris import Target
 
 
-class Dialling(Moves):
+class Dialling(Rebuilding):
     """What openers do with the state of their pool."""
 
     @step
@@ -50,10 +51,12 @@ class Dialling(Moves):
         return wanted
 
     @step
-    def openers_not_started(self, count: int) -> list[Borrower]:
-        """So many could not be started; returns the callers that have to open their connection themselves."""
+    def openers_not_started(self, count: int) -> None:
+        """So many could not be started; wakes the callers that have to open their connection themselves."""
         self.starting -= count
-        return [head for dial in self.queued if (head := self.line.first(dial.key)) is not None]
+        for dial in self.queued:
+            if (head := self.line.first(dial.key)) is not None:
+                head.rouse()
 
     @step
     def take_own_dial(self, borrower: Borrower) -> Dial | None:
@@ -108,7 +111,7 @@ class Dialling(Moves):
         self.last_connect_error = None
         self.troubles.forget(dial.key)
         self.watch_version += 1
-        dial.entry = None
+        dial.entry, dial.has_opened = None, True
         self._end_dial(dial)
         self._come_home(entry)
         return True
@@ -130,24 +133,20 @@ class Dialling(Moves):
         As long as a connection to that URI is open, or another is being opened, its line goes on waiting.
         Else all that wait for it get this error.
         """
-        if entry is not None:
-            self._count_failure(error)
-            self._forget_unopened(entry)
-        if dial not in self.dials:
-            return
-        dial.error, dial.entry = error, None
-        self._end_dial(dial)
-        if entry is not None:
-            now = monotonic()
-            trouble = self.troubles.note(
-                dial.key, error, began=dial.began_at, now=now, retry_after=retry_after
-            )
-            if not (self.idle.open(dial.key) or self.idle.opening(dial.key)):
-                trouble.next_dial_at = 0.0
-                for borrower in self.line.leave_all(dial.key):
+        self._count_failure(error)
+        if dial in self.dials:  # all this first: the slot that comes free now is for no other dial to there
+            dial.error, key, now = error, dial.key, monotonic()
+            self.troubles.note(key, error, began=dial.began_at, now=now, retry_after=retry_after)
+            if not self.idle.open(key) and self.idle.opening(key) == 1:  # this one
+                for borrower in self.line.leave_all(key):
                     borrower.error = error
                     borrower.rouse()
-        self._plan()
+        if entry is not None:
+            self._forget_unopened(entry)
+        if dial in self.dials:
+            dial.entry = None
+            self._end_dial(dial)
+            self._plan()
 
     def _count_failure(self, error: BaseException) -> None:
         self.totals.connect_errors += 1
@@ -194,8 +193,8 @@ class Dialling(Moves):
         return overdue
 
     @step
-    def warm(self, key: str, target: Target, count: int) -> tuple[list[Dial], list[Dial]]:
-        """Order what lacks until so many are idle, as far as free slots and limits allow.
+    def warm(self, key: str, target: Target, count: int, most: int) -> tuple[list[Dial], list[Dial]]:
+        """Order what lacks until so many are idle, at most so many, as far as free slots and limits allow.
 
         Returns:
             The dials that were ordered, and those that were under way already.
@@ -206,16 +205,17 @@ class Dialling(Moves):
         if self.closed or self.draining:
             raise self.closed_error()
         under_way = [dial for dial in self.dials if dial.key == key]
-        missing = count - self.idle.count(key) - len(under_way)
+        # Callers may take what was opened: it is not opened twice, hence `most`.
+        missing = min(most, count - self.idle.count(key) - len(under_way))
         ordered = self._order_unasked(key, target, missing, "prewarm")
         return ordered, under_way if self.idle.count(key) < count else []
 
     def _order_unasked(self, key: str, target: Target, count: int, purpose: Purpose) -> list[Dial]:
-        ordered = []
+        ordered, context = [], copy_context() if purpose == "prewarm" else None
         for _ in range(self._allowed(key, count)):
-            if not self.slots.acquire(blocking=False):
+            if self._closing_one_of(key) is not None or not self.slots.acquire(blocking=False):
                 break
-            ordered.append(self._enqueue(Dial(key, target, purpose, None), has_slot=True))
+            ordered.append(self._enqueue(Dial(key, target, purpose, context), has_slot=True))
         return ordered
 
 

@@ -48,6 +48,7 @@ class Entry:
         by_counts: Whether a lease came back with nothing but counts to say that it was clean.
         close_by: Until when its closing handshake may take (monotonic, s).
         answer_by: Until when it has to answer a ping to be lent again (monotonic, s); 0.0 when it does not.
+        suspected_at: Since when it has to; what is heard after that is its answer (monotonic, s).
         stalled_at_bytes: How many B the server had taken when a ping found no room; -1 before.
         stalled_since: When that was (monotonic, s).
         taken_at_ping: How many B the server had taken when it was last asked for a sign of life.
@@ -70,6 +71,7 @@ class Entry:
         "sent",
         "stalled_at_bytes",
         "stalled_since",
+        "suspected_at",
         "taken_at_ping",
         "target",
         "token",
@@ -99,7 +101,7 @@ class Entry:
         self.uncounted_sent = self.uncounted_received = 0
         self.ids: SentIds | None = None
         self.by_counts = False
-        self.close_by = self.answer_by = 0.0
+        self.close_by = self.answer_by = self.suspected_at = 0.0
         self.stalled_at_bytes = -1
         self.stalled_since = 0.0
         self.taken_at_ping = 0

@@ -22,6 +22,7 @@ from jetsocket.clock import monotonic
 from jetsocket.closing import close_all
 from jetsocket.demand import Dial
 from jetsocket.exceptions import TimeoutError
+from jetsocket.interrupts import suppress
 from jetsocket.limits import Limiter
 from jetsocket.liveness import Check, Liveness
 from jetsocket.moves import TICK
@@ -129,7 +130,7 @@ class Housekeeper:
                 self._do(self._mind_the_times)
             if monotonic() >= next_round:
                 self._round()
-                is_busy = self.state.closing or self._liveness.passed_over or self._unreturned
+                is_busy = self.state.closing or self._liveness.is_busy or self._unreturned
                 next_round = monotonic() + (_SOON if is_busy else TICK)
 
     def _end(self) -> None:
@@ -141,6 +142,7 @@ class Housekeeper:
         for chore in (
             self._emit,
             self._liveness.listen,
+            self._liveness.mind_sleep,
             self._liveness.keep_alive,
             self._liveness.hear_suspects,
             self._expire,
@@ -288,7 +290,7 @@ class Housekeeper:
         )
         self.state.log.note(logging.WARNING, "[%s] %s", self.state.name, text)
         # A warnings hook is the user's code: not here.
-        self.workers.log.submit(partial(warnings.warn_explicit, text, ResourceWarning, file, max(1, line)))
+        self.workers.log.submit(partial(_warn, text, file, max(1, line)))
 
     def _release_tokens(self) -> None:
         """Give the limiter back what it gave for connections that are closed."""
@@ -301,6 +303,12 @@ class Housekeeper:
         entries = self.state.open_entries()
         close_all(entries, self.state.close_timeout)
         self.state.forget(entries)
+
+
+def _warn(text: str, file: str, line: int) -> None:
+    """In a worker."""
+    with suppress(ResourceWarning):  # with `-W error`; no caller is here to get it, and the log has its text
+        warnings.warn_explicit(text, ResourceWarning, file, line)
 
 
 __all__ = ["ABANDONED", "STOP", "Check", "Housekeeper"]

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from jetsocket.borrower import Borrower
 from jetsocket.clean import owes_a_ping, why_not_lent
-from jetsocket.clock import monotonic
+from jetsocket.clock import SHORTEST_SLEEP, monotonic, with_sleep
 from jetsocket.connection import PooledConnection, Terms
 from jetsocket.demand import Dial
 from jetsocket.entry import Entry
@@ -28,12 +28,13 @@ from jetsocket.opening import Opening
 from jetsocket.refusals import exhausted
 from jetsocket.returning import Returning, close_now
 from jetsocket.state import Answer, State
+from jetsocket.suspects import ended_silently, patience, ping_after_sleep, ping_siblings
 from jetsocket.uris import Target
 
 _log = logging.getLogger("jetsocket.pool")
 
-_SUSPECT_PATIENCE = 1.0  # s that a connection has to answer, when another to its URI was found dead
 _OPENER_PATIENCE = 0.5  # s that an opener may take to be started
+_OWES_A_PONG = "owes a pong"
 _LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
 
 
@@ -75,12 +76,12 @@ class Lending(Returning):
             ConnectionError: The last connection that was being opened to there has failed, and none is open.
         """
         borrower, state = lease._borrower, self.state
-        now = borrower.asked_at
+        now, slept = borrower.asked_at, state.slept
         answer = state.enter(borrower, deadline > now)
         keeper = self.housekeeper
         if keeper is None or not keeper.runs:  # whatever was to be had: who else would keep it alive?
             self.ensure_housekeeper()
-        entry = self._one_that_is_fit(borrower, answer, now, deadline)
+        entry = self._one_that_is_fit(borrower, answer, now, deadline, slept)
         uses = entry.uses
         if uses:  # what comes unasked on a new one counts, however early it came
             entry.count_from_here()
@@ -95,9 +96,20 @@ class Lending(Returning):
             text = "[%s] connection %d %s for %s"
             state.log.tell(text, state.name, entry.id, how, entry.target.redacted)
 
-    def _one_that_is_fit(self, borrower: Borrower, answer: Answer, now: float, deadline: float) -> Entry:
-        """Look at what a borrower was given, and wait for another until one may be lent."""
-        config, known = self.state.config, self.state.known
+    def _one_that_is_fit(
+        self, borrower: Borrower, answer: Answer, now: float, deadline: float, slept: float
+    ) -> Entry:
+        """Look at what a borrower was given, and wait for another until one may be lent.
+
+        Args:
+            borrower: Who asks.
+            answer: What the state had for it.
+            now: Monotonic, s.
+            deadline: Likewise.
+            slept: What the state knew of suspends before it was asked (s).
+        """
+        state = self.state
+        config, known = state.config, state.known
         while True:
             entry = answer.entry
             if entry is None:
@@ -107,46 +119,59 @@ class Lending(Returning):
                 borrower.taken_at = now
                 return entry  # new: nobody else has had it
             why = why_not_lent(entry, config, known, now)
-            if why is None and owes_a_ping(entry, config, now):
-                why = self._ping(entry, now, deadline)
+            if why == "idle" and entry.key in state.floors:
+                why = None  # as long as it is kept, that is no reason
+            if why is None and (
+                owes_a_ping(entry, config, now)
+                or (with_sleep() - now >= slept + SHORTEST_SLEEP and ping_after_sleep(state, slept))
+            ):
+                why, now = self._ping(entry, deadline), monotonic()
             if why is None:
                 borrower.taken_at = now
                 return entry
-            known.note_idle(entry, why)
-            if why == "closed":
-                self._suspect_siblings(entry)
-            gone = close_now(entry.wire)
-            now = monotonic()
-            may_wait = deadline > now
-            answer = self.state.refuse(borrower, entry, why, gone=gone, may_wait=may_wait)
-            self.state.log.tell("[%s] connection %d not reused: %s", self.state.name, entry.id, why)
+            if why == _OWES_A_PONG:
+                until = monotonic() + patience(state)
+                answer = state.set_aside(borrower, entry, until, may_wait=deadline > now)
+                entry.wire.send_ping()
+            else:
+                known.note_idle(entry, why)
+                if why == "closed" and ended_silently(entry):
+                    ping_siblings(state, entry)
+                gone = close_now(entry.wire)
+                now = monotonic()
+                answer = state.refuse(borrower, entry, why, gone=gone, may_wait=deadline > now)
+            state.log.tell("[%s] connection %d not reused: %s", state.name, entry.id, why)
             if answer.entry is not None and now >= max(deadline, borrower.asked_at + _LOOK_PATIENCE):
                 self._refuse(borrower)  # the others may send as much as this one
 
-    def _ping(self, entry: Entry, now: float, deadline: float) -> str | None:
-        """Have a connection that was idle for long answer a ping; why it must not be lent, None: it may."""
-        until = min(deadline, now + self.state.config.health_check_timeout, now + _SUSPECT_PATIENCE)
+    def _ping(self, entry: Entry, deadline: float) -> str | None:
+        """Have a connection answer a ping that it owes; why it must not be lent, None: it may."""
+        now = monotonic()
+        until = now + patience(self.state)
+        if deadline <= now:
+            return _OWES_A_PONG
         try:
-            entry.wire.measure_latency(until)
-        except (TimeoutError, ConnectionError) as error:
+            entry.wire.measure_latency(min(until, deadline))
+        except TimeoutError as error:
             if is_alarm(error):
                 raise
+            if deadline < until:
+                return _OWES_A_PONG
             entry.wire.cut("no pong came before it was to be lent")
             return "closed"
+        except ConnectionError as error:
+            if is_alarm(error):
+                raise
+            return "closed"
         return None
-
-    def _suspect_siblings(self, entry: Entry) -> None:
-        """A connection has ended without a word: ping the others to its URI before they are lent."""
-        if entry.wire.reader.close is None and self.housekeeper is not None:
-            patience = min(_SUSPECT_PATIENCE, self.state.config.health_check_timeout)
-            for suspect in self.state.suspect(entry.key, monotonic() + patience):
-                suspect.wire.send_ping()
 
     def _wait(self, borrower: Borrower, answer: Answer, deadline: float) -> Entry:
         """Wait in line for a connection."""
         state = self.state
         if not answer.is_waiting:
-            self._refuse(borrower, answer.error)
+            if not self.ensure_housekeeper():
+                state.cancel_polls()
+            self._refuse(borrower, answer.error, at_once=answer.is_refused)
         while True:
             if not self.ensure_housekeeper() or sys.is_finalizing():
                 self._dial_oneself(borrower)
@@ -168,11 +193,13 @@ class Lending(Returning):
         if (dial := self.state.take_own_dial(borrower)) is not None:
             self.opening.open(dial)
 
-    def _refuse(self, borrower: Borrower, error: BaseException | None = None) -> NoReturn:
+    def _refuse(
+        self, borrower: Borrower, error: BaseException | None = None, *, at_once: bool = False
+    ) -> NoReturn:
         if error is not None:
             # A copy each: threads that raise one object would write into each other's traceback.
             raise copy.copy(error) from error.__cause__
-        raise exhausted(self.state, borrower)
+        raise exhausted(self.state, borrower, at_once=at_once)
 
     def give_up(self, borrower: Borrower, error: BaseException) -> None:
         """An acquire failed or was struck: what it was about to get comes back, unused."""
@@ -223,13 +250,13 @@ class Lending(Returning):
         deadline = monotonic() + state.config.acquire_timeout
         opened = 0
         while True:
-            ordered, under_way = state.warm(key, target, count)
+            ordered, under_way = state.warm(key, target, count, count - opened)
             if not (ordered or under_way):
                 return opened
             if not self.ensure_housekeeper():
                 self._dial_here(ordered)
             self._await_dials([*ordered, *under_way], target, deadline)
-            opened += len(ordered)
+            opened += sum(dial.has_opened for dial in ordered)
 
     def _await_dials(self, dials: list[Dial], target: Target, deadline: float) -> None:
         limit = self.state.config.acquire_timeout
@@ -285,12 +312,13 @@ class Lending(Returning):
         stale.wire.holder = None
         why = why_not_lent(stale, state.config, state.known) or "closed"
         state.known.note_idle(stale, why)
-        if why == "closed":
-            self._suspect_siblings(stale)
+        slept = state.slept
         try:
+            if why == "closed" and ended_silently(stale):
+                ping_siblings(state, stale)
             gone = close_now(stale.wire)
             answer = state.refuse(borrower, stale, why, gone=gone, may_wait=True)
-            entry = self._one_that_is_fit(borrower, answer, now, until)
+            entry = self._one_that_is_fit(borrower, answer, now, until, slept)
         except BaseException as error:
             lease._detach()  # from what has ended: it stays without a connection until it is released
             borrower.taken_at = taken_at

@@ -35,6 +35,11 @@ class Line:
         waiting = self._by_key.get(key)
         return 0 if waiting is None else len(waiting)
 
+    @property
+    def keys(self) -> list[str]:
+        """The URIs that callers wait for."""
+        return list(self._by_key)
+
     def join(self, borrower: Borrower) -> None:
         """Stand in line, at the end."""
         self._all[borrower] = None

@@ -17,6 +17,7 @@ from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.places import CHECKING, IDLE
 from jetsocket.state import State
+from jetsocket.suspects import ping_after_sleep, ping_siblings
 from jetsocket.wire.waits import Watcher, waiting
 from jetsocket.wire.websocket import WebSocket
 from jetsocket.workers import Worker
@@ -32,18 +33,25 @@ class Liveness:
 
     Attributes:
         passed_over: Descriptors for which the last round had no time.
+        has_suspects: Whether connections owed a pong in the last round.
     """
 
     def __init__(self, state: State, checks: Worker, check: Check | None) -> None:
         """Watch the connections of that pool; `check` replaces the protocol's ping, and runs in `checks`."""
         self.state = state
         self.passed_over: set[int] = set()
+        self.has_suspects = False
         self._checks = checks
         self._check = check
         self._watcher = Watcher()
         self._watched: dict[int, Entry] = {}
         self._watch_version = -1
         self._next_ping_round = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the next round is to come soon."""
+        return bool(self.passed_over) or self.has_suspects
 
     def listen(self) -> None:
         """Read what came where no borrower is reading: answer pings, notice ends and foreign messages.
@@ -192,6 +200,7 @@ class Liveness:
         """No sign of life for too long: end the connection, whichever borrower has it."""
         told = f"{why} within health_check_timeout={self.state.config.health_check_timeout:g} s"
         self._cut(entry, told)
+        ping_siblings(self.state, entry)
 
     def _cut(self, entry: Entry, told: str) -> None:
         entry.wire.cut(told)
@@ -202,15 +211,22 @@ class Liveness:
 
     def hear_suspects(self) -> None:
         """Those that had to answer a ping before they are lent again: have they?"""
-        now = monotonic()
-        for entry in self.state.suspects():
+        now, suspects = monotonic(), self.state.suspects()
+        for entry in suspects:
             wire = entry.wire
             if wire.is_over:
                 self._retire(entry, "closed")
-            elif wire.ping_due_since is None:
+            elif wire.last_heard > entry.suspected_at:
                 self.state.put_back(entry)
             elif now >= entry.answer_by:
-                self._cut(entry, "no pong came in time, after another connection to its URI was found dead")
+                self._cut(entry, "no pong came in time, which it owed before it could be lent again")
+            elif wire.ping_due_since is None:  # there was no room for it, or an exception struck its sender
+                wire.send_ping()
+        self.has_suspects = bool(suspects)
+
+    def mind_sleep(self) -> None:
+        """After a suspend of the machine, have each idle connection answer a ping before it is lent."""
+        ping_after_sleep(self.state, self.state.slept)
 
 
 __all__ = ["Check", "Liveness"]

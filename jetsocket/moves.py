@@ -10,29 +10,30 @@ from __future__ import annotations
 import os
 import random
 import threading
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Hashable
 from queue import SimpleQueue
 from typing import Any
 
 from jetsocket.borrower import Borrower
-from jetsocket.clock import monotonic
+from jetsocket.clock import monotonic, slept
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.cooldown import Troubles
 from jetsocket.deferred_log import DeferredLog
-from jetsocket.demand import MOST_OVERTAKEN, Dial, dials_allowed, room_allowed_at
+from jetsocket.demand import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import PoolClosedError
 from jetsocket.idle import Idle, Shared
 from jetsocket.known_uris import KnownUris
 from jetsocket.line import Line
 from jetsocket.locking import Steps
-from jetsocket.places import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING
+from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING
 from jetsocket.stats import Totals
 from jetsocket.uris import Target
 from jetsocket.wire.channel import Channel
 
-_NEVER = float("inf")
+NEVER = float("inf")
 
 TICK = 0.5
 """s between two rounds of the housekeeper."""
@@ -59,6 +60,7 @@ class Moves(Steps):
         closed: No more leases, ever.
         draining: No more leases; those that are out may come back.
         cut: Whether `close` found leases out.
+        slept: For how long the machine had slept since it was started, when that was last looked at (s).
         watch_version: Changes whenever the set of open connections does.
         plan_at: When the line is to be looked at again (monotonic, s), by the housekeeper.
         doorbell: Wakes the housekeeper.
@@ -86,8 +88,9 @@ class Moves(Steps):
         self.troubles = Troubles(config.connect_cooldown, random.random)
         self.floors: dict[str, tuple[Target, int]] = {}
         self.closed = self.draining = self.cut = False
+        self.slept = slept()
         self.watch_version = 0
-        self.plan_at = _NEVER
+        self.plan_at = NEVER
         self.doorbell: SimpleQueue[object] = SimpleQueue()
         self.log = DeferredLog()
         self.known = KnownUris(self.log, name)
@@ -99,6 +102,14 @@ class Moves(Steps):
         self.totals = Totals()
         self._drain_waiters: list[threading.Lock] = []
         self._keeper: Any = None
+
+    @abstractmethod
+    def _plan(self) -> None:
+        """Order what the callers in line need, and say when to look again."""
+
+    @abstractmethod
+    def _served_by(self, entry: Entry) -> Borrower | None:
+        """Who gets a connection that may be lent; None: it becomes idle, or its slot is another URI's now."""
 
     # --- moves -----------------------------------------------------------------------------------------
 
@@ -130,7 +141,7 @@ class Moves(Steps):
         assert self.lock.locked()
         if self.closed or self.draining:
             self._retire(entry, "pool closed")
-        elif self.owed:
+        elif self._has_too_many:
             self._retire(entry, "resized")
         elif entry.is_outdated:
             self._retire(entry, "cleared")
@@ -142,18 +153,10 @@ class Moves(Steps):
             self._rest(entry)
             self._plan()
 
-    def _served_by(self, entry: Entry) -> Borrower | None:
-        """Who gets this connection; None: it becomes idle, or its slot is another URI's now."""
-        first = self.line.first(entry.key)
-        if first is None or not self.line.has_others:
-            return first
-        for head in self.line.heads():
-            if head.key != entry.key and head.overtaken >= MOST_OVERTAKEN and self._wanted(head):
-                head.overtaken = 0
-                self._retire(entry, "evicted")
-                self._order(head, room=entry)
-                return None
-        return first
+    @property
+    def _has_too_many(self) -> bool:
+        """Whether `resize` has taken away more slots than the connections that are closing will give back."""
+        return self.owed > 0 and self.owed > sum(entry.wanted_by is None for entry in self.closing)
 
     def _rest(self, entry: Entry) -> None:
         """Let it wait for its next borrower."""
@@ -198,6 +201,8 @@ class Moves(Steps):
         self.totals.add_up(entry)
         if self._leave_slot(entry):
             self._free_slot()
+        elif self.line and self.config.max_per_uri is not None:
+            self._plan()
 
     def _leave_slot(self, entry: Entry) -> bool:
         """A connection that is gone leaves its slot; False: to the dial that wants it."""
@@ -220,171 +225,6 @@ class Moves(Steps):
         if self.line:
             self._plan()
 
-    # --- what the line needs ---------------------------------------------------------------------------
-
-    def _plan(self) -> None:
-        """Order what the callers in line need and the limits allow, and say when to look again."""
-        assert self.lock.locked()
-        if self.closed or self.draining:
-            return
-        now, self.plan_at = monotonic(), _NEVER
-        for head in self.line.heads():
-            self._look_again_at(self._plan_for(head, now))
-        for dial in self.dials:
-            self._look_again_at(dial.overdue_at)
-
-    def _look_again_at(self, when: float) -> None:
-        """Have the housekeeper come by then; it comes every `TICK` anyway."""
-        if when < self.plan_at:
-            self.plan_at = when
-            if when < monotonic() + TICK:
-                self.doorbell.put("plan")
-
-    def _plan_for(self, head: Borrower, now: float) -> float:
-        """Order what the callers of one URI need; return when more may be allowed (monotonic, s)."""
-        trouble = self.troubles.of(head.key)
-        if trouble is not None and now < trouble.next_dial_at:
-            return trouble.next_dial_at
-        for _ in range(self._wanted(head)):
-            if self.slots.acquire(blocking=False):
-                self._order(head, has_slot=True)
-                continue
-            room = next((entry for entry in self.closing if entry.wanted_by is None), None)
-            if room is None:
-                room = self._room_elsewhere(head.key)
-                if room is None:
-                    break
-                allowed_at = room_allowed_at(
-                    asked_at=head.asked_at,
-                    overtaken=head.overtaken,
-                    has_connection=self.idle.open(head.key) > 0,
-                    has_dial=self.idle.opening(head.key) > 0,
-                    trouble=trouble,
-                    is_checked=room.place == CHECKING and not room.answer_by,
-                )
-                if now < allowed_at:
-                    return allowed_at
-                self._retire(room, "evicted")
-                head.overtaken = 0
-            self._order(head, room=room)
-        return _NEVER
-
-    def _wanted(self, head: Borrower) -> int:
-        """How many more dials the callers of that URI need."""
-        return self._allowed(head.key, self.line.count(head.key) - self.idle.opening(head.key))
-
-    def _allowed(self, key: str, more: int) -> int:
-        """How many of so many more dials of a URI the limits allow, slots aside."""
-        opening, open_now, config = self.idle.opening(key), self.idle.open(key), self.config
-        return dials_allowed(
-            more,
-            opening=opening,
-            open_now=open_now,
-            most_opening=config.max_connecting,
-            most=config.max_per_uri,
-        )
-
-    def _room_elsewhere(self, key: str) -> Entry | None:
-        """The connection that may make room for that URI: to another URI, for which no caller waits.
-
-        The one that has been idle for longest; else one that may be dead, of this URI too; else one that the
-        user's `check` runs on.
-        """
-        for entry in self.idle:
-            if entry.key != key and not self.line.count(entry.key):
-                return entry
-        checked = [entry for entry in self.entries if entry.place == CHECKING]
-        for entry in sorted(checked, key=lambda each: not each.answer_by):
-            if entry.answer_by or (entry.key != key and not self.line.count(entry.key)):
-                return entry
-        return None
-
-    def _order(self, head: Borrower, *, has_slot: bool = False, room: Entry | None = None) -> Dial:
-        """Order a dial for the first of those who wait for that URI."""
-        assert head.target is not None
-        dial = Dial(head.key, head.target, "line", head.context)
-        return self._enqueue(dial, has_slot=has_slot, room=room)
-
-    def _enqueue(self, dial: Dial, *, has_slot: bool, room: Entry | None = None) -> Dial:
-        dial.has_slot = has_slot
-        if room is not None:
-            dial.room, room.wanted_by = room, dial
-        self.dials[dial] = None
-        self.idle.count_opening(dial.key, 1)
-        self.queued.append(dial)
-        if self.parked >= len(self.queued):
-            self.wake_opener.put(None)
-        else:
-            self.doorbell.put("openers")
-        return dial
-
-    def _end_dial(self, dial: Dial) -> None:
-        """A dial is over; a slot that it still holds goes back."""
-        if dial not in self.dials:
-            return
-        del self.dials[dial]
-        dial.end()
-        self.idle.count_opening(dial.key, -1)
-        if dial.room is not None:
-            dial.room.wanted_by = None
-            dial.room = None
-        if dial.has_slot:
-            dial.has_slot = False
-            self._free_slot()
-
-    # --- after an exception ----------------------------------------------------------------------------
-
-    def _rebuild(self) -> None:
-        """Put right what the last step left half-done, which an exception has ended.
-
-        An interrupt may strike even within the semaphore, whose lock is held for ever then: so it is
-        replaced, not repaired. What belongs to nobody any more is closed.
-        """
-        for borrower in list(self.lent):
-            held = borrower.entry
-            if held is None or held.borrower is not borrower or held.place != LENT:
-                self.lent.pop(borrower, None)
-                borrower.entry = None
-        for entry in [entry for entry in self.entries if entry.place == GONE]:
-            self._leave_slot(entry)
-        dialled = {dial.entry for dial in self.dials}
-        self.closing = {}
-        for entry in self.entries:
-            has_owner = entry.borrower is not None and entry.borrower.entry is entry
-            if (entry.place == LENT and not has_owner) or (entry.place == OPENING and entry not in dialled):
-                entry.close_by = 0.0
-                entry.place = CLOSING
-            if entry.place == CLOSING:
-                self.closing[entry] = None
-            elif entry.place == IDLE:
-                entry.borrower = None
-        open_now = [entry for entry in self.entries if entry.place in (IDLE, LENT, CHECKING)]
-        self.idle = Idle(Shared(self.lock))
-        self.idle.rebuild([dial.key for dial in self.dials], open_now)
-        self.queued = deque(dial for dial in self.dials if not dial.taken)
-        self._renew_slots()
-        for borrower in self.line:
-            if borrower.entry is not None or borrower.error is not None or self.closed or self.draining:
-                borrower.rouse()
-        self.line.rebuild()
-        if not self.lent:
-            self._wake_drainers()
-        self.watch_version += 1
-        for entry in list(self.idle):
-            if (first := self.line.first(entry.key)) is not None:
-                self.idle.remove(entry)
-                self._hand_over(entry, first)
-        self._plan()
-        self.doorbell.put("openers")
-
-    def _renew_slots(self) -> None:
-        """Make a semaphore that agrees with what holds a slot."""
-        used = len(self.entries) + sum(dial.has_slot for dial in self.dials)
-        self.slots = threading.BoundedSemaphore(self.config.max_connections)
-        self.owed = max(0, used - self.config.max_connections)
-        for _ in range(used - self.owed):
-            self.slots.acquire(blocking=False)
-
     def _wake_drainers(self) -> None:
         for waiter in self._drain_waiters:
             if waiter.locked():
@@ -397,4 +237,4 @@ class Moves(Steps):
         return PoolClosedError(f"pool {self.name!r} is {what}: it gives no more leases; make a new pool")
 
 
-__all__ = ["TICK", "Moves"]
+__all__ = ["NEVER", "TICK", "Moves"]

@@ -81,8 +81,7 @@ class Opening:
             try:
                 thread.start()
             except RuntimeError:  # the system's limit, or the interpreter ends: the callers dial themselves
-                for head in self._state.openers_not_started(wanted - number):
-                    head.rouse()
+                self._state.openers_not_started(wanted - number)
                 return
             self._threads = [each for each in self._threads if each.is_alive()]
             self._threads.append(thread)
@@ -128,9 +127,11 @@ class Opening:
         context = copy_context() if dial.context is None else dial.context.copy()
         try:
             context.run(self._open, dial)
-        finally:
-            if not dial.is_over:  # whatever struck this thread: the line must not wait for it
-                self._state.failed(dial, dial.entry, ConnectionError("the opening was interrupted"))
+        except BaseException as error:
+            if not dial.is_over:  # SystemExit out of a callback, or what struck this thread: the line is told
+                told = f"cannot connect to {dial.target.redacted}: {type(error).__name__} ended it"
+                self._state.failed(dial, dial.entry, ConnectionError(told))
+            raise
 
     def _open(self, dial: Dial) -> None:
         state, attempts = self._state, self._options.connect_attempts

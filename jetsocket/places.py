@@ -27,7 +27,8 @@ GONE: Final = "gone"
 MOVES: Mapping[Place, frozenset[Place]] = {
     OPENING: frozenset((IDLE, LENT, CLOSING, GONE)),
     IDLE: frozenset((LENT, CHECKING, CLOSING)),
-    LENT: frozenset((LENT, IDLE, CLOSING)),  # to itself: from one borrower straight to the next in line
+    # To itself: from one borrower straight to the next. To CHECKING: the borrower had no time for its pong.
+    LENT: frozenset((LENT, IDLE, CHECKING, CLOSING)),
     CHECKING: frozenset((IDLE, LENT, CLOSING)),
     CLOSING: frozenset((GONE,)),
     GONE: frozenset(),

@@ -328,8 +328,9 @@ class ConnectionPool(Generic[T]):
             TypeError: Not an int.
             ValueError: Less than 1.
         """
-        self._config = replace(self._config, max_connections=max_connections)
-        self._begin_anew().state.resize(self._config)
+        config = replace(self._config, max_connections=max_connections)
+        self._begin_anew().state.resize(config)
+        self._config = config
 
     # --- ending ----------------------------------------------------------------------------------------
 
@@ -352,7 +353,10 @@ class ConnectionPool(Generic[T]):
         waiter = state.drain()
         if waiter is None:
             return True
-        returned = waiter.acquire(timeout=-1 if limit is None else limit)
+        try:
+            returned = waiter.acquire(timeout=-1 if limit is None else limit)
+        finally:
+            state.stop_draining(waiter)
         return returned and not state.cut
 
     def close(self, timeout: float | None = None) -> None:

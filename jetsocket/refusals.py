@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import threading
-
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
+from jetsocket.connection import PooledConnection
 from jetsocket.exceptions import PoolExhaustedError
 from jetsocket.info import lease_info
+from jetsocket.notebook import what_keeps
 from jetsocket.state import Exhaustion, State
 
 _MOST_HOLDERS = 3
 
 
-def exhausted(state: State, borrower: Borrower) -> PoolExhaustedError:
-    """Count a refusal, and say why nothing was to be had, and what to do about it."""
+def exhausted(state: State, borrower: Borrower, *, at_once: bool) -> PoolExhaustedError:
+    """Count a refusal, and say why nothing was to be had, and what to do about it.
+
+    Args:
+        state: The pool's.
+        borrower: Who is refused.
+        at_once: Whether `max_waiting` is why.
+    """
     figures, config, now = state.exhaustion(borrower), state.config, monotonic()
     told = (lease_info(holder, now) for holder in figures.lent)
     holders = [info for info in told if info is not None]
     own = [each for each in figures.lent if each.thread == borrower.thread and each is not borrower]
     where = "?" if borrower.target is None else borrower.target.redacted
-    text = f"pool {state.name!r} has no connection to {where} to lend: {why(borrower, config)}"
+    text = (
+        f"pool {state.name!r} has no connection to {where} to lend: {why(borrower, config, at_once=at_once)}"
+    )
     text += f" ({now_there(figures, now)}; max_connections={config.max_connections})"
     if own:
         file, line, function = own[0].where()
@@ -32,10 +40,12 @@ def exhausted(state: State, borrower: Borrower) -> PoolExhaustedError:
     shown = holders[:_MOST_HOLDERS]
     if shown:
         text += "; lent for longest: " + "; ".join(map(str, shown))
+    if shown and (kept := what_keeps(lambda value: isinstance(value, PooledConnection))) is not None:
+        text += f"; {kept}"
     if figures.last_connect_error is not None:
         text += f"; the last attempt to connect failed: {figures.last_connect_error}"
     return PoolExhaustedError(
-        f"{text}. {remedy(figures, config, borrower)}",
+        f"{text}. {remedy(figures, config, borrower, at_once=at_once)}",
         max_connections=config.max_connections,
         timeout=borrower.limit,
         waiting=figures.waiting,
@@ -46,17 +56,13 @@ def exhausted(state: State, borrower: Borrower) -> PoolExhaustedError:
     )
 
 
-def why(borrower: Borrower, config: ConnectionPoolConfig) -> str:
+def why(borrower: Borrower, config: ConnectionPoolConfig, *, at_once: bool) -> str:
     """Which limit an acquire ran into that got no connection."""
     if borrower.limit <= 0:
         return "none that is idle, and timeout=0 waits for none"
-    if borrower.wake is None or (config.max_waiting is not None and not _has_waited(borrower)):
-        return f"no place in line, max_waiting={config.max_waiting} callers wait already"
+    if at_once:
+        return f"no place in line, for which max_waiting={config.max_waiting} is the limit"
     return f"none within {borrower.limit:g} s"
-
-
-def _has_waited(borrower: Borrower) -> bool:
-    return monotonic() - borrower.asked_at >= min(borrower.limit, threading.TIMEOUT_MAX)
 
 
 def now_there(figures: Exhaustion, now: float) -> str:
@@ -67,14 +73,14 @@ def now_there(figures: Exhaustion, now: float) -> str:
     return f"{len(figures.lent)} lent, {figures.idle} idle, {opening}, {figures.waiting} waiting"
 
 
-def remedy(figures: Exhaustion, config: ConnectionPoolConfig, borrower: Borrower) -> str:
+def remedy(figures: Exhaustion, config: ConnectionPoolConfig, borrower: Borrower, *, at_once: bool) -> str:
     """What to do about it."""
     if borrower.limit <= 0:
         return "Ask again in a moment, or give a timeout"
+    if at_once:
+        return "Release sooner, raise max_connections, or let more callers wait (max_waiting)"
     if figures.opening and len(figures.lent) < config.max_connections:
         return "The server takes its time to accept connections: see why, or wait longer (acquire_timeout)"
-    if config.max_waiting is not None and not _has_waited(borrower):
-        return "Release sooner, raise max_connections, or let more callers wait (max_waiting)"
     return "Release sooner, raise max_connections, or wait longer (acquire_timeout)"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from jetsocket.borrower import Borrower
 from jetsocket.callbacks import Callback, call_back
 from jetsocket.clean import why_unclean
 from jetsocket.clock import monotonic
@@ -13,6 +14,7 @@ from jetsocket.entry import Entry
 from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
 from jetsocket.state import State
+from jetsocket.suspects import ended_silently, ping_siblings
 from jetsocket.threads import is_housekeeping
 from jetsocket.wire.websocket import WebSocket
 
@@ -56,6 +58,8 @@ class Returning:
         finally:
             state.come_back(borrower)
         if borrower.reason is not None and entry is not None:
+            if _seems_dead(borrower, entry) and not (state.closed or state.is_interrupted()):
+                ping_siblings(state, entry)
             text = "[%s] connection %d not kept: %s"
             state.log.note(logging.DEBUG, text, state.name, entry.id, borrower.reason)
         if borrower.warned:
@@ -147,6 +151,15 @@ class Returning:
             borrower.returning_until = 0.0
             entry.forgive()
         return None
+
+
+def _seems_dead(borrower: Borrower, entry: Entry) -> bool:
+    """Whether a reused connection ended without a word, or was silent until its borrower gave up."""
+    if not borrower.reused:
+        return False
+    if borrower.reason == "closed":
+        return ended_silently(entry)
+    return borrower.reason == "timeout" and entry.wire.last_heard < borrower.taken_at
 
 
 def close_now(wire: WebSocket, code: int = 1000, reason: str = "") -> bool:

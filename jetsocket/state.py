@@ -7,23 +7,21 @@ What a step decides it returns; the moves that it is made of stand in `moves`, t
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple, Protocol
+from contextvars import copy_context
+from typing import NamedTuple
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.demand import Dial
-from jetsocket.dialling import Dialling
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError
 from jetsocket.interrupts import is_alarm
+from jetsocket.keeping import Keeping
 from jetsocket.locking import step
-from jetsocket.places import CHECKING, CLOSING, IDLE, LENT
+from jetsocket.moves import NEVER
+from jetsocket.places import CLOSING, IDLE, LENT
 from jetsocket.stats import PoolStats
-from jetsocket.uris import Target
-
-_NEVER = float("inf")
-_REPLACED_BEFORE = 5.0  # s before its lifetime ends, a kept connection is replaced
 
 
 class Answer(NamedTuple):
@@ -35,6 +33,8 @@ class Answer(NamedTuple):
     """Why the URI is not dialled for now."""
     is_waiting: bool = False
     """Whether it stands in line."""
+    is_refused: bool = False
+    """Whether it would, but for `max_waiting`."""
 
 
 class Exhaustion(NamedTuple):
@@ -49,15 +49,7 @@ class Exhaustion(NamedTuple):
     last_connect_error: BaseException | None
 
 
-class Keeper(Protocol):
-    """What the state needs to know of the housekeeper."""
-
-    @property
-    def has_died(self) -> bool:
-        """Whether it does not work (any more)."""
-
-
-class State(Dialling):
+class State(Keeping):
     """The steps."""
 
     # --- getting a connection --------------------------------------------------------------------------
@@ -83,10 +75,10 @@ class State(Dialling):
                 self._count_overtaken(borrower)
             return Answer(entry)
         trouble = self.troubles.of(key)
-        if trouble is not None and not (self.idle.open(key) or self.idle.opening(key)):
-            if monotonic() < trouble.refuse_until:
-                return Answer(error=trouble.error)
-            trouble.next_dial_at = 0.0
+        is_down = trouble is not None and not (self.idle.open(key) or self.idle.opening(key))
+        if trouble is not None and is_down and monotonic() < trouble.refuse_until:
+            return Answer(error=trouble.error)
+        borrower.context = copy_context()  # this is the borrower's thread
         if not may_wait:
             self._order_for_a_poller(borrower)
             return Answer()
@@ -97,19 +89,31 @@ class State(Dialling):
         self._plan()
         if not again and self._is_line_too_long():
             self.line.leave(borrower)
-            return Answer()
+            return Answer(is_refused=True)
         return Answer(is_waiting=True)
 
     def _is_line_too_long(self) -> bool:
+        """Whether more callers wait than `max_waiting`, without those for whom one is being opened."""
         limit = self.config.max_waiting
-        return limit is not None and len(self.line) - len(self.dials) > limit
+        if limit is None or len(self.line) <= limit:
+            return False
+        return sum(max(0, self.line.count(key) - self.idle.opening(key)) for key in self.line.keys) > limit
 
     def _order_for_a_poller(self, borrower: Borrower) -> None:
         """`acquire(timeout=0)` opens one, too, for its next try, or a poller would never get any."""
         key, target = borrower.key, borrower.target
         assert target is not None
-        if not self.idle.opening(key) and self._allowed(key, 1) and self.slots.acquire(blocking=False):
+        if self.idle.opening(key) or monotonic() < self._dialled_again_at(key):
+            return
+        if self._allowed(key, 1) and self._closing_one_of(key) is None and self.slots.acquire(blocking=False):
             self._enqueue(Dial(key, target, "poll", borrower.context), has_slot=True)
+
+    @step
+    def cancel_polls(self) -> None:
+        """No thread runs that would open connections for callers who do not wait."""
+        for dial in [dial for dial in self.queued if dial.purpose == "poll"]:
+            self.queued.remove(dial)
+            self._end_dial(dial)
 
     @step
     def refuse(self, borrower: Borrower, entry: Entry, reason: str, *, gone: bool, may_wait: bool) -> Answer:
@@ -129,9 +133,21 @@ class State(Dialling):
         return self._take_or_wait(borrower, may_wait=may_wait, again=True)
 
     @step
+    def set_aside(self, borrower: Borrower, entry: Entry, answer_by: float, *, may_wait: bool) -> Answer:
+        """`refuse` of one whose pong the borrower had no time to wait for: it may be as good as before."""
+        if self.closed:
+            raise self.closed_error()
+        if borrower not in self.lent or borrower.entry is not entry:
+            raise self._over()
+        self.lent.pop(borrower, None)
+        entry.borrower = borrower.entry = None
+        self._suspect(entry, answer_by)
+        return self._take_or_wait(borrower, may_wait=may_wait, again=True)
+
+    @step
     def plan(self) -> None:
         """Look at the line again, for a time has come."""
-        self.plan_at = _NEVER
+        self.plan_at = NEVER
         self._plan()
 
     @step
@@ -184,127 +200,6 @@ class State(Dialling):
             required_states=["lent"],
         )
 
-    # --- what the housekeeper does ---------------------------------------------------------------------
-
-    @step
-    def appoint(self, keeper: Keeper) -> bool:
-        """Make this the housekeeper, unless there is one; the caller starts it."""
-        if self.closed or (self._keeper is not None and not self._keeper.has_died):
-            return False
-        self._keeper = keeper
-        return True
-
-    @step
-    def open_entries(self) -> list[Entry]:
-        """All connections that have a slot, as of now."""
-        return list(self.entries)
-
-    @step
-    def take_for_check(self, entry: Entry) -> bool:
-        """Take an idle connection, so that it is lent to no one until `put_back` or `retire`."""
-        if entry.place != IDLE:
-            return False
-        self.idle.remove(entry)
-        entry.move(CHECKING)
-        return True
-
-    @step
-    def put_back(self, entry: Entry) -> None:
-        """Return an entry that was taken by `take_for_check` and is as good as before."""
-        if entry.place != CHECKING:
-            return  # it made room meanwhile, or the pool was closed
-        entry.answer_by = 0.0
-        if self.closed or self.line.count(entry.key):
-            self._come_home(entry)
-            return
-        entry.move(IDLE)
-        self.idle.put_back(entry)
-        if self.line:
-            self._plan()
-
-    @step
-    def retire(self, entry: Entry, reason: str, *, gone: bool = False) -> None:
-        """Take a connection out of service."""
-        self._retire(entry, reason, gone=gone)
-
-    @step
-    def retire_if_idle(self, entry: Entry, reason: str) -> bool:
-        """Take a connection out of service, unless a borrower has got it meanwhile."""
-        if entry.place not in (IDLE, CHECKING):
-            return False
-        self._retire(entry, reason)
-        return True
-
-    @step
-    def idle_too_long(self, now: float) -> None:
-        """Retire all that have been idle for max_idle_time: the oldest come first, so few are looked at."""
-        overdue: list[Entry] = []
-        for entry in self.idle:
-            if now - entry.idle_since < self.config.max_idle_time:
-                break
-            if not self._is_kept(entry.key):
-                overdue.append(entry)
-        for entry in overdue:
-            self._retire(entry, "idle")
-
-    def _is_kept(self, key: str) -> bool:
-        floor = self.floors.get(key)
-        return floor is not None and self.idle.open(key) <= floor[1]
-
-    @step
-    def suspect(self, key: str, answer_by: float) -> list[Entry]:
-        """Take all idle connections to a URI, which have to answer a ping before they are lent."""
-        suspects = [entry for entry in self.idle if entry.key == key]
-        for entry in suspects:
-            self.idle.remove(entry)
-            entry.move(CHECKING)
-            entry.answer_by = answer_by
-        return suspects
-
-    @step
-    def suspects(self) -> list[Entry]:
-        """Those that have to answer a ping before they are lent."""
-        return [entry for entry in self.entries if entry.answer_by and entry.place == CHECKING]
-
-    @step
-    def fill_floors(self) -> None:
-        """Order what `prewarm(keep=True)` wants and is not there, as far as slots and limits allow."""
-        now = monotonic()
-        for key, (target, count) in self.floors.items():
-            trouble = self.troubles.of(key)
-            if trouble is not None and now < trouble.next_dial_at:
-                continue
-            missing = count - self.idle.open(key) - self.idle.opening(key) + self._ending_soon(key, now)
-            self._order_unasked(key, target, missing, "keep")
-
-    def _ending_soon(self, key: str, now: float) -> int:
-        """How many idle connections to a URI are to be replaced, as their lifetime ends."""
-        soon = now + _REPLACED_BEFORE
-        return sum(entry.expires <= soon for entry in self.idle if entry.key == key)
-
-    @step
-    def closing_entries(self) -> list[Entry]:
-        """Those that are closing, but for those that a dial waits for: its opener closes them."""
-        return [entry for entry in self.closing if entry.wanted_by is None or not entry.wanted_by.taken]
-
-    @step
-    def forget(self, entries: list[Entry]) -> None:
-        """Those are closed."""
-        for entry in entries:
-            if entry.place == CLOSING:
-                self._forget(entry)
-
-    def dropped(self) -> list[Borrower]:
-        """The borrowers whose lease is gone and that no thread returns. Takes no lock: it may be many."""
-        everybody = [*list(self.lent), *self.line]
-        return [borrower for borrower in everybody if borrower.is_dropped and borrower not in self.returned]
-
-    @step
-    def unreturned(self) -> list[Borrower]:
-        """The borrowers whose return was claimed and is not booked: under way, or struck by an exception."""
-        claimed = [entry.borrower for entry in self.entries if entry.place == LENT]
-        return [b for b in claimed if b is not None and b not in self.lent and b not in self.returned]
-
     # --- ending ----------------------------------------------------------------------------------------
 
     @step
@@ -319,6 +214,12 @@ class State(Dialling):
         waiter.acquire()
         self._drain_waiters.append(waiter)
         return waiter
+
+    @step
+    def stop_draining(self, waiter: threading.Lock) -> None:
+        """The caller of `drain` waits no longer."""
+        if waiter in self._drain_waiters:
+            self._drain_waiters.remove(waiter)
 
     def _turn_away_the_line(self) -> None:
         error = self.closed_error()
@@ -370,7 +271,7 @@ class State(Dialling):
         self.config = config
         self._renew_slots()
         for entry in list(self.idle):
-            if not self.owed:
+            if not self._has_too_many:
                 break
             self._retire(entry, "resized")
         self._plan()
@@ -395,13 +296,6 @@ class State(Dialling):
     def stats(self) -> PoolStats:
         """All figures at this moment."""
         return self.totals.figures(self.entries, waiting=len(self.line))
-
-    @step
-    def keep(self, key: str, target: Target, count: int) -> None:
-        """Hold so many connections to a URI open from now on; 0: as many as are used."""
-        self.floors.pop(key, None)
-        if count and not (self.closed or self.draining):
-            self.floors[key] = (target, count)
 
 
 __all__ = ["Answer", "Exhaustion", "State"]

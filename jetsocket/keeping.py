@@ -1,0 +1,186 @@
+"""The steps of the housekeeper: what it looks after between a connection's opening and its end."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from jetsocket.borrower import Borrower
+from jetsocket.clock import SHORTEST_SLEEP, monotonic
+from jetsocket.dialling import Dialling
+from jetsocket.entry import Entry
+from jetsocket.locking import step
+from jetsocket.places import CHECKING, CLOSING, IDLE, LENT
+from jetsocket.uris import Target
+
+_REPLACED_BEFORE = 5.0  # s before its lifetime ends, a kept connection is replaced
+_REPLACED_WITHIN = 0.25  # of a lifetime, at most
+
+
+class Keeper(Protocol):
+    """What the state needs to know of the housekeeper."""
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it does not work (any more)."""
+
+
+class Keeping(Dialling):
+    """What the housekeeper, and `prewarm`, do with the state of their pool."""
+
+    @step
+    def appoint(self, keeper: Keeper) -> bool:
+        """Make this the housekeeper, unless there is one; the caller starts it."""
+        if self.closed or (self._keeper is not None and not self._keeper.has_died):
+            return False
+        self._keeper = keeper
+        return True
+
+    @step
+    def open_entries(self) -> list[Entry]:
+        """All connections that have a slot, as of now."""
+        return list(self.entries)
+
+    @step
+    def take_for_check(self, entry: Entry) -> bool:
+        """Take an idle connection, so that it is lent to no one until `put_back` or `retire`."""
+        if entry.place != IDLE:
+            return False
+        self.idle.remove(entry)
+        entry.answer_by = 0.0
+        entry.move(CHECKING)
+        return True
+
+    @step
+    def put_back(self, entry: Entry) -> None:
+        """Return an entry that was taken by `take_for_check` and is as good as before."""
+        if entry.place != CHECKING:
+            return  # it made room meanwhile, or the pool was closed
+        entry.answer_by = 0.0
+        has_to_go = self.closed or self.draining or self.owed or entry.is_outdated
+        if has_to_go or self.line.count(entry.key):
+            self._come_home(entry)
+            return
+        entry.move(IDLE)
+        self.idle.put_back(entry)
+        if self.line:
+            self._plan()
+
+    @step
+    def retire(self, entry: Entry, reason: str, *, gone: bool = False) -> None:
+        """Take a connection out of service."""
+        self._retire(entry, reason, gone=gone)
+
+    @step
+    def retire_if_idle(self, entry: Entry, reason: str) -> bool:
+        """Take a connection out of service, unless a borrower has got it meanwhile."""
+        if entry.place not in (IDLE, CHECKING):
+            return False
+        self._retire(entry, reason)
+        return True
+
+    @step
+    def idle_too_long(self, now: float) -> None:
+        """Retire all that have been idle for max_idle_time: the oldest come first, so few are looked at."""
+        overdue: list[Entry] = []
+        for entry in self.idle:
+            if now - entry.idle_since < self.config.max_idle_time:
+                break
+            overdue.append(entry)
+        for entry in overdue:
+            if not self._is_kept(entry.key):
+                self._retire(entry, "idle")
+
+    def _is_kept(self, key: str) -> bool:
+        floor = self.floors.get(key)
+        return floor is not None and self.idle.open(key) <= floor[1]
+
+    @step
+    def suspect(self, key: str, answer_by: float) -> list[Entry]:
+        """Take all idle connections to a URI, which have to answer a ping before they are lent."""
+        suspects = [entry for entry in self.idle if entry.key == key]
+        for entry in suspects:
+            self._suspect(entry, answer_by)
+        return suspects
+
+    @step
+    def suspect_all(self, slept: float, answer_by: float) -> list[Entry]:
+        """`suspect` all idle connections, unless that was done since the machine last slept.
+
+        Args:
+            slept: For how long it has slept since it was started (s).
+            answer_by: Monotonic, s.
+        """
+        if slept - self.slept < SHORTEST_SLEEP:
+            return []
+        suspects = list(self.idle)
+        for entry in suspects:
+            self._suspect(entry, answer_by)
+        self.slept = slept  # last: a caller that read the old one before pings what it got
+        return suspects
+
+    def _suspect(self, entry: Entry, answer_by: float) -> None:
+        # The place last: from then on it is looked after by what was written before.
+        entry.suspected_at, entry.answer_by = monotonic(), answer_by
+        if entry.place == IDLE:
+            self.idle.remove(entry)
+        entry.move(CHECKING)
+        self.doorbell.put("closing")
+
+    @step
+    def suspects(self) -> list[Entry]:
+        """Those that have to answer a ping before they are lent."""
+        return [entry for entry in self.entries if entry.answer_by and entry.place == CHECKING]
+
+    @step
+    def fill_floors(self) -> None:
+        """Order what `prewarm(keep=True)` wants and is not there, as far as slots and limits allow."""
+        now = monotonic()
+        for key, (target, count) in self.floors.items():
+            trouble = self.troubles.of(key)
+            if trouble is not None and now < max(trouble.next_dial_at, trouble.refuse_until):
+                continue
+            missing = count - self.idle.open(key) - self.idle.opening(key) + self._ending_soon(key, now)
+            if trouble is not None:
+                missing = min(missing, 1 - self.idle.opening(key))  # it tests whether the server is back
+            self._order_unasked(key, target, missing, "keep")
+
+    def _ending_soon(self, key: str, now: float) -> int:
+        """How many idle connections to a URI are to be replaced, as their lifetime ends."""
+        lifetime = self.config.max_lifetime
+        if lifetime is None:
+            return 0
+        soon = now + min(_REPLACED_BEFORE, lifetime * _REPLACED_WITHIN)
+        return sum(entry.expires <= soon for entry in self.idle if entry.key == key)
+
+    @step
+    def closing_entries(self) -> list[Entry]:
+        """Those that are closing, but for those that a dial waits for: its opener closes them."""
+        return [entry for entry in self.closing if entry.wanted_by is None or not entry.wanted_by.taken]
+
+    @step
+    def forget(self, entries: list[Entry]) -> None:
+        """Those are closed."""
+        for entry in entries:
+            if entry.place == CLOSING:
+                self._forget(entry)
+
+    def dropped(self) -> list[Borrower]:
+        """The borrowers whose lease is gone and that no thread returns. Takes no lock: it may be many."""
+        everybody = [*list(self.lent), *self.line]
+        return [borrower for borrower in everybody if borrower.is_dropped and borrower not in self.returned]
+
+    @step
+    def unreturned(self) -> list[Borrower]:
+        """The borrowers whose return was claimed and is not booked: under way, or struck by an exception."""
+        claimed = [entry.borrower for entry in self.entries if entry.place == LENT]
+        return [b for b in claimed if b is not None and b not in self.lent and b not in self.returned]
+
+    @step
+    def keep(self, key: str, target: Target, count: int) -> None:
+        """Hold so many connections to a URI open from now on; 0: as many as are used."""
+        self.floors.pop(key, None)
+        if count and not (self.closed or self.draining):
+            self.floors[key] = (target, count)
+
+
+__all__ = ["Keeper", "Keeping"]

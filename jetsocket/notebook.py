@@ -1,0 +1,44 @@
+"""What a notebook keeps: the value of each cell, and the last traceback, with the leases in them.
+
+Reads `sys.modules`, and never imports IPython.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def _outputs() -> Mapping[int, Any] | None:
+    """The values of the cells that were run, by number; None outside a notebook and IPython."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    shell = get_shell() if callable(get_shell) else None
+    names = getattr(shell, "user_ns", None)
+    outputs = names.get("Out") if isinstance(names, Mapping) else None
+    return outputs if isinstance(outputs, Mapping) else None
+
+
+def what_keeps(is_lease: Callable[[object], bool]) -> str | None:
+    """What may keep leases in a notebook, and how to let go of them; None outside one."""
+    outputs = _outputs()
+    if outputs is None:
+        return None
+    found = [f"Out[{number}]" for number, value in list(outputs.items()) if _holds(value, is_lease)]
+    kept = " and ".join(found) if found else "Out[...]"
+    may = "" if found else " may"
+    keep = "keeps" if len(found) == 1 else "keep"
+    if getattr(sys, "last_traceback", None) is not None:
+        kept, keep = f"{kept} or the last traceback (sys.last_traceback)", "may keep" if found else "keep"
+    return f"this is a notebook: {kept}{may} {keep} a lease; `with` releases it at the end of its block"
+
+
+def _holds(value: object, is_lease: Callable[[object], bool]) -> bool:
+    if is_lease(value):
+        return True
+    if isinstance(value, Mapping):
+        return any(map(is_lease, list(value.values())))
+    return isinstance(value, (list, tuple, set)) and any(map(is_lease, list(value)))
+
+
+__all__ = ["what_keeps"]

@@ -1,0 +1,195 @@
+"""What the callers in line need: which connections are ordered, for whom, and which make room for them.
+
+The decisions that need no state are in `demand`. All is called with the lock held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jetsocket.borrower import Borrower
+from jetsocket.clock import monotonic
+from jetsocket.demand import MOST_OVERTAKEN, Dial, dials_allowed, room_allowed_at
+from jetsocket.entry import Entry
+from jetsocket.moves import NEVER, TICK, Moves
+from jetsocket.places import CHECKING
+
+
+class Planning(Moves):
+    """Orders dials, and makes room for them."""
+
+    def _served_by(self, entry: Entry) -> Borrower | None:
+        """Who gets this connection; None: it becomes idle, or its slot is another URI's now."""
+        first = self.line.first(entry.key)
+        if first is None or not self.line.has_others:
+            return first
+        now = monotonic()
+        for head in self.line.heads():
+            if head.key == entry.key or head.overtaken < MOST_OVERTAKEN or not self._wanted(head):
+                continue
+            if now >= self._dialled_again_at(head.key) and now >= self._room_allowed_at(head, entry):
+                head.overtaken = 0
+                self._retire(entry, "evicted")
+                self._order(head, room=entry)
+                return None
+        return first
+
+    def _plan(self) -> None:
+        """Order what the callers in line need and the limits allow, and say when to look again."""
+        assert self.lock.locked()
+        if self.closed or self.draining:
+            return
+        now, self.plan_at = monotonic(), NEVER
+        for head in self.line.heads():
+            self._look_again_at(self._plan_for(head, now))
+        self._look_again_at(min((dial.overdue_at for dial in self.dials), default=NEVER))
+
+    def _look_again_at(self, when: float) -> None:
+        """Have the housekeeper come by then; it comes every `TICK` anyway."""
+        if when < self.plan_at:
+            self.plan_at = when
+            if when < monotonic() + TICK:
+                self.doorbell.put("plan")
+
+    def _plan_for(self, head: Borrower, now: float) -> float:
+        """Order what the callers of one URI need; return when more may be allowed (monotonic, s)."""
+        again_at = self._dialled_again_at(head.key)
+        if now < again_at:
+            return again_at
+        for _ in range(self._wanted(head)):
+            room = self._closing_one_of(head.key)
+            if room is None and self.slots.acquire(blocking=False):
+                self._order(head, has_slot=True)
+                continue
+            if self.owed:
+                break  # the first slots that are given back pay for `resize`
+            if room is None:
+                room = next((entry for entry in self.closing if entry.wanted_by is None), None)
+            if room is None:
+                room = self._room_elsewhere(head.key)
+                if room is None:
+                    break
+                allowed_at = self._room_allowed_at(head, room)
+                if now < allowed_at:
+                    return allowed_at
+                self._retire(room, "evicted")
+                head.overtaken = 0
+            self._order(head, room=room)
+        return NEVER
+
+    def _room_allowed_at(self, head: Borrower, room: Entry) -> float:
+        """When that connection may be closed for the head of a line (monotonic, s)."""
+        return room_allowed_at(
+            asked_at=head.asked_at,
+            overtaken=head.overtaken,
+            has_connection=self.idle.open(head.key) > 0,
+            has_dial=self.idle.opening(head.key) > 0,
+            trouble=self.troubles.of(head.key),
+            is_checked=room.place == CHECKING and not room.answer_by,
+        )
+
+    def _dialled_again_at(self, key: str) -> float:
+        """When a URI may be dialled for callers who wait (monotonic, s): its last dial may have failed.
+
+        As long as a connection to it is open or being opened, the next dial comes after a pause. Where none
+        is open, and time was over for the one that failed, those that began before that are waited for: else
+        each that fails would find a later one under way, and no caller would be told. So is one that rests
+        between two attempts, whose slot is free meanwhile; and with `connect_cooldown`, the one that tests
+        whether the server is back.
+        """
+        trouble = self.troubles.of(key)
+        is_open, opening = self.idle.open(key) > 0, self.idle.opening(key) > 0
+        if opening and not is_open and any(dial.rests for dial in self._dials_to(key)):
+            return NEVER
+        if trouble is None:
+            return 0.0
+        if opening and not is_open:
+            if self.config.connect_cooldown:
+                return NEVER
+            if trouble.timed_out and any(
+                dial.ordered_at <= trouble.failed_at for dial in self._dials_to(key)
+            ):
+                return NEVER
+        return trouble.next_dial_at if is_open or opening else 0.0
+
+    def _dials_to(self, key: str) -> Iterator[Dial]:
+        return (dial for dial in self.dials if dial.key == key)
+
+    def _closing_one_of(self, key: str) -> Entry | None:
+        """A connection that has to be gone before another to its URI is opened, which gets its slot.
+
+        The server sees those that are closing, too: they count for `max_per_uri`.
+        """
+        most = self.config.max_per_uri
+        if most is None:
+            return None
+        closing = [entry for entry in self.closing if entry.key == key and entry.wanted_by is None]
+        if self.idle.open(key) + self.idle.opening(key) + len(closing) < most:
+            return None
+        return closing[0] if closing else None
+
+    def _wanted(self, head: Borrower) -> int:
+        """How many more dials the callers of that URI need."""
+        return self._allowed(head.key, self.line.count(head.key) - self.idle.opening(head.key))
+
+    def _allowed(self, key: str, more: int) -> int:
+        """How many of so many more dials of a URI the limits allow, slots aside."""
+        opening, open_now, config = self.idle.opening(key), self.idle.open(key), self.config
+        return dials_allowed(
+            more,
+            opening=opening,
+            open_now=open_now,
+            most_opening=config.max_connecting,
+            most=config.max_per_uri,
+        )
+
+    def _room_elsewhere(self, key: str) -> Entry | None:
+        """The connection that may make room for that URI: to another URI, for which no caller waits.
+
+        The one that has been idle for longest; else one that may be dead, of this URI too; else one that the
+        user's `check` runs on.
+        """
+        for entry in self.idle:
+            if entry.key != key and not self.line.count(entry.key):
+                return entry
+        checked = [entry for entry in self.entries if entry.place == CHECKING]
+        for entry in sorted(checked, key=lambda each: not each.answer_by):
+            if entry.answer_by or (entry.key != key and not self.line.count(entry.key)):
+                return entry
+        return None
+
+    def _order(self, head: Borrower, *, has_slot: bool = False, room: Entry | None = None) -> Dial:
+        """Order a dial for the first of those who wait for that URI."""
+        assert head.target is not None
+        dial = Dial(head.key, head.target, "line", head.context)
+        return self._enqueue(dial, has_slot=has_slot, room=room)
+
+    def _enqueue(self, dial: Dial, *, has_slot: bool, room: Entry | None = None) -> Dial:
+        dial.has_slot = has_slot
+        if room is not None:
+            dial.room, room.wanted_by = room, dial
+        self.dials[dial] = None
+        self.idle.count_opening(dial.key, 1)
+        self.queued.append(dial)
+        if self.parked >= len(self.queued):
+            self.wake_opener.put(None)
+        else:
+            self.doorbell.put("openers")
+        return dial
+
+    def _end_dial(self, dial: Dial) -> None:
+        """A dial is over; a slot that it still holds goes back."""
+        if dial not in self.dials:
+            return
+        del self.dials[dial]
+        dial.end()
+        self.idle.count_opening(dial.key, -1)
+        if dial.room is not None:
+            dial.room.wanted_by = None
+            dial.room = None
+        if dial.has_slot:
+            dial.has_slot = False
+            self._free_slot()
+
+
+__all__ = ["Planning"]

@@ -1,0 +1,68 @@
+"""What puts the state right again after an exception ended a step half-way; see `locking`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from jetsocket.idle import Idle, Shared
+from jetsocket.places import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING
+from jetsocket.planning import Planning
+
+
+class Rebuilding(Planning):
+    """Derives all lists from what is written in one assignment each."""
+
+    def _rebuild(self) -> None:
+        """Put right what the last step left half-done, which an exception has ended.
+
+        An interrupt may strike even within the semaphore, whose lock is held for ever then: so it is
+        replaced, not repaired. What belongs to nobody any more is closed.
+        """
+        for borrower in list(self.lent):
+            held = borrower.entry
+            if held is None or held.borrower is not borrower or held.place != LENT:
+                self.lent.pop(borrower, None)
+                borrower.entry = None
+        for entry in [entry for entry in self.entries if entry.place == GONE]:
+            self._leave_slot(entry)
+        dialled = {dial.entry for dial in self.dials}
+        self.closing = {}
+        for entry in self.entries:
+            has_owner = entry.borrower is not None and entry.borrower.entry is entry
+            if (entry.place == LENT and not has_owner) or (entry.place == OPENING and entry not in dialled):
+                entry.close_by = 0.0
+                entry.place = CLOSING
+            if entry.place == CLOSING:
+                self.closing[entry] = None
+            elif entry.place == IDLE:
+                entry.borrower = None
+        open_now = [entry for entry in self.entries if entry.place in (IDLE, LENT, CHECKING)]
+        self.idle = Idle(Shared(self.lock))
+        self.idle.rebuild([dial.key for dial in self.dials], open_now)
+        self.queued = deque(dial for dial in self.dials if not dial.taken)
+        self._renew_slots()
+        for borrower in self.line:
+            if borrower.entry is not None or borrower.error is not None or self.closed or self.draining:
+                borrower.rouse()
+        self.line.rebuild()
+        if not self.lent:
+            self._wake_drainers()
+        self.watch_version += 1
+        for entry in list(self.idle):
+            if (first := self.line.first(entry.key)) is not None:
+                self.idle.remove(entry)
+                self._hand_over(entry, first)
+        self._plan()
+        self.doorbell.put("openers")
+
+    def _renew_slots(self) -> None:
+        """Make a semaphore that agrees with what holds a slot."""
+        used = len(self.entries) + sum(dial.has_slot for dial in self.dials)
+        self.slots = threading.BoundedSemaphore(self.config.max_connections)
+        self.owed = max(0, used - self.config.max_connections)
+        for _ in range(used - self.owed):
+            self.slots.acquire(blocking=False)
+
+
+__all__ = ["Rebuilding"]
