@@ -182,6 +182,8 @@ class Lending(Returning):
                 return borrower.entry
             if borrower.error is not None:
                 self._refuse(borrower, borrower.error)
+            if state.closed or state.draining:  # an exception struck the thread that was to tell
+                self._refuse(borrower, state.closed_error())
             if monotonic() >= deadline:
                 if (entry := state.leave_line(borrower)) is not None:
                     return entry
