@@ -1,7 +1,7 @@
-"""The two steps that nearly every lease is made of: an idle connection is lent, and a clean one becomes idle.
+"""The two steps that nearly every lease is made of: an idle connection is lent, a clean one becomes idle.
 
-Both do what the steps in `state` do, in one function each, which takes no time but for this: where anything is
-unusual, they leave it to those.
+Each is one function, because its calls were most of what lending costs. They do what `State.enter` and
+`Steps.settle` would do in the usual case, and leave it to those wherever anything is unusual.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
-from jetsocket.locking import written_out
 from jetsocket.keeping import Keeping
+from jetsocket.locking import written_out
 from jetsocket.places import IDLE, LENT
 
 

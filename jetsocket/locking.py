@@ -44,7 +44,7 @@ _WRITTEN_OUT: set[CodeType] = set()
 
 
 def written_out(step: Callable[P, R]) -> Callable[P, R]:
-    """Mark a method that makes its step by itself, with the lines of `step` in it, for it is called so often."""
+    """Mark a method that makes a step without `step`, having its lines in it, as it is called so often."""
     _WRITTEN_OUT.add(step.__code__)
     return step
 

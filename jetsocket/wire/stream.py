@@ -69,7 +69,7 @@ class Stream:
         bytes_out: Bytes the kernel took. Unchanged after a failed write: no byte of it left.
         broken: A read or write failed half-way, so bytes are lost or half a frame is out. Never usable again.
         unsent: What waits for `flush_now` (ciphertext, if the stream is encrypted); the writer's.
-        look: Tells for 0 ms what `readable_now` does; None before that was asked once, and where it is not all.
+        look: Tells for 0 ms what `readable_now` does; None before that was asked, and where it takes more.
     """
 
     def __init__(self, sock: socket.socket) -> None:
