@@ -25,7 +25,7 @@ Callback: TypeAlias = Callable[[PooledConnection[Any]], object]
 class NoLender:
     """What stands behind a callback's lease: releasing it does nothing, and it never moves."""
 
-    def take_back(self, lease: PooledConnection[Any], *, failed: bool) -> None:
+    def take_back(self, lease: PooledConnection[Any], failed: bool) -> None:
         """The callback ends with its return."""
 
     def move(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jetsocket.clock import SHORTEST_SLEEP, with_sleep
 from jetsocket.config import ConnectionPoolConfig, Reuse
 from jetsocket.entry import Entry
 from jetsocket.known_uris import COUNTS_ALONE, UNREAD_WHILE_IDLE, KnownUris
@@ -103,6 +104,29 @@ def stale(entry: Entry, reuse: Reuse, now: float) -> str | None:
     )
 
 
+def may_be_lent(
+    entry: Entry, config: ConnectionPoolConfig, known: KnownUris, now: float, slept: float
+) -> bool:
+    """Whether an idle connection is certainly fit to be lent; False: ask `why_not_lent` and `owes_a_ping`.
+
+    Args:
+        entry: The connection.
+        config: The pool's.
+        known: What the pool has found out about its URIs.
+        now: Monotonic, s.
+        slept: What was known of suspends of the machine before the connection was taken (s).
+    """
+    idle_for = now - entry.idle_since
+    return (
+        idle_for < config.max_idle_time
+        and (config.ping_after_idle is None or idle_for < config.ping_after_idle)
+        and now < entry.expires
+        and not (entry.by_counts and entry.key in known.unasked)
+        and with_sleep() - now < slept + SHORTEST_SLEEP
+        and entry.wire.at_rest()
+    )
+
+
 def why_not_lent(
     entry: Entry, config: ConnectionPoolConfig, known: KnownUris, now: float | None = None
 ) -> str | None:
@@ -134,4 +158,4 @@ def owes_a_ping(entry: Entry, config: ConnectionPoolConfig, now: float) -> bool:
     return patience is not None and now - max(entry.idle_since, entry.wire.last_heard) >= patience
 
 
-__all__ = ["owes_a_ping", "stale", "why_not_lent", "why_stale", "why_unclean"]
+__all__ = ["may_be_lent", "owes_a_ping", "stale", "why_not_lent", "why_stale", "why_unclean"]

@@ -40,7 +40,7 @@ _MAX_REASON = 123  # B, beside the code (RFC 6455 §5.5)
 class Lender(Protocol):
     """What a lease reaches of its pool: the one call upward."""
 
-    def take_back(self, lease: PooledConnection[Any], *, failed: bool) -> None:
+    def take_back(self, lease: PooledConnection[Any], failed: bool) -> None:
         """Return the lease; harmless if it was returned before."""
 
     def move(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:
@@ -542,7 +542,7 @@ class PooledConnection(Generic[T]):
 
     def release(self) -> None:
         """Give the connection back. The second time does nothing."""
-        self._lender.take_back(self, failed=False)
+        self._lender.take_back(self, False)
 
     def discard(self, code: int = 1000, reason: str = "") -> None:
         """Have the connection closed at release, whatever its state: after a subscription, or in doubt.
@@ -569,7 +569,7 @@ class PooledConnection(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lender.take_back(self, failed=kind is not None)
+        self._lender.take_back(self, kind is not None)
 
     # --- what it is ------------------------------------------------------------------------------------
 

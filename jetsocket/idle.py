@@ -8,7 +8,6 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -82,42 +81,47 @@ class IdleQueue(_Queue):
 
 
 class Idle:
-    """The idle queues of a pool. The caller of each method holds the lock of the pool's state."""
+    """The idle queues of a pool. The caller of each method holds the lock of the pool's state.
+
+    Attributes:
+        queues: By key.
+        by_age: All that are idle, the one idle for longest first.
+    """
 
     def __init__(self, shared: Shared) -> None:
         """Begin with none."""
         self._shared = shared
-        self._queues: dict[str, IdleQueue] = {}
-        self._by_age: OrderedDict[Entry, None] = OrderedDict()  # the one idle for longest first
+        self.queues: dict[str, IdleQueue] = {}
+        self.by_age: dict[Entry, None] = {}
 
     def __len__(self) -> int:
-        return len(self._by_age)
+        return len(self.by_age)
 
     def __iter__(self) -> Iterator[Entry]:
         """From the one idle for longest to the one just returned."""
-        return iter(self._by_age)
+        return iter(self.by_age)
 
     def __contains__(self, entry: Entry) -> bool:
-        return entry in self._by_age
+        return entry in self.by_age
 
     @property
     def keys(self) -> list[str]:
         """The keys that have a connection, open or being opened."""
-        return list(self._queues)
+        return list(self.queues)
 
     def count(self, key: str) -> int:
         """How many are idle under this key."""
-        found = self._queues.get(key)
+        found = self.queues.get(key)
         return 0 if found is None else len(found.queue)
 
     def open(self, key: str) -> int:
         """How many connections under this key are open and not closing, lent ones included."""
-        found = self._queues.get(key)
+        found = self.queues.get(key)
         return 0 if found is None else found.open
 
     def opening(self, key: str) -> int:
         """How many under this key are being opened."""
-        found = self._queues.get(key)
+        found = self.queues.get(key)
         return 0 if found is None else found.opening
 
     def count_open(self, key: str, by: int) -> None:
@@ -133,47 +137,47 @@ class Idle:
         self._drop_if_unused(key, found)
 
     def _of(self, key: str) -> IdleQueue:
-        found = self._queues.get(key)
+        found = self.queues.get(key)
         if found is None:
-            found = self._queues[key] = IdleQueue(self._shared)
+            found = self.queues[key] = IdleQueue(self._shared)
         return found
 
     def _drop_if_unused(self, key: str, found: IdleQueue) -> None:
         if found.open <= 0 and found.opening <= 0:
-            del self._queues[key]
+            del self.queues[key]
 
     def put(self, entry: Entry) -> None:
         """Let it wait for the next borrower."""
         self._of(entry.key).put_nowait(entry)
-        self._by_age[entry] = None
+        self.by_age[entry] = None
 
     def put_back(self, entry: Entry) -> None:
         """Let it wait again in the place that it was taken from: before those that came back later."""
         self.put(entry)
-        for later in [other for other in self._by_age if other.idle_since > entry.idle_since]:
+        for later in [other for other in self.by_age if other.idle_since > entry.idle_since]:
             self.remove(later)
             self.put(later)
 
     def take(self, key: str) -> Entry | None:
         """The most recently used one under this key; None when there is none."""
-        found = self._queues.get(key)
+        found = self.queues.get(key)
         if found is None or not found.queue:
             return None
         entry = found.get_nowait()
-        self._by_age.pop(entry, None)
+        self.by_age.pop(entry, None)
         return entry
 
     def remove(self, entry: Entry) -> bool:
         """Take out that very entry; False when another has taken it."""
-        if entry not in self._by_age:
+        if entry not in self.by_age:
             return False
-        del self._by_age[entry]
-        found = self._queues.get(entry.key)
+        del self.by_age[entry]
+        found = self.queues.get(entry.key)
         return found is not None and found.remove(entry)
 
     def rebuild(self, opening: Iterable[str], others: Iterable[Entry]) -> None:
         """Derive everything from the places of the entries, after an exception struck half-way."""
-        self._queues, self._by_age = {}, OrderedDict()
+        self.queues, self.by_age = {}, {}
         for key in opening:
             self.count_opening(key, 1)
         idle = []

@@ -8,6 +8,7 @@ once. No lock is needed: each call touches the dicts by single operations that C
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from jetsocket.deferred_log import DeferredLog
 from jetsocket.entry import Entry
@@ -50,7 +51,7 @@ class KnownUris:
         """Remember that replies there carry the ids of their requests."""
         if key not in self.echoing:
             self.echoing[key] = None
-            _forget_some(self.echoing)
+            forget_some(self.echoing, MOST)
 
     def note_idle(self, entry: Entry, why: str) -> None:
         """Look at an idle connection that is about to be closed for `why`; whoever calls owns it."""
@@ -65,7 +66,7 @@ class KnownUris:
         token = object()
         if not self.minds or self.unasked.setdefault(entry.key, token) is not token:
             return
-        _forget_some(self.unasked)
+        forget_some(self.unasked, MOST)
         self._log.note(
             logging.WARNING,
             "[%s] a message that nothing had asked for came from %s, %s. Where that happens, as many messages"
@@ -79,10 +80,11 @@ class KnownUris:
         )
 
 
-def _forget_some(known: dict[str, object]) -> None:
-    while len(known) > MOST:
+def forget_some(known: dict[Any, Any], most: int) -> None:
+    """Leave the latest in it, so many at most."""
+    while len(known) > most:
         with suppress(RuntimeError, StopIteration):  # another thread was here at the same time
             known.pop(next(iter(known)), None)
 
 
-__all__ = ["MOST", "KnownUris"]
+__all__ = ["MOST", "KnownUris", "forget_some"]

@@ -9,7 +9,7 @@ from os import getpid
 from typing import Any, NoReturn
 
 from jetsocket.borrower import Borrower
-from jetsocket.clean import owes_a_ping, why_not_lent
+from jetsocket.clean import may_be_lent, owes_a_ping, why_not_lent
 from jetsocket.clock import SHORTEST_SLEEP, monotonic, with_sleep
 from jetsocket.connection import PooledConnection, Terms
 from jetsocket.demand import Dial
@@ -76,25 +76,33 @@ class Lending(Returning):
             ConnectionError: The last connection that was being opened to there has failed, and none is open.
         """
         borrower, state = lease._borrower, self.state
-        now, slept = borrower.asked_at, state.slept
-        answer = state.enter(borrower, deadline > now)
+        slept = state.slept
+        entry = state.take(borrower)
+        if entry is None or not may_be_lent(entry, state.config, state.known, borrower.asked_at, slept):
+            entry = self._find(borrower, entry, deadline, slept)
         keeper = self.housekeeper
         if keeper is None or not keeper.runs:  # whatever was to be had: who else would keep it alive?
             self.ensure_housekeeper()
-        entry = self._one_that_is_fit(borrower, answer, now, deadline, slept)
-        uses = entry.uses
+        wire, uses = entry.wire, entry.uses
         if uses:  # what comes unasked on a new one counts, however early it came
-            entry.count_from_here()
-        borrower.reused = uses > 0
+            entry.sent, entry.received = wire.messages_sent, wire.reader.received
+            borrower.reused = True
         entry.uses = uses + 1
-        lease._attach(entry)
+        wire.holder = borrower
+        lease._entry = lease._shown = entry
         if state.closed:
-            entry.wire.cut("the pool was closed")
+            wire.cut("the pool was closed")
             raise state.closed_error()
         if _log.isEnabledFor(logging.DEBUG):
             how = "reused" if uses else "opened"
             text = "[%s] connection %d %s for %s"
             state.log.tell(text, state.name, entry.id, how, entry.target.redacted)
+
+    def _find(self, borrower: Borrower, idle: Entry | None, deadline: float, slept: float) -> Entry:
+        """Get a borrower a connection; `idle` is one that it was given, though perhaps not fit to be lent."""
+        now = borrower.asked_at
+        answer = self.state.enter(borrower, deadline > now) if idle is None else Answer(idle)
+        return self._one_that_is_fit(borrower, answer, now, deadline, slept)
 
     def _one_that_is_fit(
         self, borrower: Borrower, answer: Answer, now: float, deadline: float, slept: float

@@ -17,18 +17,18 @@ class Line:
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._all: OrderedDict[Borrower, None] = OrderedDict()  # the order in which they came
+        self.order: OrderedDict[Borrower, None] = OrderedDict()
         self._by_key: dict[str, OrderedDict[Borrower, None]] = {}
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[Borrower]:
         """From the one that came first."""
-        return iter(list(self._all))
+        return iter(list(self.order))
 
     def __contains__(self, borrower: Borrower) -> bool:
-        return borrower in self._all
+        return borrower in self.order
 
     def count(self, key: str) -> int:
         """How many wait for that URI."""
@@ -42,26 +42,26 @@ class Line:
 
     def join(self, borrower: Borrower) -> None:
         """Stand in line, at the end."""
-        self._all[borrower] = None
+        self.order[borrower] = None
         self._by_key.setdefault(borrower.key, OrderedDict())[borrower] = None
 
     def rejoin(self, borrower: Borrower) -> None:
         """Stand in line again, where it stood by the time it asked."""
         self.join(borrower)
-        for order in (self._all, self._by_key[borrower.key]):
-            for later in [other for other in order if other.asked_at > borrower.asked_at]:
-                order.move_to_end(later)
+        for line in (self.order, self._by_key[borrower.key]):
+            for later in [other for other in line if other.asked_at > borrower.asked_at]:
+                line.move_to_end(later)
 
     def leave(self, borrower: Borrower) -> bool:
         """Leave the line; False when it was not in it."""
-        if borrower not in self._all:
+        if borrower not in self.order:
             return False
         waiting = self._by_key.get(borrower.key)
         if waiting is not None:
             waiting.pop(borrower, None)
             if not waiting:
                 del self._by_key[borrower.key]
-        del self._all[borrower]
+        del self.order[borrower]
         return True
 
     def first(self, key: str) -> Borrower | None:
@@ -98,8 +98,8 @@ class Line:
 
     def rebuild(self) -> None:
         """Derive the lines of the URIs from the order of all, after an exception struck half-way."""
-        waiting = [borrower for borrower in self._all if borrower.entry is None and borrower.error is None]
-        self._all, self._by_key = OrderedDict(), {}
+        waiting = [borrower for borrower in self.order if borrower.entry is None and borrower.error is None]
+        self.order, self._by_key = OrderedDict(), {}
         for borrower in waiting:
             self.join(borrower)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from os import getpid
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, NoReturn
 
@@ -23,6 +23,7 @@ from jetsocket.entry import key_of
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, DecodeError, TimeoutError
 from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
 from jetsocket.interrupts import is_alarm
+from jetsocket.known_uris import forget_some
 from jetsocket.lending import Forked, Lending
 from jetsocket.limits import Limiter
 from jetsocket.messages import Codec
@@ -114,9 +115,7 @@ class ConnectionPool(Generic[T]):
             self._options.serializer, self._options.deserializer, self._options.message_type
         )
         self._configure, self._reset, self._check, self._limiter = configure, reset, check, limiter
-        # Resolving costs as much as borrowing.
-        known = min(max(_KNOWN_URIS, self._config.max_connections), _MOST_KNOWN_URIS)
-        self._resolve = functools.lru_cache(known)(functools.partial(_resolve, base=self._base))
+        self._targets: dict[object, tuple[Target, str]] = {}  # resolving costs as much as borrowing
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
@@ -171,18 +170,21 @@ class ConnectionPool(Generic[T]):
             TypeError: An argument has the wrong type.
             InvalidStateError: Called from a finalizer or signal handler that interrupted the pool itself.
         """
-        lending = self._lending
+        lending, config = self._lending, self._config
         if lending.state.pid != getpid():
             lending = self._begin_anew()
-        target, key = self._target(uri_or_path)
-        limit = self._config.acquire_timeout if timeout is None else seconds(timeout, None)
-        frame = sys._getframe().f_back  # None: this thread, or greenlet, began with our method
-        borrower = Borrower(
-            None if frame is None else (frame.f_code, frame.f_lasti),
-            stack_of(frame) if self._config.leak_threshold is not None else None,
-        )
-        borrower.target, borrower.key = target, key
+        borrower = Borrower()
+        known = self._targets.get(uri_or_path) if type(uri_or_path) is str else None
+        borrower.target, borrower.key = known or self._target(uri_or_path)
+        limit = config.acquire_timeout if timeout is None else seconds(timeout, None)
         borrower.limit = math.inf if limit is None else limit
+        frame = sys._getframe().f_back
+        if frame is not None:  # else this thread, or greenlet, began with our method
+            borrower.site = (frame.f_code, frame.f_lasti)
+        if config.leak_threshold is not None:
+            borrower.stack = stack_of(frame)
+        borrower.thread = get_ident()
+        borrower.asked_at = borrower.taken_at = monotonic()
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
         lease = PooledConnection(lending, borrower, lending.terms, None, self)
         try:
@@ -200,9 +202,13 @@ class ConnectionPool(Generic[T]):
     def _target(self, uri_or_path: str) -> tuple[Target, str]:
         if not isinstance(uri_or_path, str):
             raise TypeError(f"uri_or_path must be a str, not {type(uri_or_path).__name__}")
-        if len(uri_or_path) > _LONG_URI:
-            return _resolve(uri_or_path, self._base)
-        return self._resolve(uri_or_path)
+        target = resolve(uri_or_path, self._base)
+        found = target, key_of(target)
+        if len(uri_or_path) <= _LONG_URI:
+            most = min(max(_KNOWN_URIS, self._config.max_connections), _MOST_KNOWN_URIS)
+            forget_some(self._targets, most - 1)
+            self._targets[uri_or_path] = found
+        return found
 
     def release(self, conn: PooledConnection[T]) -> None:
         """Give a connection back; a lease that was released before is left alone.
@@ -469,11 +475,6 @@ class ConnectionPool(Generic[T]):
         for other in [other for other in list(self._lendings) if other != pid]:
             self._lendings.pop(other, None)
         return lending
-
-
-def _resolve(uri_or_path: str, base: Target | None) -> tuple[Target, str]:
-    target = resolve(uri_or_path, base)
-    return target, key_of(target)
 
 
 def _left(deadline: float | None) -> float | None:

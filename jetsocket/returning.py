@@ -30,7 +30,7 @@ class Returning:
         self.terms = terms
         self._reset = reset
 
-    def take_back(self, lease: PooledConnection[Any], *, failed: bool) -> None:
+    def take_back(self, lease: PooledConnection[Any], failed: bool) -> None:
         """Return a lease: what `release()` and leaving the `with` block do.
 
         Args:
@@ -45,10 +45,12 @@ class Returning:
         borrower.reason = "interrupted"  # unless we get further
         lease._released = True
         try:
-            entry = lease._detach()
+            entry, lease._entry = lease._entry, None
             now = monotonic()
             borrower.lent_for = now - borrower.taken_at or 1e-9
             if entry is not None:
+                if entry.wire.holder is borrower:
+                    entry.wire.holder = None
                 borrower.reason = self._why_unclean(lease, entry, failed, now)
                 if borrower.reason is not None:
                     borrower.gone = close_now(entry.wire, *lease._close_with)

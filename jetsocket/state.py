@@ -16,8 +16,8 @@ from jetsocket.config import ConnectionPoolConfig
 from jetsocket.demand import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError
+from jetsocket.fast_path import FastPath
 from jetsocket.interrupts import is_alarm
-from jetsocket.keeping import Keeping
 from jetsocket.locking import step
 from jetsocket.moves import NEVER
 from jetsocket.places import CLOSING, IDLE, LENT
@@ -49,7 +49,7 @@ class Exhaustion(NamedTuple):
     last_connect_error: BaseException | None
 
 
-class State(Keeping):
+class State(FastPath):
     """The steps."""
 
     # --- getting a connection --------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class State(Keeping):
         """
         if self.closed and not again:
             return None
-        self.closed = True
+        self.closed = self.draining = True
         self.floors.clear()
         self.cut = self.cut or any(borrower not in self.returned for borrower in self.lent)
         self._turn_away_the_line()

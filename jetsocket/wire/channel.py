@@ -187,11 +187,19 @@ class Channel:
         if stream is None or self.lock.locked() or not self.readlock.acquire(False):
             return False
         try:
-            return (
-                stream.at_rest
-                and not (reader.messages or reader.paused or reader.mid_message)
-                and not (self._reading or self._sending or self._left_unread)
-                and self.failure is None
+            look = stream.look
+            return not (
+                self.failure is not None
+                or (stream.has_begun() if look is None else look(0))
+                or stream.broken
+                or stream.unsent
+                or reader.messages
+                or reader.rest
+                or reader.paused
+                or reader.kind
+                or self._reading
+                or self._sending
+                or self._left_unread
             )
         finally:
             self.readlock.release()
@@ -235,7 +243,7 @@ class Channel:
 
     def _is_mid_frame(self) -> bool:
         stream = self._stream
-        return self._sending or (stream is not None and (stream.broken or stream.unsent))
+        return self._sending or (stream is not None and (stream.broken or bool(stream.unsent)))
 
     # --- receiving -------------------------------------------------------------------------------------
 

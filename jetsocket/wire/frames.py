@@ -205,6 +205,8 @@ class MessageReader:
         broken: Whether `feed` has raised.
         inflater: Decompresses messages, if permessage-deflate was agreed on; set before the first frame.
         frames_only: Set when nobody will read the messages any more: they come out empty, at no cost.
+        rest: The beginning of a frame, of which more is to come.
+        kind: TEXT or BINARY while inside a message of several pieces; else None.
         paused: Whether something that came has not been looked at, because what came before it inflated to so
             much; `feed(b"")` goes on, and is what to do next. Nothing is when nothing was inflated.
     """
@@ -228,8 +230,8 @@ class MessageReader:
         self._compressed = False  # whether the message under way is
         self._limit = max_message_size
         self._short = min(MAX_CONTROL_PAYLOAD, max_message_size)
-        self._rest = b""  # the beginning of a frame
-        self._kind: int | None = None  # TEXT or BINARY while inside a message of several pieces
+        self.rest = b""
+        self.kind: int | None = None
         self._fresh: list[str | bytes] = []  # messages that this call of `feed` has found
         self._pieces = bytearray()  # grows linearly, however many pieces there are
         self._empty = 0  # fragments without payload, see `_count_fragment`
@@ -239,12 +241,12 @@ class MessageReader:
     @property
     def mid_message(self) -> bool:
         """Whether part of a frame or of a message has come and the rest has not."""
-        return (bool(self._rest) and not self.paused) or self._kind is not None
+        return (bool(self.rest) and not self.paused) or self.kind is not None
 
     @property
     def holds_data(self) -> bool:
         """Whether it keeps payload that nobody has read: whole messages, or the pieces of one."""
-        return bool(self.messages) or self._kind is not None
+        return bool(self.messages) or self.kind is not None
 
     def feed(self, data: bytes) -> None:
         """Take in what came; see the attributes for what became of it, `paused` above all.
@@ -264,10 +266,10 @@ class MessageReader:
                 if self._made and self._pause(data, 0):
                     return
             if (data or self.paused) and self.close is None:
-                if self._rest:
-                    data = self._rest + data
+                if self.rest:
+                    data = self.rest + data
                     self.paused = False
-                self._rest = data[self._parse(data) :]
+                self.rest = data[self._parse(data) :]
         except (ProtocolError, MessageTooBigError):
             self.broken = True
             raise
@@ -301,7 +303,7 @@ class MessageReader:
         """Read all whole frames; return where the first one that is not whole begins."""
         position, end = 0, len(data)
         while end - position >= 2 and self.close is None:
-            if self._kind is None:
+            if self.kind is None:
                 position = self._take_whole_messages(data, position)
                 if end - position < 2:
                     break
@@ -367,8 +369,8 @@ class MessageReader:
         if self._made < _MADE_AT_ONCE:
             return False
         self._made = 0
-        self._rest = data[position:]
-        self.paused = bool(self._rest)
+        self.rest = data[position:]
+        self.paused = bool(self.rest)
         return self.paused
 
     def _data(self, header: Header, data: bytes, start: int) -> int:
@@ -388,12 +390,12 @@ class MessageReader:
 
     def _begin(self, header: Header) -> None:
         if header.opcode == CONTINUATION:
-            if self._kind is None:
+            if self.kind is None:
                 raise ProtocolError("the server continued a message that it had not begun (§5.4)", code=1002)
-        elif self._kind is not None:
+        elif self.kind is not None:
             raise ProtocolError("the server began a message within another one (§5.4)", code=1002)
         else:
-            self._kind, self._compressed, self._empty = header.opcode, header.compressed, 0
+            self.kind, self._compressed, self._empty = header.opcode, header.compressed, 0
         if not header.fin:
             self._count_fragment(header.length)
         size = len(self._pieces) + header.length
@@ -429,8 +431,8 @@ class MessageReader:
         elif self._compressed and self.inflater is not None:
             payload = self.inflater.inflate(payload)
             self._made += len(payload)
-        message = _decode(payload) if self._kind == TEXT else bytes(payload)
-        self._kind, self._pieces = None, bytearray()
+        message = _decode(payload) if self.kind == TEXT else bytes(payload)
+        self.kind, self._pieces = None, bytearray()
         self._fresh.append(message)
 
     def _control(self, opcode: int, payload: bytes) -> None:

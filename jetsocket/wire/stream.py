@@ -68,6 +68,8 @@ class Stream:
         bytes_in: Bytes received from the kernel (ciphertext, if the stream is encrypted).
         bytes_out: Bytes the kernel took. Unchanged after a failed write: no byte of it left.
         broken: A read or write failed half-way, so bytes are lost or half a frame is out. Never usable again.
+        unsent: What waits for `flush_now` (ciphertext, if the stream is encrypted); the writer's.
+        look: Tells for 0 ms what `readable_now` does; None before that was asked, and where it takes more.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -87,7 +89,8 @@ class Stream:
         self._sock.setblocking(False)
         self._pid = getpid()
         self._tls: Tls | None = None
-        self._unsent = _NOTHING  # bytes for the kernel (ciphertext, if encrypted); the writer's
+        self.unsent = _NOTHING
+        self.look: Poll | None = None
         self._poll_readable: Poll | None = None  # the reader's, for looks
         self._wait_readable: Poll | None = None  # and for waits
         self._poll_writable: Poll | None = None  # the writer's, for waits
@@ -104,11 +107,6 @@ class Stream:
     def certificate_names(self) -> list[str] | None:
         """The names that the peer's certificate is for, also after it was refused; None if not known."""
         return None if self._tls is None else self._tls.names
-
-    @property
-    def unsent(self) -> bool:
-        """Whether bytes that were written wait for `flush_now`."""
-        return bool(self._unsent)
 
     @property
     def has_replies(self) -> bool:
@@ -143,6 +141,7 @@ class Stream:
             OSError: The connection was lost.
         """
         self._tls = tls = Tls(context, server_hostname)
+        self.look = None
         try:
             while not tls.handshake():
                 self._flush(deadline)
@@ -193,13 +192,9 @@ class Stream:
         """Whether part of a TLS record was read, and waits for the rest."""
         return self._tls is not None and self._tls.mid_record
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether it is open and whole, with nothing to read, half-read or unsent. Never waits."""
-        poll = self._poll_readable
-        if poll is None or self._tls is not None or self._sock is _CLOSED:
-            return not (self._poll_reader(None) or self.half_read or self.broken or self.unsent)
-        return not (poll(0) or self.broken or self._unsent)
+    def has_begun(self) -> bool:
+        """Whether there is something to read, or half a TLS record was read. Never waits."""
+        return self._poll_reader(None) or self.half_read
 
     def wait_readable(self, deadline: float | None) -> bool:
         """Wait until `read_now` has something to tell: data, the end, an error.
@@ -223,6 +218,7 @@ class Stream:
                 return True
             if self._poll_readable is None or self._wait_readable is None:
                 self._poll_readable, self._wait_readable = pollers(sock.fileno(), writing=False)
+                self.look = self._poll_readable if self._tls is None else None
             return bool(self._poll_readable(0)) if wait is None else wait(self._wait_readable)
         finally:
             del sock
@@ -283,7 +279,7 @@ class Stream:
         Raises:
             OSError: The connection is lost, the stream broken or closed.
         """
-        if self._unsent and not self.broken and not self._push():
+        if self.unsent and not self.broken and not self._push():
             return False  # replies stay where they are counted
         return self.write_now(b"")
 
@@ -297,7 +293,7 @@ class Stream:
             TimeoutError: The deadline passed.
             OSError: The connection is lost, the stream broken or closed.
         """
-        if self._unsent or self.broken or self._tls is not None:
+        if self.unsent or self.broken or self._tls is not None:
             self._write_behind(data, deadline)
             return
         if self._pid != getpid():
@@ -308,10 +304,10 @@ class Stream:
             self.bytes_out += sent
             if sent == len(data):
                 return
-            self._unsent = memoryview(data)[sent:]
+            self.unsent = memoryview(data)[sent:]
         except BaseException as error:
             if isinstance(error, BlockingIOError) and not is_alarm(error):
-                self._unsent = memoryview(data)
+                self.unsent = memoryview(data)
             else:
                 self.broken = True
                 if isinstance(error, TimeoutError) and not is_alarm(error):
@@ -354,17 +350,17 @@ class Stream:
         if self._tls is not None and (data or self._tls.has_output):
             data = memoryview(self._tls.encrypt(data))
         if data:
-            self._unsent = memoryview(b"".join((self._unsent, data))) if self._unsent else data
+            self.unsent = memoryview(b"".join((self.unsent, data))) if self.unsent else data
 
     def _push(self) -> bool:
         """Hand the kernel what it takes; True when nothing is left."""
         if self._pid != getpid():
             self.disown()
-        while self._unsent:
+        while self.unsent:
             try:
-                sent = self._sock.send(self._unsent, _SEND_FLAGS)
+                sent = self._sock.send(self.unsent, _SEND_FLAGS)
                 self.bytes_out += sent
-                self._unsent = self._unsent[sent:] or _NOTHING  # an empty slice would keep all of it alive
+                self.unsent = self.unsent[sent:] or _NOTHING  # an empty slice would keep all of it alive
             except BaseException as error:
                 if isinstance(error, BlockingIOError) and not is_alarm(error):
                     return False
@@ -375,8 +371,8 @@ class Stream:
         return True
 
     def _take_back(self, size: int) -> None:
-        if self._tls is None and len(self._unsent) == size and not self.broken:
-            self._unsent = _NOTHING
+        if self._tls is None and len(self.unsent) == size and not self.broken:
+            self.unsent = _NOTHING
         else:
             self.broken = True
 

@@ -107,7 +107,7 @@ def take(reader: MessageReader, limit: int) -> list[str | bytes]:
     assert len(reader._pieces) <= longest(limit)
     # Behind a close or a fault nothing is read, and what came behind a bomb is read when that was taken.
     over = reader.close is not None or reader.broken
-    assert len(reader._rest) <= 2 + 125 or over or reader.paused
+    assert len(reader.rest) <= 2 + 125 or over or reader.paused
     assert len(reader.pongs) <= 16 and len(reader.pings) <= PING_BURST
     return taken
 

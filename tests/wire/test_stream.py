@@ -372,23 +372,23 @@ class TestTls:
             session = made.result(5)
         session.sendall(b"x")
         assert read(stream, 1) == b"x"  # behind the session tickets
-        assert stream.at_rest and not stream.half_read
+        assert not stream.has_begun() and not stream.half_read
         records = [session.seal(text) for text in (b"one", b"two" * 100, b"three")]
         far.sendall(records[0] + records[1] + records[2][:-1])
         assert read(stream, 303) == b"one" + b"two" * 100
-        assert stream.half_read and not stream.at_rest
+        assert stream.half_read and stream.has_begun()
         far.sendall(records[2][-1:])
         assert read(stream, 5) == b"three"
-        assert stream.at_rest and not stream.half_read
+        assert not stream.has_begun() and not stream.half_read
         record = session.seal(b"byte by byte")
         for sent in range(1, len(record)):
             far.sendall(record[sent - 1 : sent])
             assert stream.wait_readable(soon())
             assert stream.read_now() is None
-            assert stream.half_read and not stream.at_rest
+            assert stream.half_read and stream.has_begun()
         far.sendall(record[-1:])
         assert read(stream, 12) == b"byte by byte"
-        assert stream.at_rest and not stream.half_read
+        assert not stream.has_begun() and not stream.half_read
 
     def test_close_notify_is_the_end_after_all_data(
         self, tls_pair: tuple[Stream, ssl.SSLSocket], elsewhere: Callable[..., Future[Any]]
