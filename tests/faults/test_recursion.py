@@ -1,0 +1,100 @@
+"""RecursionError at each of the last depths before the limit: no slot is lost, without a signal (DESIGN §4.5)."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+from tests.books import faults
+from tests.servers import EchoServer, wait_until
+
+CAP = 2
+DEPTHS = 60
+HEALED = 3.0  # s: less than one on a machine that is not busy
+
+
+def at_the_limit(left: int, work: Callable[[], object]) -> BaseException | None:
+    """Call `work` with so many frames left before the limit; return what it raised."""
+    frame, depth = sys._getframe(), 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
+
+    def descend(frames: int) -> object:
+        return work() if frames <= 0 else descend(frames - 1)
+
+    try:
+        descend(sys.getrecursionlimit() - depth - left - 2)
+    except RecursionError as error:
+        return error
+    return None
+
+
+@pytest.fixture
+def pool(echo: EchoServer) -> Iterator[ConnectionPool[Any]]:
+    config = ConnectionPoolConfig(max_connections=CAP, acquire_timeout=HEALED)
+    with warnings.catch_warnings(), ConnectionPool[Any](config, base_uri=echo.uri) as pool:
+        warnings.simplefilter("ignore", ResourceWarning)
+        pool.request("/", 1)
+        yield pool
+
+
+def all_can_be_had(pool: ConnectionPool[Any], left: int) -> None:
+    gc.collect()
+    held = [pool.acquire("/") for _ in range(CAP)]
+    for conn in held:
+        assert conn.request(left, 5) == left
+        conn.release()
+    wait_until(lambda: not faults(pool), HEALED, f"{faults(pool)} with {left} frames left")
+
+
+# A finalizer that has no frame left is told by Python itself, and found by the housekeeper.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "what", ["acquire", "acquire and drop", "release", "release twice", "request", "block"]
+)
+def test_no_slot_is_lost_at_any_depth(pool: ConnectionPool[Any], what: str) -> None:
+    raised = 0
+    for left in range(DEPTHS):
+        kept: list[Any] = []
+        if what == "acquire":
+            struck = at_the_limit(left, lambda kept=kept: kept.append(pool.acquire("/", 5)))
+            for conn in kept:
+                conn.release()
+        elif what == "acquire and drop":
+            struck = at_the_limit(left, lambda: pool.acquire("/", 5) and None)
+        elif what == "request":
+            struck = at_the_limit(left, lambda: pool.request("/", 1, 5))
+        elif what == "block":
+
+            def in_a_block() -> None:
+                with pool.acquire("/", 5) as conn:
+                    conn.send(1)
+
+            struck = at_the_limit(left, in_a_block)
+        else:  # the lease is kept while the slot comes back
+            kept.append(pool.acquire("/"))
+            struck = at_the_limit(left, kept[0].release)
+            if what == "release twice":
+                kept[0].release()
+        raised += struck is not None
+        if what == "release" and struck is not None and pool.stats().active_connections:
+            kept[0].release()  # where the call itself was struck, before any of ours ran
+        all_can_be_had(pool, left)
+        kept.clear()
+    assert raised > 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_closing_at_any_depth_closes_in_the_end(echo: EchoServer) -> None:
+    for left in range(0, DEPTHS, 3):
+        pool = ConnectionPool[Any](ConnectionPoolConfig(max_connections=CAP), base_uri=echo.uri)
+        pool.request("/", 1)
+        at_the_limit(left, pool.close)
+        pool.close()
+        wait_until(lambda: echo.open_now == 0, HEALED, f"with {left} frames left")
