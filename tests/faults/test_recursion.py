@@ -1,4 +1,4 @@
-"""RecursionError at each of the last depths before the limit loses no slot, and needs no signal (DESIGN §4.5)."""
+"""A RecursionError at each of the last depths before the limit loses no slot; it needs no signal."""
 
 from __future__ import annotations
 
