@@ -43,7 +43,7 @@ def tell(within, marker):
 CELLS = {
     "in line": ("with pool.acquire('/'), pool.acquire('/'): pool.acquire('/')", "_wait_in_line"),
     "recv": ("with pool.acquire('/') as conn: conn.recv()", "recv_message"),
-    "iteration": ("with pool.acquire('/') as conn:\n    for message in conn: print(message)", "__iter__"),
+    "iteration": ("with pool.acquire('/') as conn:\n    for message in conn: print(message)", "await_queue"),
     "request": ("pool.request('/silent', 1)", "recv_message"),
     "send": ("with other.acquire({deaf!r}) as conn: conn.send(b'x' * (32 << 20))", "_flush"),
     "connect": ("other.acquire({mute!r})", "_connect_once"),
