@@ -29,6 +29,7 @@ from jetsocket.refusals import exhausted
 from jetsocket.returning import Returning, close_now
 from jetsocket.state import Answer, State
 from jetsocket.suspects import ended_silently, patience, ping_after_sleep, ping_siblings
+from jetsocket.threads import Forked
 from jetsocket.uris import Target
 
 _log = logging.getLogger("jetsocket.pool")
@@ -36,10 +37,6 @@ _log = logging.getLogger("jetsocket.pool")
 _OPENER_PATIENCE = 0.5  # s that an opener may take to be started
 _OWES_A_PONG = "owes a pong"
 _LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
-
-
-class Forked(Exception):  # never leaves the package
-    """This is a forked child, and who waited here waits in the line of the parent's pool."""
 
 
 class Lending(Returning):
@@ -356,4 +353,4 @@ class Lending(Returning):
             self.state.come_back(borrower)
 
 
-__all__ = ["Forked", "Lending"]
+__all__ = ["Lending"]

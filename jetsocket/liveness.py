@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from os import getpid
 
 from jetsocket.clean import stale
 from jetsocket.clock import monotonic
@@ -182,7 +183,9 @@ class Liveness:
         try:
             healthy = check(entry)
         finally:
-            if healthy:
+            if self.state.pid != getpid():
+                pass  # the user's code has forked, and this is the child: the connection is the parent's
+            elif healthy:
                 entry.wire.last_heard = monotonic()
                 self.state.put_back(entry)
             else:

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Hashable
 from contextvars import copy_context
+from os import getpid
 from queue import Empty
 from typing import Any
 
@@ -29,7 +30,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.limits import Limiter
 from jetsocket.options import Options
 from jetsocket.state import State
-from jetsocket.threads import rest_if_forked
+from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
 from jetsocket.wire.waits import take
 from jetsocket.wire.websocket import WebSocket
@@ -93,7 +94,10 @@ class Opening:
                 thread.join(max(0.0, deadline - monotonic()))
 
     def _run(self) -> None:
-        self._serve()
+        try:
+            self._serve()
+        except Forked:  # by the user's code, and this is the child: it ends with this thread
+            return
         rest_if_forked(self._state.pid)
 
     def _serve(self) -> None:
@@ -148,22 +152,36 @@ class Opening:
                 state.give_token_back(token)
                 return
             token = None
-            try:
-                self._dial(entry)
-            except (ConnectionError, TimeoutError) as error:
-                entry.wire.shutdown()
-                if is_alarm(error):  # in the borrower's own thread, where no other runs
-                    raise
-                if self._ends_with(error, dial, entry, attempt == attempts):
+            failure = self._attempt(entry)
+            if failure is not None:
+                if self._ends_with(failure, dial, entry, attempt == attempts):
                     return
-            except BaseException:
+                continue
+            if not state.opened(dial, entry):
                 entry.wire.shutdown()
-                raise
-            else:
-                if not state.opened(dial, entry):
-                    entry.wire.shutdown()
-                    state.drop_dial(dial)
-                return
+                state.drop_dial(dial)
+            return
+
+    def _attempt(self, entry: Entry) -> JetSocketError | None:
+        """Connect once; returns why that failed.
+
+        Raises:
+            Forked: The user's code has forked, and this is the child: it leaves everything as it is.
+        """
+        pid = self._state.pid
+        try:
+            self._dial(entry)
+        except BaseException as error:
+            if pid != getpid() and isinstance(error, Exception):
+                raise Forked from None
+            if pid == getpid():
+                entry.wire.shutdown()
+            if not isinstance(error, (ConnectionError, TimeoutError)) or is_alarm(error):
+                raise  # an alarm is in the borrower's own thread, where no other runs
+            return error
+        if pid != getpid():
+            raise Forked
+        return None
 
     def _ends_with(self, error: JetSocketError, dial: Dial, entry: Entry, is_last: bool) -> bool:
         """Tell of a failed attempt, and wait before the next one; True if there is none."""
@@ -254,10 +272,12 @@ class Opening:
         """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile."""
         state = self._state
         wanted: Callable[[], bool] = lambda: state.is_wanted(dial)  # noqa: E731  # read as an argument
-        token = limiter.acquire(0, wanted)
-        while token is None and wanted():
+        token, limit = limiter.acquire(0, wanted), self._options.connect_timeout
+        while state.pid == getpid() and token is None and wanted():
             state.give_slot_back(dial)
-            token = limiter.acquire(self._options.connect_timeout, wanted)
+            token = limiter.acquire(limit, wanted)
+        if state.pid != getpid():
+            raise Forked
         return token
 
 

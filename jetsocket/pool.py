@@ -24,7 +24,7 @@ from jetsocket.exceptions import ConnectionClosedError, ConnectionError, DecodeE
 from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
 from jetsocket.interrupts import is_alarm
 from jetsocket.known_uris import forget_some
-from jetsocket.lending import Forked, Lending
+from jetsocket.lending import Lending
 from jetsocket.limits import Limiter
 from jetsocket.messages import Codec
 from jetsocket.opening import Opening
@@ -32,7 +32,7 @@ from jetsocket.options import Options
 from jetsocket.state import State
 from jetsocket.stats import PoolStats
 from jetsocket.text import short_repr
-from jetsocket.threads import stack_of
+from jetsocket.threads import Forked, stack_of
 from jetsocket.uris import Target, parse, resolve
 
 __all__ = ["ConnectionPool"]
@@ -189,7 +189,7 @@ class ConnectionPool(Generic[T]):
         lease = PooledConnection(lending, borrower, lending.terms, None, self)
         try:
             lending.lend(lease, borrower.asked_at + borrower.limit)
-        except Forked:  # a greenlet that waited in line, and this is the child: its pool is empty
+        except Forked:  # while it waited or opened one; and in this child, the pool is empty
             return self.acquire(uri_or_path, max(0.0, borrower.asked_at + borrower.limit - monotonic()))
         except BaseException as error:
             lending.give_up(borrower, error)

@@ -21,13 +21,17 @@ def is_housekeeping() -> bool:
     return getattr(_here, "keeps_house", False)
 
 
+class Forked(Exception):
+    """This is a forked child: what was waited for or under way is the parent's. Never leaves the package."""
+
+
 def rest_if_forked(pid: int) -> None:
     """Never return in a forked child, where a greenlet of the parent's threads lives on.
 
     `threading` has forgotten it there, and its end would fail. It waits for nothing that comes, so it holds
-    up no `gevent.wait()`.
+    up no `gevent.wait()`. The thread that has forked is the child's main thread: its end is the child's.
     """
-    if pid != getpid():
+    if pid != getpid() and threading.current_thread() is not threading.main_thread():
         SimpleQueue[None]().get()
 
 
@@ -37,4 +41,4 @@ def stack_of(frame: FrameType | None) -> traceback.StackSummary:
     return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
 
 
-__all__ = ["is_housekeeping", "keep_house", "rest_if_forked", "stack_of"]
+__all__ = ["Forked", "is_housekeeping", "keep_house", "rest_if_forked", "stack_of"]

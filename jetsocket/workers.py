@@ -75,11 +75,11 @@ class Worker:
 
     def _run(self) -> None:
         pid = getpid()
-        self._serve()
+        self._serve(pid)
         rest_if_forked(pid)
 
-    def _serve(self) -> None:
-        while True:
+    def _serve(self, pid: int) -> None:
+        while pid == getpid():  # else the user's code has forked, and this is the child
             with self._lock:
                 job = self._jobs.popleft() if self._jobs else None
                 if job is None:

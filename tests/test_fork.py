@@ -192,7 +192,7 @@ def test_a_child_keeps_no_connection_that_is_being_closed_to_make_room(
     def acquire():
         pool.acquire("/second", timeout=10).release()
     thread = threading.Thread(target=acquire); thread.start()
-    while not any(permit.room for permit in state_of(pool).lent.copy()): time.sleep(0.001)
+    while not any(each.place == "closing" for each in pool.connections()): time.sleep(0.001)
     def child():
         assert open_sockets() == 0, open_sockets()
     assert in_child(child) == 0
@@ -522,26 +522,55 @@ def test_a_signal_handler_forks_while_the_main_thread_stands_in_line(echo: EchoS
     scripts.run(START + FORKS_IN_A_HANDLER + _flat(script), echo.uri).check()
 
 
-def test_a_fork_in_the_midst_of_connecting(echo: EchoServer) -> None:
-    """A child that goes on where the parent connects gets a named error, and keeps to the cap."""
-    script = """
+CALLBACKS = {
+    "extra_headers": 'manager_kwargs={"extra_headers": lambda: fork() or {}}',
+    "extra_headers that fails": 'manager_kwargs={"extra_headers": lambda: fork() or [1]}',
+    "extra_headers that exits": 'manager_kwargs={"extra_headers": lambda: fork() or sys.exit()}',
+    "configure": "configure=lambda conn: fork()",
+    "configure that fails": "configure=lambda conn: fork() or 1 / 0",
+    "check": "check=lambda conn: fork()",
+}
+
+
+@pytest.mark.parametrize(
+    ("callback", "uses_pool"),
+    [
+        *((callback, False) for callback in CALLBACKS),
+        *((callback, True) for callback in ("extra_headers", "configure", "check")),
+    ],
+)
+def test_a_fork_in_a_callback(echo: EchoServer, callback: str, uses_pool: bool) -> None:
+    """The child may use the pool there, and ends with the thread that it is; the parent goes on."""
+    script = f"""
     pids = []
-    def headers():
-        if not pids: pids.append(os.fork())
-        return {}
-    pool = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri,
-                          manager_kwargs={"extra_headers": headers, "connect_attempts": 3})
-    try:
-        with pool.acquire("/ids") as conn: talk(conn, "parent", 5)
-    except (ConnectionError, ValueError, RuntimeError, JetSocketError):
-        assert pids == [0], "only the child's attempt fails"
-    with pool.acquire("/ids") as conn: talk(conn, "both", 5)
-    assert pool.stats().total_connections == 1
-    if pids == [0]: os._exit(0)
+    def fork():
+        if not pids:
+            pids.append(os.fork())
+            if pids == [0]:
+                die_if_stuck(10)
+                if {uses_pool}:
+                    with pool.acquire("/ids") as conn: talk(conn, "child", 5)
+                    assert pool.stats().total_connections == 1
+                    print("the child's own")
+                    os._exit(0)      # it has threads of its own by now
+    pool = ConnectionPool(ConnectionPoolConfig(max_connections=1, health_check_interval=0.2), base_uri=uri,
+                          {CALLBACKS[callback]})
+    failed = 0
+    for number in range(3):
+        try:
+            with pool.acquire("/ids", timeout=5) as conn: talk(conn, "parent", 5)
+        except ConnectionError:
+            failed += 1
+    while not pids: time.sleep(0.001)
     assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+    fails = "fails" in {callback!r} or "exits" in {callback!r}
+    assert failed == 3 * fails, failed
+    if not fails:
+        with pool.acquire("/ids", timeout=5) as conn: talk(conn, "parent", 5)
     pool.close()
     """
-    scripts.run(START + "from jetsocket import JetSocketError\n" + _flat(script), echo.uri).check()
+    ended = scripts.run(START + _flat(script), echo.uri).check()
+    assert ended.out == "the child's own\n" * uses_pool
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")

@@ -14,6 +14,7 @@ ROUNDS = int(os.environ.get("JETSOCKET_INTERRUPTS", "500"))
 START = """
 import ctypes, itertools, os, random, signal, sys, threading, time, warnings
 from jetsocket import ConnectionPool, ConnectionPoolConfig
+from tests.books import faults, state_of
 warnings.simplefilter("ignore", ResourceWarning)
 CAP, PATIENCE = 4, 2.0    # two ticks of the housekeeper, and a busy machine
 uri, rounds = sys.argv[1], int(sys.argv[2])
@@ -206,25 +207,33 @@ def test_a_signal_handler_may_call_the_pool_that_it_interrupts(echo: EchoServer)
 
 
 LOST = """
-def strike(frame, event, arg):
-    if event == "call" and frame.f_code.co_name == "_give_up":
-        sys.setprofile(None)
-        raise KeyboardInterrupt
 one = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri)
-try:
-    sys.setprofile(strike)
-    one.acquire(sys.argv[3])
-except KeyboardInterrupt:
-    pass
-finally:
-    sys.setprofile(None)
+struck = 0
+def strike(frame, event, arg):
+    global left
+    if event == "call" and "jetsocket" in frame.f_code.co_filename:
+        left -= 1
+        if left < 0:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+for number in range(120):
+    left = number
+    try:
+        sys.setprofile(strike)
+        one.acquire(sys.argv[3])
+    except KeyboardInterrupt: struck += 1
+    except ConnectionError: pass
+    finally: sys.setprofile(None)
+    if left >= 0: break
 one.acquire("/", timeout=PATIENCE).release()
+assert struck > 20, struck
 one.close()
 print("ok")
 """
 
 
 def test_what_is_lost_before_the_first_connection_is_found(echo: EchoServer) -> None:
+    """A strike at each call of an acquire that fails: the one slot is there in the end."""
     with refusing_port() as port:
         ended = scripts.run(START + LOST, echo.uri, "0", f"ws://127.0.0.1:{port}/", measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
@@ -258,8 +267,6 @@ def test_a_stream_that_was_interrupted_while_bytes_were_taken_in_is_lent_to_nobo
 
 
 STRUCK_RETURN = """
-import jetsocket.housekeeper
-jetsocket.housekeeper.TICK = 0.05
 def strike(frame, event, arg):
     if event == "return" and frame.f_code.co_name == "claim":
         sys.setprofile(None)
@@ -270,17 +277,14 @@ try:
     conn.release()
 except KeyboardInterrupt as error:
     struck = error                       # and with it, its traceback and the lease
-audited = pool._lending.housekeeper._next_audit
-end = time.monotonic() + 5
-while pool._lending.housekeeper._next_audit == audited and time.monotonic() < end: time.sleep(0.001)
-del conn, struck
+conn.release()
 check(0, "a return")
 pool.close()
 print("ok")
 """
 
 
-def test_a_return_that_was_struck_is_made_good_once_its_traceback_is_gone(echo: EchoServer) -> None:
+def test_a_return_that_was_struck_is_made_good_though_the_lease_is_kept(echo: EchoServer) -> None:
     ended = scripts.run(START + STRUCK_RETURN, echo.uri, "0", measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
 
@@ -304,7 +308,6 @@ def dropped():
 for work in (dropped,) if sys.argv[3] == "__del__" else (released, left):
     one = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri)
     one.acquire("/").release()
-    while one._lending.housekeeper._next_audit == 0: time.sleep(0.001)     # the next one is in 10 s
     try: work()
     except KeyboardInterrupt: pass
     finally: sys.setprofile(None)
@@ -314,7 +317,7 @@ print("ok")
 """
 
 
-@pytest.mark.parametrize("function", ["give_back", "__del__"])
+@pytest.mark.parametrize("function", ["take_back", "__del__"])
 def test_a_return_that_was_struck_before_it_began_is_made_good_at_the_next_tick(
     echo: EchoServer, function: str
 ) -> None:
@@ -351,7 +354,7 @@ def test_the_housekeeper_does_the_rest_of_a_close_that_was_interrupted(echo: Ech
 
 
 FALSELY_DEAD = """
-keepers = lambda: [thread for thread in threading.enumerate() if thread.name.startswith("jetsocket")]
+keepers = lambda: [thread for thread in threading.enumerate() if "housekeeper" in thread.name]
 def strike(frame, event, arg):
     if event == "c_return" and frame.f_code.co_name in ("is_alive", "_wait_for_tstate_lock"):
         sys.setprofile(None)
