@@ -21,7 +21,7 @@ from jetsocket.iteration import iterate
 from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
 from jetsocket.text import short_repr
-from jetsocket.wire.channel import not_held
+from jetsocket.wire.link import not_held
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # which type checkers bring along; nothing has to be installed

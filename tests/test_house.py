@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -71,7 +73,21 @@ def test_a_file_has_its_test(path: Path) -> None:
     if path.name == "__init__.py":
         return
     mirrored = ROOT / "tests" / path.relative_to(PACKAGE).parent / f"test_{path.stem.strip('_')}.py"
-    assert mirrored.exists(), f"{path.relative_to(ROOT)} is to be tested in {mirrored.relative_to(ROOT)}"
+    tested = mirrored.exists() or path.relative_to(PACKAGE).with_suffix("") in also_tested()
+    assert tested, f"{path.relative_to(ROOT)} is to be tested in {mirrored.relative_to(ROOT)}"
+
+
+@functools.cache
+def also_tested() -> frozenset[Path]:
+    """What tests say that they test besides the file they are named after: "Also tests: `half`, `other`." """
+    found: set[Path] = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for told in re.findall(
+            r"^Also tests: ([^.]*)\.$", ast.get_docstring(parsed(path)) or "", re.MULTILINE
+        ):
+            here = path.parent.relative_to(ROOT / "tests")
+            found |= {here / name for name in re.findall(r"`([\w/]+)`", told)}
+    return frozenset(found)
 
 
 @every_module

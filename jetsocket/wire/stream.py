@@ -18,6 +18,7 @@ from collections.abc import Callable
 from os import getpid
 
 from jetsocket.interrupts import is_alarm, suppress
+from jetsocket.wire.sockets import CLOSED, ClosedSocket, Socket
 from jetsocket.wire.tls import Tls
 from jetsocket.wire.waits import Poll, ask_kernel, pollers, wait_for, waiting
 
@@ -25,35 +26,6 @@ _READ_SIZE = 65536  # bytes asked of the kernel at once
 _ENCRYPT_SIZE = 262144  # bytes encrypted at once: a reader waits for the TLS lock no longer than that takes
 _SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)  # also for programs that set SIGPIPE back to deadly
 _NOTHING = memoryview(b"")
-
-
-class Socket(socket.socket):
-    """A socket that closes without a word when the last reference to it goes."""
-
-    # Not a function of Python's: a Ctrl-C that comes inside one would be swallowed, and the descriptor lost.
-    __del__ = socket.SocketType.close
-
-
-class _Closed:
-    """What stands in for the socket of a closed stream: every call fails as on a closed descriptor."""
-
-    def recv(self, size: int) -> bytes:
-        raise OSError(errno.EBADF, "the stream is closed")
-
-    def send(self, data: bytes | memoryview, flags: int) -> int:
-        raise OSError(errno.EBADF, "the stream is closed")
-
-    def shutdown(self, how: int) -> None:
-        pass
-
-    def fileno(self) -> int:
-        return -1
-
-    def close(self) -> None:
-        pass
-
-
-_CLOSED = _Closed()
 
 
 class Stream:
@@ -85,7 +57,7 @@ class Stream:
             raise ValueError("cannot make a stream of a closed socket")
         if not isinstance(sock, Socket):  # an interrupt just here would lose the descriptor
             sock = Socket(fileno=sock.detach())
-        self._sock: Socket | _Closed = sock
+        self._sock: Socket | ClosedSocket = sock
         self._sock.setblocking(False)
         self._pid = getpid()
         self._tls: Tls | None = None
@@ -101,7 +73,7 @@ class Stream:
     @property
     def closed(self) -> bool:
         """Whether `close` or `disown` was called."""
-        return self._sock is _CLOSED
+        return self._sock is CLOSED
 
     @property
     def certificate_names(self) -> list[str] | None:
@@ -183,7 +155,7 @@ class Stream:
     def readable_now(self) -> bool:
         """Whether `read_now` has something to tell already: data, the end, an error. Never waits."""
         poll = self._poll_readable
-        if poll is None or self._tls is not None or self._sock is _CLOSED:
+        if poll is None or self._tls is not None or self._sock is CLOSED:
             return self._poll_reader(None)
         return bool(poll(0))  # without the reference that a wait needs: at worst it tells of a closed socket
 
@@ -192,9 +164,13 @@ class Stream:
         """Whether part of a TLS record was read, and waits for the rest."""
         return self._tls is not None and self._tls.mid_record
 
-    def has_begun(self) -> bool:
-        """Whether there is something to read, or half a TLS record was read. Never waits."""
-        return self._poll_reader(None) or self.half_read
+    @property
+    def at_rest(self) -> bool:
+        """Whether it is open and whole, with nothing to read, half-read or unsent. Never waits."""
+        poll = self._poll_readable
+        if poll is None or self._tls is not None or self._sock is CLOSED:
+            return not (self._poll_reader(None) or self.half_read or self.broken or self.unsent)
+        return not (poll(0) or self.broken or self._unsent)
 
     def wait_readable(self, deadline: float | None) -> bool:
         """Wait until `read_now` has something to tell: data, the end, an error.
@@ -214,7 +190,7 @@ class Stream:
             self.disown()
         sock = self._sock  # keeps the descriptor ours while it is polled
         try:
-            if isinstance(sock, _Closed):
+            if isinstance(sock, ClosedSocket):
                 return True
             if self._poll_readable is None or self._wait_readable is None:
                 self._poll_readable, self._wait_readable = pollers(sock.fileno(), writing=False)
@@ -379,7 +355,7 @@ class Stream:
     def _wait_writable(self, deadline: float | None) -> bool:
         sock = self._sock  # keeps the descriptor ours while it is polled
         try:
-            if isinstance(sock, _Closed):
+            if isinstance(sock, ClosedSocket):
                 return True
             if self._poll_writable is None:
                 _, self._poll_writable = pollers(sock.fileno(), writing=True)
@@ -401,7 +377,7 @@ class Stream:
         try:
             self.abort()
         finally:
-            self._sock = _CLOSED
+            self._sock = CLOSED
 
     def disown(self) -> None:
         """After a fork, in the child: close this process's descriptor and let the connection live.
@@ -409,7 +385,7 @@ class Stream:
         Nothing is sent and nothing shut down, for the connection is the parent's.
         """
         # Explicitly, for the frames of the parent's other threads hold references for ever here.
-        sock, self._sock = self._sock, _CLOSED
+        sock, self._sock = self._sock, CLOSED
         with suppress(OSError):  # a descriptor that is gone is what was asked for
             sock.close()
 

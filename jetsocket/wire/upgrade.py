@@ -6,22 +6,21 @@ which reads the head in one go, keeps to one deadline, and raises what a user ca
 
 from __future__ import annotations
 
-import base64
 import builtins
-import hashlib
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, redact
+from jetsocket.wire.answer import check_switch, check_upgrade, chosen_of
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess
+from jetsocket.wire.headers import Headers, is_chunked, is_status_line, parse_head, retry_after, unchunk
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.refusals import advice, first_words
-from jetsocket.wire.retry_after import seconds_until
 from jetsocket.wire.stream import Stream
 
 MAX_HEAD = 64 * 1024
@@ -32,194 +31,14 @@ MAX_ERROR_BODY = 4 * 1024
 
 _ERROR_BODY_PATIENCE = 1.0  # s, for a body whose length nobody told
 _GREETING_PATIENCE = 0.2  # s, for enough of what is no HTTP to tell what it is
-_ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WITHOUT_BODY = frozenset({204, 304})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?")
-_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5
-_BREAKS = re.compile(r"[\r\n\0]")  # dangerous in a value; to be refused, or replaced (RFC 9110 §5.5)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _LENGTH = re.compile("[0-9]{1,10}")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What websocket-client needs to see of the answer. Cookies above all must not get to it: its jar is
 # one for the whole process.
 _SHOWN = ("upgrade", "connection", "sec-websocket-accept")
-
-_COMMON = frozenset({
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "date",
-    "location",
-    "retry-after",
-    "sec-websocket-accept",
-    "sec-websocket-extensions",
-    "sec-websocket-protocol",
-    "sec-websocket-version",
-    "server",
-    "set-cookie",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-    "www-authenticate",
-})  # fmt: skip
-
-
-class Headers(Mapping[str, str]):
-    """Response headers: names are case-insensitive; a repeated one is joined with ", " (RFC 9110 §5.3)."""
-
-    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
-        """Hold (name, value) pairs in the order they came."""
-        self._values: dict[str, list[str]] = {}
-        for name, value in fields:
-            self._values.setdefault(name.lower(), []).append(value)
-
-    def get_all(self, name: str) -> list[str]:
-        """Every value of that name, in order; `Set-Cookie` must be read this way."""
-        return list(self._values.get(name.lower(), ()))
-
-    def __getitem__(self, name: str) -> str:
-        return ", ".join(self._values[name.lower()])
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        # Names only: a Set-Cookie or a token must not get into a log line. A server chooses names, too: of
-        # those that are not common it is told how many there are.
-        shown = sorted(self._values.keys() & _COMMON)
-        more = len(self._values) - len(shown)
-        return f"Headers({shown}{f' and {more} more' if more else ''})"
-
-
-def header_fields(header: Mapping[str, str] | Iterable[str | tuple[str, str]]) -> list[tuple[str, str]]:
-    """Request headers as (name, value) pairs, also of a mapping or of lines, as websocket-client takes them.
-
-    Raises:
-        ValueError: One that would forge other lines of the request. The message shows no value.
-    """
-    items = header.items() if isinstance(header, Mapping) else header
-    fields = []
-    for item in items:
-        name, _, value = item.partition(":") if isinstance(item, str) else (item[0], "", item[1])
-        value = value.strip(" \t")
-        if not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
-            raise ValueError(
-                f"header {name!r} must have a token for its name, and a Latin-1 value without CR, LF, NUL"
-            )
-        fields.append((name, value))
-    return fields
-
-
-def parse_head(head: bytes, line_end: bytes = b"\r\n") -> tuple[int, str, Headers]:
-    """Status, reason and headers of a response head.
-
-    Args:
-        head: Without the empty line at its end.
-        line_end: What ends each of its lines, and may be in none.
-
-    Raises:
-        ValueError: It is not HTTP/1.x; the text says where.
-    """
-    first, *lines = head.split(line_end)
-    status = _STATUS_LINE.fullmatch(first)
-    if status is None:
-        # No more than its first word: a server that echoes would have us show the request, secrets and all.
-        raise ValueError(f"the first line is not a HTTP/1.1 status line: {first.split(b' ')[0][:32]!r}")
-    fields = []
-    for line in lines:
-        name, colon, value = line.decode("latin-1").partition(":")
-        if not colon or not _TOKEN.fullmatch(name):
-            raise ValueError("a header line has no valid name")  # an echo may have a secret in its place
-        if _BREAKS.search(value):
-            # websocket-client, and whoever writes the value into a head of his own, would see two lines.
-            raise ValueError(f"the header line {name[:32]} has a CR, LF or NUL in its value")
-        fields.append((name, value.strip(" \t")))
-    return int(status[1]), (status[2] or b"").decode("latin-1"), Headers(fields)
-
-
-def unchunk(body: bytes) -> tuple[bytes, bool]:
-    """The content of a chunked body as far as it has come, and whether there is no more (RFC 9112 §7.1).
-
-    A body that does not begin with a chunk is its own content.
-    """
-    parts: list[bytes] = []
-    start = 0
-    while (end := body.find(b"\r\n", start)) >= 0 and (found := _CHUNK_SIZE.match(body, start, end)):
-        start = end + 2 + int(found[0], 16)
-        if start == end + 2:
-            return b"".join(parts), True
-        parts.append(body[end + 2 : start])
-        start += 2
-    return (b"".join(parts) if parts else body), False
-
-
-def _is_chunked(headers: Headers) -> bool:
-    return headers.get("transfer-encoding", "").lower().endswith("chunked")
-
-
-def accept_for(key: bytes) -> str:
-    """The Sec-WebSocket-Accept that proves a server has understood this key (RFC 6455 §4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest()).decode()
-
-
-def check_upgrade(
-    headers: Headers, key: bytes, offered: Sequence[str], *, compress: bool = False
-) -> str | None:
-    """The subprotocol that the server chose, None for none (RFC 6455 §4.1, steps 4 to 6).
-
-    Args:
-        headers: Of the response.
-        key: The Sec-WebSocket-Key that was sent.
-        offered: The subprotocols that were offered.
-        compress: Whether an extension was offered; `deflate.agree` reads the answer.
-
-    Raises:
-        ValueError: The server proved a wrong key, or chose what was not offered.
-    """
-    if headers.get("sec-websocket-accept") != accept_for(key):
-        raise ValueError("its Sec-WebSocket-Accept does not fit the key that was sent")
-    if chosen_of(headers, "sec-websocket-extensions") is not None and not compress:
-        raise ValueError("it chose an extension that was not offered")
-    chosen = chosen_of(headers, "sec-websocket-protocol")
-    if chosen is not None and chosen not in offered:
-        # Neither is shown: tokens travel as subprotocols, too, and a server may echo them.
-        raise ValueError(f"it chose a subprotocol that is none of the {len(offered)} that were offered")
-    return chosen
-
-
-def check_switch(headers: Headers) -> None:
-    """Check that a 101 switches to WebSocket and to nothing else (RFC 6455 §4.1, steps 2 and 3).
-
-    Raises:
-        ValueError: It does not. websocket-client would be content with one of several protocols.
-    """
-    for name, wanted in (("upgrade", {"websocket"}), ("connection", {"upgrade"})):
-        told = {part.strip().lower() for part in headers.get(name, "").split(",")} - {""}
-        if told != wanted if name == "upgrade" else not wanted <= told:
-            raise ValueError(f"it switches to something else than WebSocket, by its header {name.title()}")
-
-
-def chosen_of(headers: Headers, name: str) -> str | None:
-    """What a server chose of the subprotocols or extensions; None for nothing, however that is written.
-
-    There are servers that send the header in any case, its value empty (a list without elements:
-    RFC 9110 §5.6.1).
-    """
-    return headers.get(name, "").strip(" \t,") or None
-
-
-def _retry_after(headers: Headers) -> float | None:
-    return seconds_until(headers.get_all("retry-after"), headers.get("date", ""))
 
 
 class Redirected(HandshakeError):
@@ -242,7 +61,7 @@ class Redirected(HandshakeError):
         secrets: Set[str] = frozenset(),
     ) -> None:
         """See HandshakeError."""
-        super().__init__(message, status_code, _retry_after(headers), headers=headers, body=body)
+        super().__init__(message, status_code, retry_after(headers), headers=headers, body=body)
         self.location = headers.get("location", "")
         self.shown = shown
         self.secrets = secrets
@@ -416,7 +235,7 @@ class Upgrade:
         """Refuse what cannot become an answer at its first bytes: a mail server says no more for minutes."""
         if can_be_http(data):
             end = data.find(b"\n")
-            if end < 0 or _STATUS_LINE.fullmatch(data[:end].rstrip(b"\r")):
+            if end < 0 or is_status_line(data[:end].rstrip(b"\r")):
                 return
         else:
             self._read_greeting(data)
@@ -463,13 +282,13 @@ class Upgrade:
         if said:
             what += f' and says "{censored(said, secrets, cut=len(body) >= MAX_ERROR_BODY)}"'
         hint = advice(status, headers, said, compressed=self._compress, secure=self._target.secure)
-        if wait := _retry_after(headers):
+        if wait := retry_after(headers):
             hint = "; ".join(filter(None, [hint, f"it asks for {wait:.0f} s of patience"]))
         raise self._refused(f"{what}; {hint}" if hint else what, status, headers, body)
 
     def _read_body(self, headers: Headers, body: bytes, patience: float) -> bytes:
         """As much of a refusal's body as comes in time, at most MAX_ERROR_BODY, chunks with their framing."""
-        length, chunked = headers.get("content-length", ""), _is_chunked(headers)
+        length, chunked = headers.get("content-length", ""), is_chunked(headers)
         wanted = MAX_ERROR_BODY
         if _LENGTH.fullmatch(length) and not chunked:  # int() refuses thousands of digits with a ValueError
             wanted = min(wanted, int(length))
@@ -532,8 +351,8 @@ class Upgrade:
     def _refused(
         self, why: str, status: int | None = None, headers: Headers | None = None, body: bytes = b""
     ) -> HandshakeError:
-        retry_after = None if headers is None else _retry_after(headers)
-        return HandshakeError(self._text(why), status, retry_after, headers=headers, body=body)
+        wait = None if headers is None else retry_after(headers)
+        return HandshakeError(self._text(why), status, wait, headers=headers, body=body)
 
     def _text(self, why: str) -> str:
         return f"no WebSocket at {self._target.redacted}: {why}"

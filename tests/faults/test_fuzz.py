@@ -37,7 +37,8 @@ from hypothesis.stateful import (
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import JetSocketError
 from jetsocket.wire.deflate import Agreement, Inflater, agree
-from jetsocket.wire.frames import MessageReader, encode_frame
+from jetsocket.wire.frames import encode_frame
+from jetsocket.wire.message_reader import MessageReader
 from tests import servers
 from tests.books import faults
 from tests.faults import fuzz_targets

@@ -1,4 +1,7 @@
-"""An open connection: its deadlines, its ends, TLS both ways at once, what one may ask of it."""
+"""An open connection: its deadlines, its ends, TLS both ways at once, what one may ask of it.
+
+Also tests: `link`, `outgoing`, `closing`, `incoming`.
+"""
 
 from __future__ import annotations
 
@@ -719,7 +722,7 @@ def test_a_look_that_took_too_long_but_read_all_leaves_nothing_unread(
     ws.send("now")
     assert select.select([ws], [], [], 5)[0]
     ticks = itertools.count(monotonic(), pause)
-    monkeypatch.setattr("jetsocket.wire.channel.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("jetsocket.wire.incoming.monotonic", lambda: next(ticks))
     assert ws.look()
     assert not ws.unread
 

@@ -1,4 +1,7 @@
-"""Dialling: every stage against real sockets, each failure named, in time, and with nothing left open."""
+"""Dialling: every stage against real sockets, each failure named, in time, and with nothing left open.
+
+Also tests: `race`, `reach`.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +196,7 @@ class TestTcp:
     def test_after_a_refusal_the_next_address_is_tried_at_once(
         self, server: RawServer, names: dict[str, list[tuple[str, int]]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("jetsocket.wire.dial._HEAD_START", 4.0)
+        monkeypatch.setattr("jetsocket.wire.race._HEAD_START", 4.0)
         with refusing_port() as port:
             names["two.test"] = [("127.0.0.1", port), ("127.0.0.1", server.port)]
             start = perf_counter()

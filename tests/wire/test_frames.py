@@ -1,4 +1,7 @@
-"""Frames and messages against an independent implementation (that of `websockets`), and against RFC 6455."""
+"""Frames and messages against an independent implementation (that of `websockets`), and against RFC 6455.
+
+Also tests: `masking`, `message_reader`.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,9 @@ from websockets.streams import StreamReader
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
 from jetsocket.wire.deflate import Agreement, Inflater
-from jetsocket.wire.frames import (
-    MessageReader,
-    _choose_mask,
-    _mask_in_python,
-    encode_close,
-    encode_frame,
-    parse_close,
-    parse_header,
-)
+from jetsocket.wire.frames import encode_close, encode_frame, parse_close, parse_header
+from jetsocket.wire.masking import _choose_mask, _mask_in_python
+from jetsocket.wire.message_reader import MessageReader
 from tests.servers import close_frame, frame
 
 LIMIT = 1 << 20

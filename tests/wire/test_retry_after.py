@@ -1,4 +1,7 @@
-"""Retry-After (RFC 9110 §10.2.3): read, told, and honoured between attempts to connect."""
+"""Retry-After (RFC 9110 §10.2.3): read, told, and honoured between attempts to connect.
+
+Also tests: `wire/retry_after`.
+"""
 
 from __future__ import annotations
 

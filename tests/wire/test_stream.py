@@ -1,4 +1,7 @@
-"""The stream: what a peer and a caller see of reads, writes, deadlines, TLS and closing."""
+"""The stream: what a peer and a caller see of reads, writes, deadlines, TLS and closing.
+
+Also tests: `sockets`, `tls`, `waits`.
+"""
 
 from __future__ import annotations
 

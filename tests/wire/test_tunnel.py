@@ -1,4 +1,7 @@
-"""What is said to a proxy, and what becomes of its answers: scripted ones on real sockets."""
+"""What is said to a proxy, and what becomes of its answers: scripted ones on real sockets.
+
+Also tests: `through_proxy`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How a connection is opened, and websocket-client's interface."""
+"""How a connection is opened, and websocket-client's interface.
+
+Also tests: `connecting`.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,62 @@
+"""Whether an upgrade is one (RFC 6455 §4.1): what a 101 has to say, and what it may choose."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+
+from jetsocket.wire.headers import Headers
+
+_ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def accept_for(key: bytes) -> str:
+    """The Sec-WebSocket-Accept that proves a server has understood this key (RFC 6455 §4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest()).decode()
+
+
+def check_upgrade(
+    headers: Headers, key: bytes, offered: Sequence[str], *, compress: bool = False
+) -> str | None:
+    """The subprotocol that the server chose, None for none (RFC 6455 §4.1, steps 4 to 6).
+
+    Args:
+        headers: Of the response.
+        key: The Sec-WebSocket-Key that was sent.
+        offered: The subprotocols that were offered.
+        compress: Whether an extension was offered; `deflate.agree` reads the answer.
+
+    Raises:
+        ValueError: The server proved a wrong key, or chose what was not offered.
+    """
+    if headers.get("sec-websocket-accept") != accept_for(key):
+        raise ValueError("its Sec-WebSocket-Accept does not fit the key that was sent")
+    if chosen_of(headers, "sec-websocket-extensions") is not None and not compress:
+        raise ValueError("it chose an extension that was not offered")
+    chosen = chosen_of(headers, "sec-websocket-protocol")
+    if chosen is not None and chosen not in offered:
+        # Neither is shown: tokens travel as subprotocols, too, and a server may echo them.
+        raise ValueError(f"it chose a subprotocol that is none of the {len(offered)} that were offered")
+    return chosen
+
+
+def check_switch(headers: Headers) -> None:
+    """Check that a 101 switches to WebSocket and to nothing else (RFC 6455 §4.1, steps 2 and 3).
+
+    Raises:
+        ValueError: It does not. websocket-client would be content with one of several protocols.
+    """
+    for name, wanted in (("upgrade", {"websocket"}), ("connection", {"upgrade"})):
+        told = {part.strip().lower() for part in headers.get(name, "").split(",")} - {""}
+        if told != wanted if name == "upgrade" else not wanted <= told:
+            raise ValueError(f"it switches to something else than WebSocket, by its header {name.title()}")
+
+
+def chosen_of(headers: Headers, name: str) -> str | None:
+    """What a server chose of the subprotocols or extensions; None for nothing, however that is written.
+
+    There are servers that send the header in any case, its value empty (a list without elements:
+    RFC 9110 §5.6.1).
+    """
+    return headers.get(name, "").strip(" \t,") or None

@@ -1,0 +1,124 @@
+"""The head of a response (RFC 9112): its status line, its headers, and a chunked body."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from jetsocket.wire.request import TOKEN
+from jetsocket.wire.retry_after import seconds_until
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?")
+_BREAKS = re.compile(r"[\r\n\0]")  # dangerous in a value; to be refused, or replaced (RFC 9110 §5.5)
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
+
+_COMMON = frozenset({
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "location",
+    "retry-after",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "server",
+    "set-cookie",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "www-authenticate",
+})  # fmt: skip
+
+
+class Headers(Mapping[str, str]):
+    """Response headers: names are case-insensitive; a repeated one is joined with ", " (RFC 9110 §5.3)."""
+
+    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
+        """Hold (name, value) pairs in the order they came."""
+        self._values: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._values.setdefault(name.lower(), []).append(value)
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of that name, in order; `Set-Cookie` must be read this way."""
+        return list(self._values.get(name.lower(), ()))
+
+    def __getitem__(self, name: str) -> str:
+        return ", ".join(self._values[name.lower()])
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        # Names only: a Set-Cookie or a token must not get into a log line. A server chooses names, too: of
+        # those that are not common it is told how many there are.
+        shown = sorted(self._values.keys() & _COMMON)
+        more = len(self._values) - len(shown)
+        return f"Headers({shown}{f' and {more} more' if more else ''})"
+
+
+def parse_head(head: bytes, line_end: bytes = b"\r\n") -> tuple[int, str, Headers]:
+    """Status, reason and headers of a response head.
+
+    Args:
+        head: Without the empty line at its end.
+        line_end: What ends each of its lines, and may be in none.
+
+    Raises:
+        ValueError: It is not HTTP/1.x; the text says where.
+    """
+    first, *lines = head.split(line_end)
+    status = _STATUS_LINE.fullmatch(first)
+    if status is None:
+        # No more than its first word: a server that echoes would have us show the request, secrets and all.
+        raise ValueError(f"the first line is not a HTTP/1.1 status line: {first.split(b' ')[0][:32]!r}")
+    fields = []
+    for line in lines:
+        name, colon, value = line.decode("latin-1").partition(":")
+        if not colon or not TOKEN.fullmatch(name):
+            raise ValueError("a header line has no valid name")  # an echo may have a secret in its place
+        if _BREAKS.search(value):
+            # websocket-client, and any code that writes the value into another head, would see two lines.
+            raise ValueError(f"the header line {name[:32]} has a CR, LF or NUL in its value")
+        fields.append((name, value.strip(" \t")))
+    return int(status[1]), (status[2] or b"").decode("latin-1"), Headers(fields)
+
+
+def unchunk(body: bytes) -> tuple[bytes, bool]:
+    """The content of a chunked body as far as it has come, and whether there is no more (RFC 9112 §7.1).
+
+    A body that does not begin with a chunk is its own content.
+    """
+    parts: list[bytes] = []
+    start = 0
+    while (end := body.find(b"\r\n", start)) >= 0 and (found := _CHUNK_SIZE.match(body, start, end)):
+        start = end + 2 + int(found[0], 16)
+        if start == end + 2:
+            return b"".join(parts), True
+        parts.append(body[end + 2 : start])
+        start += 2
+    return (b"".join(parts) if parts else body), False
+
+
+def is_status_line(line: bytes | bytearray) -> bool:
+    """Whether a response may begin with that."""
+    return _STATUS_LINE.fullmatch(line) is not None
+
+
+def is_chunked(headers: Headers) -> bool:
+    """Whether the body comes in chunks."""
+    return headers.get("transfer-encoding", "").lower().endswith("chunked")
+
+
+def retry_after(headers: Headers) -> float | None:
+    """S that the server asks for before another attempt; None where it does not."""
+    return seconds_until(headers.get_all("retry-after"), headers.get("date", ""))

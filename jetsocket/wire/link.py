@@ -1,0 +1,237 @@
+"""What a connection is made of: its locks, its fields, and how it fails.
+
+What is done differently from websocket-client, and why, stands in the table in docs/how-it-works.md.
+
+A connection has two locks. A method that takes one of them says so with `takes`; a method that needs it held
+asserts that. Neither is waited for while the other is held.
+
+- `readlock` guards everything that is read: the stream's reading side and `reader`. A reader holds it while
+  it waits for the server; all others take it without waiting. With it, `lock` is taken without waiting, for
+  the pongs and the close frame that what was read calls for.
+- `lock` guards everything that is sent: the stream's writing side. It is held while a message goes out. A
+  pong never waits for it: the thread that holds it sends the pongs that are due when done. With it,
+  `readlock` is taken without waiting: after a failed send, for the reason, and as the process ends.
+
+A signal handler or finalizer runs in the middle of whatever its thread does. If that holds the lock that the
+handler needs, waiting would be waiting for itself: it gets an InvalidStateError.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any, Literal, NoReturn, TypeVar
+
+from jetsocket.clock import monotonic
+from jetsocket.exceptions import ConnectionClosedError, ConnectionError, InvalidStateError, TimeoutError
+from jetsocket.interrupts import suppress
+from jetsocket.uris import Target
+from jetsocket.wire import deflate
+from jetsocket.wire.message_reader import MessageReader
+from jetsocket.wire.stream import Stream
+from jetsocket.wire.tls import frames_from
+
+ABNORMAL = 1006
+"""Stands for a connection that ended without a close frame (RFC 6455 §7.4.1); never sent."""
+
+LAST_LOOK = 0.05
+"""s for taking in what is there, past a reader's deadline, by the way or while closing: a megabyte of empty
+frames takes a second to parse, and other connections want tending, too."""
+
+LITTLE = 16 * 1024
+"""B that always are looked at: pings, a late reply, a close frame; more costs too much."""
+
+_log = logging.getLogger("jetsocket.wire")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+_takers: dict[str, set[CodeType]] = {"lock": set(), "readlock": set()}
+
+
+def takes(lock: Literal["lock", "readlock"]) -> Callable[[_Method], _Method]:
+    """Mark a method that takes this lock: its thread may hold it wherever that method is on the stack."""
+
+    def mark(method: _Method) -> _Method:
+        _takers[lock].add(method.__code__)
+        return method
+
+    return mark
+
+
+class Ping:
+    """A ping that waits for its pong."""
+
+    __slots__ = ("answered", "round_trip", "sent_at")
+
+    def __init__(self) -> None:
+        """Sent now."""
+        self.sent_at = monotonic()
+        self.round_trip: float | None = None
+        self.answered = threading.Lock()  # held until the pong is there; the thread that waits, waits for it
+        self.answered.acquire()
+
+    def is_answered(self) -> bool:
+        """Whether its pong has come."""
+        return self.round_trip is not None
+
+
+class Link:
+    """The fields and locks of one connection, and how it ends in an error.
+
+    Attributes:
+        lock: Guards what is sent.
+        readlock: Guards what is read.
+        target: Where it leads; None before it is known.
+        connected: Whether it is open, as far as is known.
+        failure: Why it is over; None while it is not.
+        holder: Who may use it now; an operation that names another is refused. None: no one in particular.
+        messages_sent: Messages sent so far, one that is on its way out included.
+        last_heard: When data or a due pong last came (monotonic, s).
+        latency: Round trip of the last `measure_latency` (s).
+        waits_since: When a reader last began to wait (monotonic, s); None before.
+        unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
+            the server does not take, or compressed messages too large to be inflated all at once. The thread
+            that looks after many connections calls `finish` on those.
+        tell_end: What is called with `failure` when it is set, anywhere, in a finalizer too; logs it.
+        reader: Makes messages of what comes.
+    """
+
+    def __init__(
+        self, max_message_size: int, compression_threshold: int, max_frame_size: int | None = None
+    ) -> None:
+        """Prepare for a connection.
+
+        Args:
+            max_message_size: Limit of one incoming message, decompressed (B).
+            compression_threshold: Messages of less than this (B) are sent as they are.
+            max_frame_size: Longer messages (B, compressed) are sent in several frames; None: in one.
+        """
+        self.lock, self.readlock = threading.Lock(), threading.Lock()
+        self.target: Target | None = None
+        self.connected = False
+        self.failure: ConnectionError | None = None
+        self.holder: object = None
+        self.messages_sent = 0
+        self.last_heard = monotonic()
+        self.latency: float | None = None
+        self.waits_since: float | None = None
+        self.unfinished: set[Any] | None = None
+        self.tell_end: Callable[[ConnectionError], None] = _log_end
+        self.reader = MessageReader(max_message_size)
+        self._max_message_size = max_message_size
+        self._compression_threshold = compression_threshold
+        self._max_frame_size = sys.maxsize if max_frame_size is None else max_frame_size
+        self._deflater: deflate.Deflater | None = None  # guarded by `lock`
+        self._keys: Iterator[bytes] = iter(())  # likewise
+        self._stream: Stream | None = None
+        self._request = b""  # the upgrade's; what it has of secrets is not shown in what the server says
+        self._sent_before: set[str] = set()  # what was secret in requests that were redirected
+        self._pings: dict[bytes, Ping] = {}
+        self._close_sent = False
+        self._reply_at: float | None = None  # when the server's close frame was seen
+        self._reading = False  # True while bytes are between the socket and `reader`
+        self._sending = False  # True while a frame, or a message of several, may be half on its way
+        self._left_unread = False  # whether the last look had to stop before the end
+        self._ahead = 0  # B read since a borrower last asked
+        self._drained = 0  # B thrown away since the close frame left
+        self._tended_by = 0  # the thread that is in `tend`
+        self._pushed_by = 0  # the thread that sends a ping or pong by the way
+        self._left_by = 0  # the thread that has taken leave
+
+    # --- what it tells ---------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, by either side; `failure` says why."""
+        return self.failure is not None
+
+    @property
+    def bytes_in(self) -> int:
+        """B received, of the whole stream (TLS and the upgrade included)."""
+        return 0 if self._stream is None else self._stream.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        """B sent, of the whole stream (TLS and the upgrade included)."""
+        return 0 if self._stream is None else self._stream.bytes_out
+
+    @property
+    def bytes_taken(self) -> int:
+        """B sent that have reached the other side, as far as the kernel tells; all of `bytes_out` at most."""
+        return 0 if self._stream is None else self._stream.bytes_out - self._stream.untaken
+
+    # --- errors ----------------------------------------------------------------------------------------
+
+    def _lose(self, why: str, cause: BaseException | None = None) -> None:
+        """Nothing will ever come or go again."""
+        self._fail(self._closed(why, cause=cause))
+        if self.lock.locked():  # in a send: the sender must not wait for the server to take it, nor a reader
+            self._live_stream().abort()
+
+    def _fail(self, failure: ConnectionError) -> None:
+        """Note the first reason why this connection is over."""
+        if self.failure is None:
+            self.failure = failure
+            self.connected = False
+            self.tell_end(failure)
+        for ping in list(self._pings.values()):
+            with suppress(RuntimeError):  # released already: the thread that waits is awake
+                ping.answered.release()
+
+    def raise_failure(self) -> NoReturn:
+        """Tell why the connection is over, which it has to be."""
+        assert self.failure is not None
+        # A copy each: two threads raising one object would write into each other's traceback.
+        raise copy.copy(self.failure) from self.failure.__cause__
+
+    def _closed(
+        self, why: str, code: int = ABNORMAL, reason: str = "", cause: BaseException | None = None
+    ) -> ConnectionClosedError:
+        where = "the connection" if self.target is None else f"the connection to {self.target.redacted}"
+        error = ConnectionClosedError(f"{where} is over: {why}", code=code, reason=reason)
+        if cause is not None:
+            # Without its traceback, whose frames lead back to this object: only the GC could end that cycle.
+            error.__cause__ = cause.with_traceback(None)
+        return error
+
+    def _live_stream(self) -> Stream:
+        if self._stream is None:
+            raise InvalidStateError("not connected; call connect() first", current_state="new")
+        return self._stream
+
+    def _wait_for(self, lock: Any, deadline: float | None, operation: str) -> None:
+        if self._left_by == threading.get_ident():
+            self.raise_failure()  # a hook or finalizer that runs after that: it would wait for itself
+        timeout = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
+        if not lock.acquire(timeout=timeout):
+            raise self._late(operation, deadline)
+
+    def _late(self, operation: str, deadline: float | None, why: str = "") -> TimeoutError:
+        where = "" if self.target is None else f" at {self.target.redacted}"
+        doing = {"recv": "no whole message came", "send": "the server takes no more", "ping": "no pong came"}
+        told = why or f"{doing[operation]} in time"
+        return TimeoutError(f"{told}{where}", operation=operation, timeout=None)
+
+    def _is_inside(self) -> bool:
+        """Whether this very thread uses this connection, below us on the stack."""
+        takers = _takers["lock"] | _takers["readlock"]
+        return any(
+            frame.f_code in takers and frame.f_locals.get("self") is self
+            for frame in frames_from(sys._getframe(2))
+        )
+
+
+def _log_end(failure: ConnectionError) -> None:
+    _log.debug("%s", failure)
+
+
+def not_held(target: Target | None) -> InvalidStateError:
+    """What to tell a caller that uses a connection which was lent to it, and is not any more."""
+    where = "" if target is None else f" to {target.redacted}"
+    return InvalidStateError(
+        f"this lease of a connection{where} was released; acquire a new one",
+        current_state="released",
+        required_states=["lent"],
+    )
