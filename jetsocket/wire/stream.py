@@ -164,13 +164,9 @@ class Stream:
         """Whether part of a TLS record was read, and waits for the rest."""
         return self._tls is not None and self._tls.mid_record
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether it is open and whole, with nothing to read, half-read or unsent. Never waits."""
-        poll = self._poll_readable
-        if poll is None or self._tls is not None or self._sock is CLOSED:
-            return not (self._poll_reader(None) or self.half_read or self.broken or self.unsent)
-        return not (poll(0) or self.broken or self._unsent)
+    def has_begun(self) -> bool:
+        """Whether there is something to read, or half a TLS record was read. Never waits."""
+        return self._poll_reader(None) or self.half_read
 
     def wait_readable(self, deadline: float | None) -> bool:
         """Wait until `read_now` has something to tell: data, the end, an error.

@@ -1,7 +1,4 @@
-"""Retry-After (RFC 9110 §10.2.3): read, told, and honoured between attempts to connect.
-
-Also tests: `wire/retry_after`.
-"""
+"""Retry-After (RFC 9110 §10.2.3): read, told, and honoured between attempts to connect."""
 
 from __future__ import annotations
 
