@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.connection import Lender, PooledConnection, Terms
+from jetsocket.connection import PooledConnection
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, JetSocketError, TimeoutError
 from jetsocket.foreign import Misuse, as_told, told
 from jetsocket.interrupts import is_alarm
+from jetsocket.lease import Lease, Lender, Terms
 from jetsocket.state import State
 from jetsocket.wire.redaction import raise_alone
 
@@ -25,14 +26,14 @@ Callback: TypeAlias = Callable[[PooledConnection[Any]], object]
 class NoLender:
     """What stands behind a callback's lease: releasing it does nothing, and it never moves."""
 
-    def take_back(self, lease: PooledConnection[Any], failed: bool) -> None:
+    def take_back(self, lease: Lease[Any], failed: bool) -> None:
         """The callback ends with its return."""
 
-    def move(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:
+    def move(self, lease: Lease[Any], stale: Entry, deadline: float | None) -> None:
         """Never called: a lease with a deadline over all its operations does not move."""
         raise AssertionError("a callback's lease does not move")
 
-    def is_fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
+    def is_fit_for_first_use(self, lease: Lease[Any]) -> bool:
         """Likewise."""
         return True
 

@@ -17,16 +17,16 @@ from jetsocket.places import IDLE
 from jetsocket.state import State
 
 if TYPE_CHECKING:
-    from jetsocket.pool import ConnectionPool
+    from jetsocket.assembly import Assembly
 
 _EXIT_PATIENCE = 0.1  # s, for the closing handshakes of all pools together when the interpreter ends
 _JOIN_PATIENCE = 1.0  # s for the pool's threads to end
 
-_pools: set[weakref.ref[ConnectionPool[Any]]] = set()
+_pools: set[weakref.ref[Assembly[Any]]] = set()
 _states: weakref.WeakSet[State] = weakref.WeakSet()
 
 
-def register(pool: ConnectionPool[Any], state: State) -> None:
+def register(pool: Assembly[Any], state: State) -> None:
     """Remember a pool, for the end of the interpreter and for forks."""
     _pools.add(weakref.ref(pool, _pools.discard))
     _states.add(state)
@@ -99,7 +99,7 @@ def disown(state: State) -> None:
         borrower.rouse()
 
 
-def _all_pools() -> list[ConnectionPool[Any]]:
+def _all_pools() -> list[Assembly[Any]]:
     # No WeakSet: others may make pools meanwhile. CPython copies a plain set in one go.
     return [pool for ref in list(_pools) if (pool := ref()) is not None]
 

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 from jetsocket.borrower import Borrower
 from jetsocket.clean import may_be_lent, owes_a_ping, why_not_lent
 from jetsocket.clock import SHORTEST_SLEEP, monotonic, with_sleep
-from jetsocket.connection import PooledConnection, Terms
 from jetsocket.demand import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import (
@@ -23,6 +22,7 @@ from jetsocket.exceptions import (
 )
 from jetsocket.housekeeper import Check, Housekeeper
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
+from jetsocket.lease import Lease, Terms
 from jetsocket.limits import Limiter
 from jetsocket.opening import Opening
 from jetsocket.refusals import exhausted
@@ -64,7 +64,7 @@ class Lending(Returning):
 
     # --- the way in ------------------------------------------------------------------------------------
 
-    def lend(self, lease: PooledConnection[Any], deadline: float) -> None:
+    def lend(self, lease: Lease[Any], deadline: float) -> None:
         """Give a lease its connection.
 
         Raises:
@@ -288,14 +288,14 @@ class Lending(Returning):
 
     # --- a stale connection costs the borrower nothing -------------------------------------------------
 
-    def is_fit_for_first_use(self, lease: PooledConnection[Any]) -> bool:
+    def is_fit_for_first_use(self, lease: Lease[Any]) -> bool:
         """Whether one that was idle is still as clean as it was when it was lent, before its first use."""
         entry = lease._entry
         if entry is None:
             return False
         return why_not_lent(entry, self.state.config, self.state.known) in (None, "in use")
 
-    def move(self, lease: PooledConnection[Any], stale: Entry, deadline: float | None) -> None:
+    def move(self, lease: Lease[Any], stale: Entry, deadline: float | None) -> None:
         """Give an unused lease another connection, for one that ended before its first use.
 
         Raises:
@@ -343,7 +343,7 @@ class Lending(Returning):
             self._return_unused(lease, entry)
         state.log.tell("[%s] moved from connection %d to %d", state.name, stale.id, entry.id)
 
-    def _return_unused(self, lease: PooledConnection[Any], entry: Entry) -> None:
+    def _return_unused(self, lease: Lease[Any], entry: Entry) -> None:
         """Close what a lease was moved to that has been released on the way."""
         borrower = lease._borrower
         if lease._detach() is entry:

@@ -20,13 +20,13 @@ from typing import Any
 
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
-from jetsocket.connection import Terms
 from jetsocket.cooldown import backoff
 from jetsocket.demand import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
 from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
+from jetsocket.lease import Terms
 from jetsocket.limits import Limiter
 from jetsocket.options import Options
 from jetsocket.state import State

@@ -5,45 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from os import getpid
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Generic, NoReturn
+from typing import Any
 
 from jetsocket import ending
+from jetsocket.assembly import Assembly
 from jetsocket.borrower import Borrower
-from jetsocket.callbacks import Callback, checker
-from jetsocket.checks import runs_later
 from jetsocket.clock import monotonic
-from jetsocket.config import ConnectionPoolConfig
-from jetsocket.connection import PooledConnection, T, Terms, seconds
-from jetsocket.entry import key_of
+from jetsocket.connection import PooledConnection
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, DecodeError, TimeoutError
-from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
 from jetsocket.interrupts import is_alarm
-from jetsocket.known_uris import forget_some
-from jetsocket.lending import Lending
-from jetsocket.limits import Limiter
-from jetsocket.messages import Codec
-from jetsocket.opening import Opening
-from jetsocket.options import Options
-from jetsocket.state import State
-from jetsocket.stats import PoolStats
+from jetsocket.lease import T, seconds
 from jetsocket.text import short_repr
 from jetsocket.threads import Forked, stack_of
-from jetsocket.uris import Target, parse, resolve
 
 __all__ = ["ConnectionPool"]
 
-_numbers = itertools.count(1)
 
-_KNOWN_URIS, _MOST_KNOWN_URIS = 256, 65_536  # resolved URIs that a pool remembers, at least and at most
-_LONG_URI = 2048  # characters; longer ones are resolved each time, rather than kept
-
-
-class ConnectionPool(Generic[T]):
+class ConnectionPool(Assembly[T]):
     """A bounded set of open WebSocket connections, lent to one borrower at a time. Thread-safe.
 
     A connection is reused only if it is clean; see `ConnectionPoolConfig.reuse`. Use the pool as a
@@ -56,92 +38,6 @@ class ConnectionPool(Generic[T]):
         ...         for msg in conn:
         ...             process(msg)
     """
-
-    def __init__(
-        self,
-        config: ConnectionPoolConfig | None = None,
-        *,
-        base_uri: str | None = None,
-        manager_kwargs: Mapping[str, Any] | None = None,
-        configure: Callback | None = None,
-        reset: Callback | None = None,
-        check: Callback | None = None,
-        name: str | None = None,
-        limiter: Limiter | None = None,
-    ) -> None:
-        """Make a pool. Nothing is opened yet.
-
-        Args:
-            config: Sizes and times; the defaults if None.
-            base_uri: What paths given to `acquire` are relative to.
-            manager_kwargs: How connections are made; see the table in docs/usage.md.
-            configure: Called once with each new connection, before its first borrower: log in, swallow a
-                greeting. In a thread of the pool, within one connect_timeout. What it sends and receives
-                counts for no borrower, so it must read every reply it asks for: the first borrower would take
-                it for theirs.
-            reset: Called with each connection that is released. If it returns, the connection is kept,
-                whatever the rule says of the lease; not if something is unread then. Within
-                health_check_timeout.
-            check: Called with a connection that has been idle for health_check_interval, in place of a
-                ping, for servers that answer none; lent ones are not pinged then. Within
-                health_check_timeout.
-                Any of these three raising, or taking too long, means: close this connection, never lend it.
-            name: For log lines and threads.
-            limiter: A cap over several pools, processes or hosts; see `jetsocket.limits`.
-
-        Raises:
-            TypeError: An argument or a key of `manager_kwargs` is unknown or of the wrong type.
-            ValueError: A value is out of range, or `base_uri` is no WebSocket URI.
-            ImportError: `message_type` or a SOCKS proxy needs an extra that is not installed.
-        """
-        if config is not None and not isinstance(config, ConnectionPoolConfig):
-            raise TypeError(f"config must be a ConnectionPoolConfig, not {type(config).__name__}")
-        for label, callback in (("configure", configure), ("reset", reset), ("check", check)):
-            if callback is not None and not callable(callback):
-                raise TypeError(f"{label} must be callable, not {callback!r}")
-            if runs_later(callback):
-                raise TypeError(
-                    f"{label} must be an ordinary function, not an async one or a generator: {callback!r}"
-                )
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a str or None, not {name!r}")
-        if limiter is not None and not isinstance(limiter, Limiter):
-            raise TypeError(f"limiter must be a jetsocket.limits.Limiter or None, not {limiter!r}")
-        self._config = config if config is not None else ConnectionPoolConfig()
-        self._options = Options.from_kwargs(manager_kwargs)
-        self._base = None if base_uri is None else parse(base_uri)
-        self._name = name if name is not None else f"pool-{next(_numbers)}"
-        self._codec: Codec[T] = Codec.for_options(
-            self._options.serializer, self._options.deserializer, self._options.message_type
-        )
-        self._configure, self._reset, self._check, self._limiter = configure, reset, check, limiter
-        self._targets: dict[object, tuple[Target, str]] = {}  # resolving costs as much as borrowing
-        self._lending = self._new_lending()
-        self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
-        self._half_closed = False  # an exception struck in `close`
-
-    def _new_lending(self) -> Lending:
-        options, config = self._options, self._config
-        state = State(config, self._name, options.close_timeout)
-        ending.register(self, state)
-        state.known.minds = config.reuse == "balanced" and self._reset is None
-        terms = Terms(
-            self._codec,
-            state.doorbell,
-            options.send_timeout,
-            options.recv_timeout,
-            config.match_ids,
-            state.known,
-        )
-        opening = Opening(state, options, self._base, terms, on_open=self._configure, limiter=self._limiter)
-        return Lending(
-            state,
-            terms,
-            opening,
-            reset=self._reset,
-            check=checker(self._check, state, terms),
-            limiter=self._limiter,
-        )
 
     # --- acquire ---------------------------------------------------------------------------------------
 
@@ -198,17 +94,6 @@ class ConnectionPool(Generic[T]):
                 raise lending.state.closed_error() from error  # in place of what `close` has made of it
             raise
         return lease
-
-    def _target(self, uri_or_path: str) -> tuple[Target, str]:
-        if not isinstance(uri_or_path, str):
-            raise TypeError(f"uri_or_path must be a str, not {type(uri_or_path).__name__}")
-        target = resolve(uri_or_path, self._base)
-        found = target, key_of(target)
-        if len(uri_or_path) <= _LONG_URI:
-            most = min(max(_KNOWN_URIS, self._config.max_connections), _MOST_KNOWN_URIS)
-            forget_some(self._targets, most - 1)
-            self._targets[uri_or_path] = found
-        return found
 
     def release(self, conn: PooledConnection[T]) -> None:
         """Give a connection back; a lease that was released before is left alone.
@@ -395,86 +280,6 @@ class ConnectionPool(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        # No lock and no I/O.
-        lending = getattr(self, "_lending", None)
-        if lending is not None:
-            ending.abandon(lending)
-
-    def __reduce__(self) -> NoReturn:
-        # A copy would share the connections, and close them with its own end.
-        raise TypeError(
-            f"pool {self._name!r} can't be pickled or copied: its connections are this process's. Make a pool"
-            " in each process, in a module imported there; one made before a fork works after it, too"
-        )
-
-    # --- what it is ------------------------------------------------------------------------------------
-
-    def stats(self) -> PoolStats:
-        """The pool's figures at this moment.
-
-        Raises:
-            InvalidStateError: Called from a finalizer or signal handler that interrupted the pool itself.
-        """
-        return self._begin_anew().state.stats()
-
-    def leases(self) -> list[LeaseInfo]:
-        """What is lent now: to which thread, for how long, acquired where, doing what; the longest first."""
-        now = monotonic()
-        borrowers = sorted(self._begin_anew().state.lent, key=lambda each: each.taken_at)
-        return [info for each in borrowers if (info := lease_info(each, now)) is not None]
-
-    def connections(self) -> list[ConnectionInfo]:
-        """All connections of the pool, in whatever place, the oldest first."""
-        now = monotonic()
-        entries = sorted(self._begin_anew().state.open_entries(), key=lambda entry: entry.id)
-        return [connection_info(entry, now) for entry in entries]
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._lending.state.closed
-
-    @property
-    def config(self) -> ConnectionPoolConfig:
-        """What the pool was made with; after `resize`, a copy with the new cap."""
-        return self._config
-
-    @property
-    def name(self) -> str:
-        """What log lines and threads call it."""
-        return self._name
-
-    def __repr__(self) -> str:
-        stats = self.stats()
-        base = "" if self._base is None else f"base_uri={self._base.redacted!r}, "
-        return (
-            f"ConnectionPool(name={self._name!r}, {base}max_connections={self._config.max_connections}, "
-            f"active={stats.active_connections}, idle={stats.idle_connections}, waiting={stats.waiting}, "
-            f"closed={self.is_closed})"
-        )
-
-    # --- fork ------------------------------------------------------------------------------------------
-
-    def _begin_anew(self) -> Lending:
-        """In a forked child, begin with an empty state: the connections and threads are the parent's.
-
-        Called by the hook in `ending`, and by each method that uses the state, for the hook may not have run
-        (uWSGI's fork runs none), may have been interrupted, or be preceded by others'. So several threads may
-        be here, and a signal handler that interrupts one: all assign the same, what is compared last.
-        """
-        pid, old = getpid(), self._lending
-        if old.state.pid == pid:
-            return old
-        ending.disown(old.state)
-        new = self._new_lending()
-        new.state.closed, new.state.draining = old.state.closed, old.state.draining
-        new.state.known.learn_from(old.state.known)
-        self._lending = lending = self._lendings.setdefault(pid, new)
-        for other in [other for other in list(self._lendings) if other != pid]:
-            self._lendings.pop(other, None)
-        return lending
 
 
 def _left(deadline: float | None) -> float | None:

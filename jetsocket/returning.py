@@ -9,10 +9,10 @@ from jetsocket.borrower import Borrower
 from jetsocket.callbacks import Callback, call_back
 from jetsocket.clean import why_unclean
 from jetsocket.clock import monotonic
-from jetsocket.connection import PooledConnection, Terms
 from jetsocket.entry import Entry
 from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
+from jetsocket.lease import Lease, Terms
 from jetsocket.state import State
 from jetsocket.suspects import ended_silently, ping_siblings
 from jetsocket.threads import is_housekeeping
@@ -30,7 +30,7 @@ class Returning:
         self.terms = terms
         self._reset = reset
 
-    def take_back(self, lease: PooledConnection[Any], failed: bool) -> None:
+    def take_back(self, lease: Lease[Any], failed: bool) -> None:
         """Return a lease: what `release()` and leaving the `with` block do.
 
         Args:
@@ -69,7 +69,7 @@ class Returning:
             which = "?" if entry is None else entry.id
             state.log.note(logging.WARNING, text, state.name, which, monotonic() - borrower.taken_at)
 
-    def _claim_late(self, lease: PooledConnection[Any]) -> bool:
+    def _claim_late(self, lease: Lease[Any]) -> bool:
         """Release a lease that has no connection: given up, or on its way to another; True: it has got it.
 
         The thread that moves it looks at `_released` when it is there, and returns what it got.
@@ -85,9 +85,7 @@ class Returning:
             return False
         return state.claim(borrower)
 
-    def _why_unclean(
-        self, lease: PooledConnection[Any], entry: Entry, failed: bool, now: float
-    ) -> str | None:
+    def _why_unclean(self, lease: Lease[Any], entry: Entry, failed: bool, now: float) -> str | None:
         wire, account, known = entry.wire, lease._account, self.state.known
         tagged = 0 if account is None else account.tagged
         sent = wire.messages_sent - entry.sent

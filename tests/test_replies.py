@@ -590,7 +590,7 @@ def test_without_match_ids_the_reply_is_the_next_message(
 def test_nobody_hangs_at_a_service_that_does_not_echo(
     echo_server: MakeServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, timeout: float | None
 ) -> None:
-    monkeypatch.setattr("jetsocket.connection._ECHO_PATIENCE", 0.2)
+    monkeypatch.setattr("jetsocket.exchange._ECHO_PATIENCE", 0.2)
     pool = make_pool(echo_server(drops_ids))
     with pytest.raises(TimeoutError, match=r"1 message came, none with id 7; .*match_ids=False") as raised:
         pool.request("/", {"id": 7}, timeout)
@@ -601,7 +601,7 @@ def test_nobody_hangs_at_a_service_that_does_not_echo(
 def test_where_ids_were_echoed_once_a_request_waits_for_ever(
     echo_server: MakeServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jetsocket.connection._ECHO_PATIENCE", 0.05)
+    monkeypatch.setattr("jetsocket.exchange._ECHO_PATIENCE", 0.05)
 
     def slow(conn: Connection) -> None:
         for text in conn:
@@ -618,7 +618,7 @@ def test_where_ids_were_echoed_once_a_request_waits_for_ever(
 
 
 def test_a_silent_service_is_waited_for(echo: EchoServer, make_pool: MakePool, monkeypatch: Any) -> None:
-    monkeypatch.setattr("jetsocket.connection._ECHO_PATIENCE", 0.01)
+    monkeypatch.setattr("jetsocket.exchange._ECHO_PATIENCE", 0.01)
     message = {"id": 1, "delay": 0.3}
     assert make_pool(echo).request("/late", message) == message
 

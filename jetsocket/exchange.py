@@ -1,0 +1,370 @@
+"""Sending and receiving over a lease: messages, requests and their replies, iteration, pings."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jetsocket.clock import monotonic
+from jetsocket.entry import Entry
+from jetsocket.exceptions import ConnectionClosedError, TimeoutError
+from jetsocket.ids import Account, Key, SentIds, key_in, shown
+from jetsocket.interrupts import is_alarm
+from jetsocket.iteration import iterate
+from jetsocket.lease import Lease, T, seconds
+
+_ECHO_PATIENCE = 10.0  # s for a service that has not yet been seen to send ids back, where no timeout is set
+
+
+def _raw(data: object) -> str | bytes:
+    if isinstance(data, (str, bytes)):
+        return data
+    if isinstance(data, (bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"send_raw takes str or bytes, not {type(data).__name__}; send() serializes")
+
+
+class Exchange(Lease[T]):
+    """What goes over a connection while it is lent."""
+
+    __slots__ = ()
+
+    # --- sending ---------------------------------------------------------------------------------------
+
+    def send(self, data: Any) -> None:
+        """Send one message.
+
+        Args:
+            data: `str` goes out as a text message and `bytes` as a binary one, as they are; anything else
+                through the serializer (JSON unless the pool was told otherwise).
+
+        Raises:
+            TypeError: The serializer can't take it; nothing was sent, and the connection is as it was.
+            ValueError: Likewise.
+            TimeoutError: The server did not take it within `send_timeout`.
+            ConnectionClosedError: The connection has ended. The very first send of a lease is moved to
+                another connection instead, if no byte of it has left.
+            InvalidStateError: The lease was released.
+        """
+        terms = self._terms
+        payload = terms.codec.encode(data)
+        key = key_in(data, payload, terms.codec.read_json) if terms.match_ids else None
+        self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout, key)
+
+    def send_raw(self, data: str | bytes, *, binary: bool | None = None) -> None:
+        """Send one message as it is, without the serializer.
+
+        Args:
+            data: The payload.
+            binary: True sends a binary message, False a text one; None goes by the type of `data`.
+
+        Raises:
+            TypeError: `data` is neither `str` nor `bytes`, or `binary` no bool.
+            ValueError: `bytes` that are not UTF-8 can't go out as text.
+            TimeoutError: As `send`.
+            ConnectionClosedError: As `send`.
+            InvalidStateError: The lease was released.
+        """
+        payload = data if type(data) is str or type(data) is bytes else _raw(data)
+        text = None
+        if binary is not None:
+            if not isinstance(binary, bool):
+                raise TypeError(f"binary must be True, False or None, not {binary!r}")
+            text = not binary
+            if text and isinstance(payload, bytes):
+                payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
+        terms, limit = self._terms, self._terms.send_timeout
+        key = key_in(payload, payload, terms.codec.read_json) if terms.match_ids else None
+        self._send(payload, text, self._until(limit), limit, key)
+
+    def _send(
+        self,
+        payload: str | bytes,
+        text: bool | None,
+        deadline: float | None,
+        limit: float | None,
+        key: Key | None,
+    ) -> int | None:
+        """Send a message whose id is `key`.
+
+        Returns:
+            How many messages had come before, if it is tagged: its answer carries the id. Else None.
+        """
+        if type(payload) is str:  # here, for what can't be encoded must not count as sent
+            payload, text = payload.encode("utf-8"), text is not False
+        if not self._sent:
+            return self._send_first(payload, text, deadline, limit, key)
+        entry = self._entry or self._current()
+        since = None if key is None else self._ask(entry, key)
+        try:
+            entry.wire.send_message(payload, deadline, self._borrower, text)
+        except TimeoutError as error:
+            if is_alarm(error):
+                raise
+            raise self._late(error, limit) from None
+        return since
+
+    def _ask(self, entry: Entry, key: Key) -> int | None:
+        """Note, before it can leave, that a message with this id does; returns what `_send` does."""
+        if (account := self._account) is None:
+            codec = self._terms.codec
+            if entry.ids is None:
+                entry.ids = SentIds()
+            account = self._account = Account(entry.ids, codec.read_json, keep=codec.is_json)
+        return entry.wire.reader.received if account.ask(key) else None
+
+    def _send_first(
+        self,
+        payload: str | bytes,
+        text: bool | None,
+        deadline: float | None,
+        limit: float | None,
+        key: Key | None,
+    ) -> int | None:
+        """`_send` as long as the lease may still move to another connection unnoticed, and once after it."""
+        while True:
+            entry = self._entry or self._current()
+            fresh = not self._touched and entry.idle_since > 0 and self._deadline is None
+            if fresh and not self._lender.is_fit_for_first_use(self):
+                self._lender.move(self, entry, deadline)
+                continue
+            wire = entry.wire
+            out = wire.bytes_out if fresh else 0
+            if self._deadline is None and not self._iterated:
+                self._note_what_came_first(entry)
+            self._touched = True
+            since = None if key is None else self._ask(entry, key)
+            try:
+                wire.send_message(payload, deadline, self._borrower, text)
+                self._sent = True
+                return since
+            except TimeoutError as error:
+                if is_alarm(error):
+                    raise
+                raise self._late(error, limit) from None
+            except ConnectionClosedError as error:
+                if not fresh or wire.bytes_out != out or is_alarm(error):
+                    raise
+                # Not a byte has left, and this borrower has neither sent nor received: nobody will notice.
+                self._touched = False
+                self._account = None  # its ids have been sent on the other connection
+                self._lender.move(self, entry, deadline)
+
+    def _note_what_came_first(self, entry: Entry) -> None:
+        """A message that came before anything was sent was not asked for: a greeting, or what is pushed."""
+        known, wire = self._terms.known, entry.wire
+        if known.minds and wire.messages_sent == entry.sent:
+            if not (entry.idle_since or self._touched):  # a new connection, at which no one has looked yet
+                wire.look(quick=True)
+            if wire.reader.received > entry.received:
+                known.note_unasked(entry, "before anything was sent")
+
+    # --- receiving -------------------------------------------------------------------------------------
+
+    def recv(self, timeout: float | None = None) -> T:
+        """Receive one message and decode it.
+
+        Args:
+            timeout: s for the whole message, however slowly it comes; 0 takes only what is there; None
+                waits as long as `recv_timeout` says (for ever, unless set).
+
+        Returns:
+            What the deserializer makes of it (JSON unless the pool was told otherwise).
+
+        Raises:
+            DecodeError: The payload does not decode; it is in the error, and the connection is usable.
+            TimeoutError: No whole message in time.
+            ConnectionClosedError: The connection has ended, normally or not; `code` and `reason` say how.
+            ProtocolError: The server broke RFC 6455.
+            MessageTooBigError: The message is longer than `max_message_size`.
+            InvalidStateError: The lease was released.
+        """
+        return self._decode(self.recv_raw(timeout))
+
+    def recv_raw(self, timeout: float | None = None) -> str | bytes:
+        """Receive one message as it is: `str` for text, `bytes` for binary.
+
+        Args:
+            timeout: As for `recv`.
+
+        Raises:
+            TimeoutError: As `recv`, and so are the others but `DecodeError`.
+            ConnectionClosedError: As `recv`.
+            ProtocolError: As `recv`.
+            MessageTooBigError: As `recv`.
+            InvalidStateError: As `recv`.
+        """
+        if timeout is None and self._account is None and (queue := self._queue):
+            try:
+                return queue.popleft()  # it has come already: see `iterate`
+            except IndexError as error:  # another thread was faster, or the lease was released
+                if is_alarm(error):
+                    raise
+        limit = seconds(timeout, self._terms.recv_timeout)
+        return self._recv(self._until(limit), limit)
+
+    def _recv(self, deadline: float | None, limit: float | None) -> str | bytes:
+        entry = self._entry or self._current()
+        self._touched = True
+        try:
+            while True:
+                payload = entry.wire.recv_message(deadline, self._borrower)
+                account = self._account
+                if account is None or self._admits(entry, account, payload):
+                    break
+        except TimeoutError as error:
+            if is_alarm(error):
+                raise
+            raise self._late(error, limit) from None
+        if not self._queue and entry.wire.reader.messages:  # more of them: a stream, perhaps
+            self._queue = entry.wire.lend_queue(self._borrower)
+        return payload
+
+    def _admits(self, entry: Entry, account: Account, payload: str | bytes) -> bool:
+        admitted = account.admits(payload)
+        if account.answered:
+            self._terms.known.note_echo(entry.key)
+        return admitted
+
+    def request(self, message: Any, timeout: float | None = None) -> T:
+        """Send a message and receive its reply, within one deadline.
+
+        The reply to a JSON object with an `id` that this connection was not sent a moment ago is the message
+        with the same `id`; what comes before it stays for `recv`. The reply to anything else, and with
+        `match_ids=False`, is the next message.
+
+        Args:
+            message: As for `send`.
+            timeout: s for both together; None: `send_timeout` and `recv_timeout` apply. Without any of them,
+                a service that sends messages and has never sent an id back is waited for for 10 s.
+
+        Returns:
+            The decoded reply.
+
+        Raises:
+            TimeoutError: No reply in time, or before more messages than are kept unread (see `ping`). It may
+                still come: the connection will not be lent again.
+            ConnectionClosedError: The connection has ended.
+            DecodeError: The reply does not decode.
+            InvalidStateError: The lease was released.
+        """
+        limit = seconds(timeout, None)
+        return self._request(message, None if limit is None else monotonic() + limit, limit)
+
+    def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
+        terms = self._terms
+        payload = terms.codec.encode(message)
+        key = key_in(message, payload, terms.codec.read_json) if terms.match_ids else None
+        if deadline is None:
+            since = self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout, key)
+            deadline, limit = self._until(terms.recv_timeout), terms.recv_timeout
+        else:
+            deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+            since = self._send(payload, None, deadline, limit, key)
+        if since is None or key is None:
+            return self._decode(self._recv(deadline, limit))
+        return self._decode(self._recv_answer(key, since, deadline, limit))
+
+    def _recv_answer(self, key: Key, since: int, deadline: float | None, limit: float | None) -> str | bytes:
+        """Receive the message that carries this id; `since`: how many had come before it was sent."""
+        entry, account, known = self._entry or self._current(), self._account, self._terms.known
+        assert account is not None, "an answer to what was not asked"
+        patience = None if deadline is not None or entry.key in known.echoing else _ECHO_PATIENCE
+        wire = entry.wire
+        try:
+            answer = wire.recv_answer(account.waits_for(key), since, deadline, self._borrower, patience)
+        except TimeoutError as error:
+            if is_alarm(error):
+                raise
+            came = wire.reader.received - since
+            if not came:
+                raise self._late(error, limit) from None
+            raise self._unanswered(error, key, came, limit) from None
+        known.note_echo(entry.key)
+        return answer
+
+    def _unanswered(self, error: TimeoutError, key: Key, came: int, limit: float | None) -> TimeoutError:
+        self._timed_out = True
+        messages = "1 message" if came == 1 else f"{came} messages"
+        waited = f"{_ECHO_PATIENCE if limit is None else limit:g}"
+        return TimeoutError(
+            f"{error}: {messages} came, none with id {shown(key)}; if this service does not echo ids:"
+            f" match_ids=False (waited for {waited} s)",
+            operation=error.operation,
+            timeout=limit,
+        )
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield messages until the server closes normally (1000, 1001, or without a status code).
+
+        Raises:
+            ConnectionClosedError: At any other end.
+            DecodeError: A payload does not decode; iterating again goes on behind it.
+        """
+        return iterate(self)
+
+    def _await_queue(self) -> deque[str | bytes]:
+        """Wait for a message, as `recv` does; for `iterate`."""
+        entry = self._entry or self._current()
+        self._touched = self._iterated = True
+        limit = self._terms.recv_timeout
+        try:
+            return entry.wire.await_queue(self._until(limit), self._borrower)
+        except TimeoutError as error:
+            if is_alarm(error):
+                raise
+            raise self._late(error, limit) from None
+
+    def _admit(self, payload: str | bytes) -> bool:
+        entry, account = self._entry, self._account
+        return entry is None or account is None or self._admits(entry, account, payload)
+
+    def _decoder(self) -> Callable[[str | bytes], T]:
+        return self._terms.codec.decoder(self._told().target.redacted)
+
+    def __next__(self) -> T:
+        """Receive one message, as iterating does; StopIteration at a normal close.
+
+        Raises:
+            StopIteration: The server has closed normally (1000, 1001, or without a status code).
+            ConnectionClosedError: At any other end.
+            DecodeError: The payload does not decode.
+        """
+        self._iterated = True
+        try:
+            return self.recv()
+        except ConnectionClosedError as error:
+            if error.is_normal and not is_alarm(error):
+                raise StopIteration from None
+            raise
+
+    # --- liveness --------------------------------------------------------------------------------------
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Send a ping and wait for its pong (RFC 6455 §5.5.2); messages that come meanwhile are kept.
+
+        Args:
+            timeout: s; None: `recv_timeout`.
+
+        Returns:
+            The round trip (s).
+
+        Raises:
+            TimeoutError: No pong in time, or before more messages than are kept unread: `max_message_size` B
+                and 1 MiB in all, each counted with 64 B of overhead.
+            ConnectionClosedError: The connection has ended.
+            InvalidStateError: The lease was released.
+        """
+        limit = seconds(timeout, self._terms.recv_timeout)
+        entry = self._current()
+        self._touched = True
+        try:
+            return entry.wire.measure_latency(self._until(limit), self._borrower)
+        except TimeoutError as error:
+            if is_alarm(error):
+                raise
+            raise self._late(error, limit) from None
+
+
+__all__ = ["Exchange"]

@@ -1,0 +1,254 @@
+"""What every lease has: its borrower, its connection, its limits of time, and what it tells of itself."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, cast
+
+from jetsocket.borrower import Borrower
+from jetsocket.clock import monotonic
+from jetsocket.entry import Entry
+from jetsocket.exceptions import TimeoutError
+from jetsocket.ids import Account
+from jetsocket.known_uris import KnownUris
+from jetsocket.messages import Codec
+from jetsocket.text import short_repr
+from jetsocket.wire.link import not_held
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # which type checkers bring along; nothing has to be installed
+
+    T = TypeVar("T", default=Any)  # so that a pool without message_type needs no annotation
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+
+class Lender(Protocol):
+    """What a lease reaches of its pool: the one call upward."""
+
+    def take_back(self, lease: Lease[Any], failed: bool) -> None:
+        """Return the lease; harmless if it was returned before."""
+
+    def move(self, lease: Lease[Any], stale: Entry, deadline: float | None) -> None:
+        """Give the lease another connection for one that has ended before it was used."""
+
+    def is_fit_for_first_use(self, lease: Lease[Any]) -> bool:
+        """Whether a connection that was idle, not yet used by this borrower, is still clean."""
+
+
+@dataclass(frozen=True)
+class Terms(Generic[T]):
+    """What all leases of a pool have in common.
+
+    Attributes:
+        codec: Between values and payloads.
+        doorbell: Where a finalizer leaves the borrower of a lease that was dropped.
+        send_timeout: s for a send; None: no limit.
+        recv_timeout: s for a receive that names none; None: no limit.
+        match_ids: Whether replies are told by the ids of what they answer.
+        known: What was found out about the URIs.
+    """
+
+    codec: Codec[T]
+    doorbell: SimpleQueue[Any]
+    send_timeout: float | None
+    recv_timeout: float | None
+    match_ids: bool
+    known: KnownUris
+
+
+def seconds(timeout: float | None, default: float | None, *, name: str = "timeout") -> float | None:
+    """Check a timeout (s) that a caller gave.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative or NaN.
+    """
+    if timeout is None:
+        return default
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {short_repr(timeout)}")
+    if timeout >= threading.TIMEOUT_MAX:
+        return None  # centuries, which locks refuse to wait
+    if not timeout >= 0:  # NaN, too; an int may be too large for a float
+        raise ValueError(f"{name} must be 0 s or more, not {short_repr(timeout)}")
+    return float(timeout)
+
+
+class Lease(Generic[T]):
+    """A connection of a pool, lent to one borrower until it is released."""
+
+    __slots__ = (
+        "__weakref__",
+        "_account",
+        "_borrower",
+        "_close_with",
+        "_deadline",
+        "_discarded",
+        "_entry",
+        "_iterated",
+        "_lender",
+        "_pool",
+        "_queue",
+        "_released",
+        "_sent",
+        "_shown",
+        "_terms",
+        "_timed_out",
+        "_touched",
+    )
+
+    def __init__(
+        self,
+        lender: Lender,
+        borrower: Borrower,
+        terms: Terms[T],
+        deadline: float | None = None,
+        pool: object = None,
+    ) -> None:
+        """Made by `ConnectionPool.acquire`; there is no other way to get one."""
+        self._terms = terms
+        self._borrower = borrower
+        self._lender = lender
+        self._pool = pool  # so that it lives as long as its leases
+        self._entry: Entry | None = None
+        self._shown: Entry | None = None  # what the properties tell of, after release too
+        self._deadline = deadline  # over all operations together, for callbacks
+        self._touched = False  # whether the borrower has sent or received
+        self._sent = False  # whether the borrower has sent
+        self._queue: deque[str | bytes] | None = None  # where what has come may be taken from, see `iterate`
+        self._account: Account | None = None  # of what was sent with ids; None: nothing
+        self._timed_out = False
+        self._released = False
+        self._iterated = False
+        self._discarded = False
+        self._close_with = (1000, "")  # code and reason, if it is closed at release
+        borrower.lease = weakref.ref(self)
+
+    # --- what the pool does with it --------------------------------------------------------------------
+
+    def _attach(self, entry: Entry) -> None:
+        """Begin to use this connection."""
+        entry.wire.holder = self._borrower
+        self._entry = self._shown = entry
+
+    def _detach(self) -> Entry | None:
+        """Let go; operations under way finish, later ones are refused."""
+        entry, self._entry = self._entry, None
+        if entry is not None and entry.wire.holder is self._borrower:
+            entry.wire.holder = None
+            entry.wire.recall_queue()
+        return entry
+
+    def __del__(self) -> None:
+        # No lock, no I/O, nothing that could wait: the housekeeper does the rest.
+        try:
+            borrower = self._borrower
+        except AttributeError:  # an interrupt struck before it was set
+            return
+        if borrower.entry is not None:
+            self._terms.doorbell.put(borrower)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a lease can't be pickled or copied: its connection has one borrower at a time")
+
+    # --- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """Identifies the connection, not the lease: the same number is the same connection."""
+        return self._told().id
+
+    @property
+    def uri(self) -> str:
+        """The URI it is connected to, to be shown: without credentials, and each value of a query as ``***``.
+
+        So it is none to acquire another connection with, if it has a query.
+        """
+        return self._told().target.redacted
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the lease is held and neither side is known to have ended the connection."""
+        entry = self._entry
+        return entry is not None and entry.wire.failure is None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Round trip of the last `ping` on this connection (ms); None before the first."""
+        latency = self._told().wire.latency
+        return None if latency is None else latency * 1000.0
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server chose (RFC 6455 §1.9), None for none."""
+        return self._told().wire.getsubprotocol()
+
+    @property
+    def response_headers(self) -> Mapping[str, str]:
+        """The headers of the server's upgrade response; names are case-insensitive."""
+        return self._told().wire.response_headers
+
+    def __repr__(self) -> str:
+        entry = self._shown
+        if entry is None:
+            return "<PooledConnection>"
+        state = "released" if self._is_released else "connected" if self.is_connected else "closed"
+        return f"<PooledConnection {entry.id} {state} {entry.target.redacted}>"
+
+    # --- helpers ---------------------------------------------------------------------------------------
+
+    @property
+    def _is_released(self) -> bool:
+        return self._released and self._entry is None
+
+    def _current(self) -> Entry:
+        """The connection.
+
+        Raises:
+            InvalidStateError: The lease was released.
+            ConnectionError: It has none: the last one has ended, and there was no other to move to.
+        """
+        entry = self._entry
+        if entry is not None:
+            return entry
+        wire = self._told().wire
+        if wire.failure is None or self._is_released:
+            raise not_held(self._told().target)
+        wire.raise_failure()
+
+    def _told(self) -> Entry:
+        assert self._shown is not None, "a lease that nobody has got yet"
+        return self._shown
+
+    def _decode(self, payload: str | bytes) -> T:
+        codec, account = self._terms.codec, self._account
+        if account is not None:
+            parsed, account.parsed = account.parsed, None
+            if parsed is not None and parsed[0] is payload:
+                return cast("T", parsed[1])  # what the deserializer would make of it once more
+        return codec.decode(payload, uri=self._told().target.redacted)
+
+    def _until(self, timeout: float | None) -> float | None:
+        if timeout is None:
+            return self._deadline
+        deadline = monotonic() + timeout
+        return deadline if self._deadline is None else min(deadline, self._deadline)
+
+    def _late(self, error: TimeoutError, limit: float | None) -> TimeoutError:
+        self._timed_out = True
+        told = str(error)
+        if limit is not None:
+            option = "send_timeout" if error.operation == "send" else "recv_timeout"
+            told += f": {limit:g} s were given; allow more (timeout, or {option})"
+        return TimeoutError(told, operation=error.operation, timeout=limit)
+
+
+__all__ = ["Lease", "Lender", "T", "Terms", "seconds"]
