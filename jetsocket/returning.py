@@ -51,6 +51,8 @@ class Returning:
             if entry is not None:
                 if entry.wire.holder is borrower:
                     entry.wire.holder = None
+                    if lease._iterated:
+                        entry.wire.recall_queue()
                 borrower.reason = self._why_unclean(lease, entry, failed, now)
                 if borrower.reason is not None:
                     borrower.gone = close_now(entry.wire, *lease._close_with)

@@ -246,10 +246,13 @@ def test_a_bad_answer_to_the_upgrade(bad_server: Serve, bad: Bad, status: int | 
     ids=["nothing", "half a line", "drips"],
 )
 def test_no_answer_in_time(bad_server: Serve, bad: Bad) -> None:
-    with unharmed(bad_server(bad)) as pool:
+    with unharmed(bad_server(bad), connect_timeout=0.4) as pool:
         with fails(TimeoutError) as caught:
-            pool.acquire("/bad", timeout=0.4)
+            pool.acquire("/bad", timeout=3)
         assert caught.value.operation == "connect"
+        with fails(PoolExhaustedError) as refused:
+            pool.acquire("/bad", timeout=0.2)
+        assert "1 being opened" in str(refused.value)
 
 
 def test_connect_timeout_is_a_limit_of_its_own(bad_server: Serve) -> None:

@@ -517,7 +517,8 @@ def test_repr_of_callables_shows_no_arguments() -> None:
         extra_headers=functools.partial(_headers_with, "SECRET"), serializer=repr, message_type=Options
     )
     assert repr(options) == (
-        "Options(extra_headers=<partial>, serializer=<repr>, message_type=<class 'jetsocket.options.Options'>)"
+        "Options(extra_headers=<partial>, serializer=<repr>,"
+        " message_type=<class 'jetsocket.options.Options'>)"
     )
 
 

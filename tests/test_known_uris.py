@@ -63,6 +63,7 @@ def while_idle(server: EchoServer, pool: ConnectionPool[Any]) -> None:
 
 def before_anything_was_sent(server: EchoServer, pool: ConnectionPool[Any]) -> None:
     with pool.acquire("/?key=secret") as conn:
+        wait_until(lambda: server.connections)
         server.broadcast('"news"')
         assert conn.recv(5) == "news"
         conn.send([1])
@@ -77,6 +78,7 @@ def more_came_than_went(server: EchoServer, pool: ConnectionPool[Any]) -> None:
 
 def before_the_first_send_and_unread(server: EchoServer, pool: ConnectionPool[Any]) -> None:
     with pool.acquire("/?key=secret") as conn:
+        wait_until(lambda: server.connections)
         server.broadcast('"news"')
         wait_until(lambda: conn.ping(5) and conn._entry.wire.unread)
         conn.send([1])
@@ -285,7 +287,7 @@ def test_a_forked_child_goes_on_with_what_the_parent_knew(make_pool: MakePool) -
     before.pid = -1  # as a child finds it
     pool._begin_anew()
     assert state_of(pool) is not before
-    assert pool._terms.known is state_of(pool).known is not before.known
+    assert pool._lending.terms.known is state_of(pool).known is not before.known
     assert list(state_of(pool).known.unasked) == ["ws://127.0.0.1:1/"]
 
 
