@@ -12,17 +12,20 @@ import hashlib
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import TypeVar, overload
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, redact
 from jetsocket.wire.deflate import Agreement, agree
-from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess
+from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess, has_line
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.refusals import advice, first_words
 from jetsocket.wire.retry_after import seconds_until
 from jetsocket.wire.stream import Stream
+
+_T = TypeVar("_T")
 
 MAX_HEAD = 64 * 1024
 """B of status line and headers that a server may send."""
@@ -35,7 +38,7 @@ _GREETING_PATIENCE = 0.2  # s, for enough of what is no HTTP to tell what it is
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WITHOUT_BODY = frozenset({204, 304})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: ([^\r\n]*))?")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5
 _BREAKS = re.compile(r"[\r\n\0]")  # dangerous in a value; to be refused, or replaced (RFC 9110 §5.5)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -83,6 +86,18 @@ class Headers(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return ", ".join(self._values[name.lower()])
+
+    @overload
+    def get(self, name: str, /) -> str | None: ...
+
+    @overload
+    def get(self, name: str, /, default: str | _T) -> str | _T: ...
+
+    def get(self, name: str, /, default: object = None) -> object:
+        """The value of that name, or else `default`."""
+        # Mapping's own method takes any KeyError for its own, also one that a signal handler raises.
+        values = self._values.get(name.lower())
+        return default if values is None else ", ".join(values)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._values
@@ -428,7 +443,7 @@ class Upgrade:
         elif said:
             shown = censored(said, self._secrets(), cut=b"\n" not in data)
             told.append(f'it says "{shown}"')
-        elif not data.strip():
+        elif data.startswith((b"\n", b"\r\n")):
             told.append("it begins with an empty line")
         why = ", and ".join(told) or "what it sends is no text"
         raise self._refused(f"the server did not answer in HTTP: {why}; {remedy}")
@@ -436,7 +451,7 @@ class Upgrade:
     def _read_greeting(self, data: bytearray) -> None:
         """Read on for a moment: the first bytes may be too few to tell whose they are."""
         deadline = min(self._deadline, monotonic() + _GREETING_PATIENCE)
-        while len(data) < MOST_LOOKED_AT and b"\n" not in data and self.stream.wait_readable(deadline):
+        while len(data) < MOST_LOOKED_AT and not has_line(data) and self.stream.wait_readable(deadline):
             try:
                 more = self._read(deadline)
             except OSError as error:
