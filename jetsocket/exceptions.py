@@ -95,7 +95,8 @@ class JetSocketError(Exception):
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
         if name in self._facts:  # also of an error that is completed later
-            self.args = (str(self), *(_as_fact(getattr(self, fact, None)) for fact in self._facts))
+            facts = (_as_fact(getattr(self, fact, None)) for fact in self._facts)
+            self.args = (*self.args[:1], *facts)  # not str(self), which a subclass may word in its own way
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

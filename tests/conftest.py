@@ -32,12 +32,13 @@ class Tls:
     def __init__(self) -> None:
         self.ca = trustme.CA()
         self.server_context = self.issue(LOCALHOST, "::1", "localhost")
-        self.client_context = self._trusting()
+        self.client_context = self.trusting()
         # For clients of `websockets`: they read and send at once, which the stock SSLSocket does not survive.
-        self.serial_client_context = self._trusting()
+        self.serial_client_context = self.trusting()
         self.serial_client_context.sslsocket_class = SerialSSLSocket
 
-    def _trusting(self) -> ssl.SSLContext:
+    def trusting(self) -> ssl.SSLContext:
+        """A context for clients that trusts this authority."""
         context = ssl.create_default_context()
         self.ca.configure_trust(context)
         return context

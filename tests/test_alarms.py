@@ -33,6 +33,9 @@ import jetsocket
 from jetsocket import ConnectionPool
 from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
 from jetsocket.messages import Codec
+from jetsocket.uris import parse
+from jetsocket.wire.environment import is_exempt, proxy_for
+from jetsocket.wire.headers import Headers
 from jetsocket.wire.tls import frames_from
 from tests.books import state_of
 from tests.conftest import Tls
@@ -320,6 +323,36 @@ def test_an_alarm_behind_the_error_of_a_library_is_raised_itself() -> None:
             raise
     assert type(found.value) is ValueError
     assert found.value.__context__ is None
+
+
+class Striking(str):
+    """A name that an alarm strikes while it is looked up."""
+
+    def lower(self) -> str:
+        strike()
+        return super().lower()
+
+
+def test_a_key_error_of_a_handler_is_not_taken_for_a_missing_header() -> None:
+    with handled_by(raising(KeyError)), pytest.raises(KeyError, match="an alarm"):
+        Headers([("a", "1")]).get(Striking("A"))
+
+
+def test_a_key_error_of_a_handler_is_not_taken_for_a_missing_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encode = os.environ.encodekey  # type: ignore[attr-defined]  # typeshed does not know it
+
+    def struck(name: str) -> bytes:
+        strike()
+        return bytes(encode(name))
+
+    target = parse("ws://svc.test/")
+    for look in (lambda: is_exempt(target), lambda: proxy_for(target, True)):
+        with handled_by(raising(KeyError)), monkeypatch.context() as patched:
+            patched.setattr(os.environ, "encodekey", struck)
+            with pytest.raises(KeyError, match="an alarm"):
+                look()
 
 
 def test_an_alarm_that_was_handled_above_is_not_raised_again() -> None:

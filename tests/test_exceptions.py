@@ -129,6 +129,28 @@ def test_facts_that_are_set_later_are_in_args_too() -> None:
     assert (str(error), copy.copy(error).args) == ("more", ("more", "connect", 2.0))
 
 
+class Worded(ConnectionClosedError):
+    """A subclass of a user's, with arguments and words of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("m", 4000, "r")
+
+    def __str__(self) -> str:
+        return f"worded: {super().__str__()}"
+
+
+@pytest.mark.parametrize(
+    "travel", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))]
+)
+def test_the_words_of_a_subclass_are_not_taken_for_its_message(
+    travel: Callable[[JetSocketError], JetSocketError],
+) -> None:
+    arrived = travel(Worded())
+    assert str(arrived) == "worded: m"
+    assert arrived.args == ("m", 4000, "r")
+    assert vars(arrived) == {"code": 4000, "reason": "r"}
+
+
 def test_every_public_error_has_an_example() -> None:
     assert {type(error).__name__ for error in EXAMPLES} == set(exceptions.__all__)
 

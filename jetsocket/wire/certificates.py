@@ -7,11 +7,14 @@ from typing import Any
 
 from jetsocket.interrupts import is_alarm
 from jetsocket.text import printable
+from jetsocket.uris import is_ip
 
 __all__ = ["explain", "names_of"]
 
 _MOST_NAMES = 8
 _NAMES = ("DNS", "IP Address")
+_COMMON = "commonName"
+_AS_NAME = "entered as a name, which does not count for an address"
 # Of X509_verify_cert (openssl/x509_vfy.h).
 _NOT_YET_VALID, _EXPIRED, _HOSTNAME_MISMATCH, _IP_MISMATCH = 9, 10, 62, 64
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
@@ -49,7 +52,14 @@ def names_of(session: ssl.SSLObject) -> list[str] | None:
         if is_alarm(error):
             raise
         return None
-    return [str(value) for kind, value in info.get("subjectAltName", ()) if kind in _NAMES]
+    listed = [
+        (kind, str(value)) for kind, value in info.get("subjectAltName", ()) if kind in _NAMES and value
+    ]
+    names = [f"{name} ({_AS_NAME})" if kind == "DNS" and is_ip(name) else name for kind, name in listed]
+    by_common_name = not is_ip(session.server_hostname or "") and session.context.hostname_checks_common_name
+    if by_common_name and all(kind != "DNS" for kind, _ in listed):
+        names += [str(value) for part in info.get("subject", ()) for kind, value in part if kind == _COMMON]
+    return names
 
 
 def explain(error: Exception, host: str, names: list[str] | None) -> tuple[str, str]:

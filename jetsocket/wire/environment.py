@@ -66,7 +66,7 @@ def is_exempt(target: uris.Target) -> bool:
     ``10.0.0.0/8`` and ``fd00::/8`` are networks. A name or an address may have a port: ``example.com:8080``,
     ``[::1]:8080``.
     """
-    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    listed = _variable("no_proxy") or _variable("NO_PROXY")
     if not listed:
         return False
     host = target.host.partition("%")[0].rstrip(".")
@@ -85,11 +85,23 @@ def _from_environment(scheme: str) -> Choice | None:
     for name in (f"{scheme}_proxy", "all_proxy"):
         # As urllib and curl do: the small letters win, also to say that there is none. And where a server
         # runs this as a CGI script, HTTP_PROXY is a header of the client's (CVE-2016-1000110).
-        may_be_forged = name == "http_proxy" and "REQUEST_METHOD" in os.environ
-        variable = name if name in os.environ or may_be_forged else name.upper()
-        if url := os.environ.get(variable, "").strip():
+        may_be_forged = name == "http_proxy" and _variable("REQUEST_METHOD") is not None
+        variable = name if _variable(name) is not None or may_be_forged else name.upper()
+        if url := (_variable(variable) or "").strip():
             return Choice(url, variable)
     return None
+
+
+def _variable(name: str) -> str | None:
+    """A variable of the environment; None if there is none.
+
+    Not `os.environ.get`, which takes for its own what a signal handler raises, if that is a KeyError.
+    """
+    try:
+        return os.environ[name]
+    except KeyError as error:
+        raise_alarm_behind(error)
+        return None
 
 
 def _from_system(target: uris.Target, scheme: str) -> Choice | None:

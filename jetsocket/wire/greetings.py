@@ -6,7 +6,7 @@ import re
 
 from jetsocket.interrupts import is_alarm
 
-__all__ = ["MOST_LOOKED_AT", "can_be_http", "first_line", "guess"]
+__all__ = ["MOST_LOOKED_AT", "can_be_http", "first_line", "guess", "has_line"]
 
 MOST_LOOKED_AT = 64
 """B of a strange answer that are enough for a guess."""
@@ -63,6 +63,12 @@ def guess(data: bytes, *, secure: bool) -> tuple[str, str]:
         if pattern.match(data):
             return kind, remedy or (_OFFER_ALPN if secure else _NEEDS_HTTP1)
     return "", _WRONG_PORT
+
+
+def has_line(data: bytes | bytearray) -> bool:
+    """Whether a whole line of text has come: in what is no text, a line feed is a byte like others."""
+    line, end, _ = data.partition(b"\n")
+    return bool(end) and (not line.strip() or bool(first_line(bytes(line))))
 
 
 def first_line(data: bytes) -> str:

@@ -17,7 +17,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, redact
 from jetsocket.wire.answer import check_switch, check_upgrade, chosen_of
 from jetsocket.wire.deflate import Agreement, agree
-from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess
+from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess, has_line
 from jetsocket.wire.headers import Headers, is_chunked, is_status_line, parse_head, retry_after, unchunk
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.refusals import advice, first_words
@@ -247,7 +247,7 @@ class Upgrade:
         elif said:
             shown = censored(said, self._secrets(), cut=b"\n" not in data)
             told.append(f'it says "{shown}"')
-        elif not data.strip():
+        elif data.startswith((b"\n", b"\r\n")):
             told.append("it begins with an empty line")
         why = ", and ".join(told) or "what it sends is no text"
         raise self._refused(f"the server did not answer in HTTP: {why}; {remedy}")
@@ -255,7 +255,7 @@ class Upgrade:
     def _read_greeting(self, data: bytearray) -> None:
         """Read on for a moment: the first bytes may be too few to tell whose they are."""
         deadline = min(self._deadline, monotonic() + _GREETING_PATIENCE)
-        while len(data) < MOST_LOOKED_AT and b"\n" not in data and self.stream.wait_readable(deadline):
+        while len(data) < MOST_LOOKED_AT and not has_line(data) and self.stream.wait_readable(deadline):
             try:
                 more = self._read(deadline)
             except OSError as error:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import datetime
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from jetsocket import ConnectionPool
 from jetsocket.exceptions import ConnectionError, TimeoutError
@@ -27,11 +31,45 @@ def served(*names: str, ca: trustme.CA, **options: object) -> ssl.SSLContext:
     return context
 
 
+def served_as(host_name: str, ca: trustme.CA, path: Path) -> ssl.SSLContext:
+    """With a certificate that enters `host_name` as a DNS name, whatever it is; trustme knows addresses."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    start = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
+    issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+    issuers_key = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+    assert isinstance(issuers_key, ec.EllipticCurvePrivateKey)
+    subject_key = x509.SubjectKeyIdentifier.from_public_key(issuers_key.public_key())
+    certificate = (
+        x509.CertificateBuilder(issuer.subject, x509.Name([]), key.public_key(), x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host_name)]), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier(subject_key.digest, None, None), critical=False)
+        .sign(issuers_key, hashes.SHA256())
+    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    file = path / "served.pem"
+    file.write_bytes(
+        key.private_bytes(pem, pkcs8, serialization.NoEncryption()) + certificate.public_bytes(pem)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
 def refusal(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext | None, host: str = LOCALHOST
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext | None,
+    host: str = LOCALHOST,
+    server_hostname: str | None = None,
 ) -> str:
     with EchoServer(ssl_context=server_context) as server, pytest.raises(ConnectionError) as caught:
-        WebSocket().connect(server.uri.replace(LOCALHOST, host), timeout=5, ssl_context=client_context)
+        WebSocket().connect(
+            server.uri.replace(LOCALHOST, host),
+            timeout=5,
+            ssl_context=client_context,
+            server_hostname=server_hostname,
+        )
     assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
     return str(caught.value)
 
@@ -76,6 +114,26 @@ def test_a_certificate_with_a_common_name_only(tls: Tls) -> None:
     # Since Python 3.13 the default context refuses it even before it looks at names.
     assert "a common name does not count" in told or "Subject Alternative Name" in told
     assert ANOTHER not in told
+
+
+def test_a_common_name_is_told_where_it_counts(tls: Tls) -> None:
+    """For a host name, where there are no others: OpenSSL's rule, unless the context has it switched off."""
+    context = tls.trusting()
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    server = served(common_name="old.test", ca=tls.ca)
+    assert "is for old.test, not for new.test" in refusal(server, context, server_hostname="new.test")
+    assert "is for no host name at all" in refusal(server, context)
+    context.hostname_checks_common_name = False
+    assert "is for no host name at all" in refusal(server, context, server_hostname="new.test")
+
+
+def test_an_address_that_is_entered_as_a_name(tls: Tls, tmp_path: Path) -> None:
+    told = refusal(served_as(LOCALHOST, tls.ca, tmp_path), tls.client_context)
+    assert f"is for {LOCALHOST} (entered as a name, which does not count for an address), not for 127" in told
+
+
+def test_an_empty_name_is_none(tls: Tls, tmp_path: Path) -> None:
+    assert "is for no host name" in refusal(served_as("", tls.ca, tmp_path), tls.client_context)
 
 
 def test_an_expired_certificate(tls: Tls) -> None:

@@ -51,6 +51,8 @@ GREETINGS: dict[str, tuple[bytes, str, str]] = {
 }
 STRANGE: dict[str, tuple[bytes, str]] = {
     "an empty line": (b"\r\n", "it begins with an empty line"),
+    "one before the answer": (b"\r\nHTTP/1.1 200 OK\r\n\r\n", "it begins with an empty line"),
+    "a status that is none": (b"HTTP/1.1 000 OK\r\n\r\n", 'it says "HTTP/1.1 000 OK"'),
     "HTTP/0.9": (b"<html><body>hello</body></html>\n", 'it says "<html><body>hello</body></html>"'),
     "JSON": (b'{"hello": 1}\n', 'it says "{"hello": 1}"'),
     "control characters": (b"\x1b[31mhello, this is red\r\n", 'it says "?[31mhello, this is red"'),
@@ -108,6 +110,16 @@ def test_one_that_comes_drop_by_drop_is_refused_at_its_first_drops(raw_server: R
         servers.drip(sock, b"SSH-2.0-" + b"x" * 10_000, 0.01)
 
     assert "SSH" in refused(raw_server(script).uri)
+
+
+def test_a_line_feed_in_what_is_no_text_ends_no_line(raw_server: RawFactory) -> None:
+    greeting, _, _ = GREETINGS["MySQL"]
+
+    def script(sock: socket.socket) -> None:
+        servers.read_request(sock)
+        servers.drip(sock, greeting, 0.01)
+
+    assert "seems to be MySQL" in refused(raw_server(script).uri)
 
 
 def test_over_tls_http_2_is_told_with_alpn(raw_server: RawFactory, tls: Tls) -> None:
