@@ -141,12 +141,12 @@ class Idle:
 
     def paced_until(self, key: str) -> float:
         """Until when no more are opened under this key, for now (monotonic, s)."""
-        found = self._queues.get(key)
+        found = self.queues.get(key)
         return 0.0 if found is None else found.paced_until
 
     def pace(self, key: str, until: float) -> None:
         """Open no more under this key until then (monotonic, s); 0.0: any time."""
-        if (found := self._queues.get(key)) is not None:
+        if (found := self.queues.get(key)) is not None:
             found.paced_until = until
 
     def _of(self, key: str) -> IdleQueue:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, JetSocketError, PoolExhaustedError, TimeoutError, clock, lending
+from jetsocket import ConnectionPool, JetSocketError, PoolExhaustedError, TimeoutError, clean, clock, lending
 from tests.books import faults, state_of
 from tests.crowds import crowd, errors
 from tests.faults.proxy import FaultProxy
@@ -258,7 +258,7 @@ class Sleep:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.slept = 1000.0
-        for module in (clock, lending):
+        for module in (clean, clock, lending):
             monkeypatch.setattr(module, "with_sleep", lambda: clock.monotonic() + self.slept)
 
 
@@ -323,7 +323,7 @@ def test_a_thread_that_was_stopped_is_no_suspend(
         sleep(0.8)  # between the two clocks
         return real()
 
-    monkeypatch.setattr(lending, "with_sleep", late)
+    monkeypatch.setattr(clean, "with_sleep", late)
     with pool.acquire("/") as conn:
         assert conn.request(1, 5) == 1
     assert stopped.is_set()
