@@ -1,4 +1,4 @@
-"""What a pool is made of, in each process: arguments checked, parts put together; what it tells of itself."""
+"""What a pool is made of, in each process: checked arguments and parts; and what it tells of itself."""
 
 from __future__ import annotations
 

@@ -21,6 +21,9 @@ Purpose: TypeAlias = Literal["line", "poll", "prewarm", "keep"]
 GRACE = 0.05
 """s that the head of a line waits before a connection of another URI is closed for it, by trial."""
 
+PACE = 0.02
+"""s before more are opened for a line whose callers are being served, counted from the last one served."""
+
 CHECK_GRACE = 1.0
 """s that it waits before one that the user's `check` runs on is closed for it."""
 
@@ -135,4 +138,4 @@ def room_allowed_at(
     return max(asked_at + grace, 0.0 if trouble is None else trouble.next_eviction_at)
 
 
-__all__ = ["GRACE", "MOST_OVERTAKEN", "Dial", "Purpose", "dials_allowed", "room_allowed_at"]
+__all__ = ["GRACE", "MOST_OVERTAKEN", "PACE", "Dial", "Purpose", "dials_allowed", "room_allowed_at"]

@@ -7,7 +7,7 @@ from contextvars import copy_context
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.demand import Dial, Purpose
+from jetsocket.demand import PACE, Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.locking import step
 from jetsocket.places import CLOSING
@@ -114,6 +114,10 @@ class Dialling(Rebuilding):
         dial.entry, dial.has_opened = None, True
         self._end_dial(dial)
         self._come_home(entry)
+        if self.line:  # `max_connecting` allows another one
+            if (now := monotonic()) >= self.idle.paced_until(dial.key):
+                self.idle.pace(dial.key, now + PACE)
+            self._plan()
         return True
 
     @step

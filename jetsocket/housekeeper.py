@@ -37,6 +37,7 @@ STOP = "stop"
 ABANDONED = "abandoned"
 
 _SOON = 0.05  # s, while a connection is closing, or one had to be passed over
+_AT_ONCE = 0.01  # s, while connections owe a pong before they can be lent
 _BUDGET = 0.1  # s that closing handshakes may take of a round, all together
 _START_PATIENCE = 1.0  # s, after which a thread that does not run is taken for one that never will
 _RETURN_PATIENCE = 0.3  # s that a return may take from its claim to its booking
@@ -124,14 +125,20 @@ class Housekeeper:
                 self._do(partial(self._reclaim, ring))
             elif ring == "closing":
                 next_round = min(next_round, monotonic() + _SOON)
+            elif ring == "suspects":
+                next_round = min(next_round, monotonic() + _AT_ONCE)
             elif ring == "openers":
                 self._do(self._opening.start_threads)
             if monotonic() >= self.state.plan_at:
                 self._do(self._mind_the_times)
             if monotonic() >= next_round:
                 self._round()
-                is_busy = self.state.closing or self._liveness.is_busy or self._unreturned
-                next_round = monotonic() + (_SOON if is_busy else TICK)
+                next_round = monotonic() + self._until_next_round()
+
+    def _until_next_round(self) -> float:
+        if self._liveness.has_suspects:  # callers may wait for their pongs
+            return _AT_ONCE
+        return _SOON if self.state.closing or self._liveness.passed_over or self._unreturned else TICK
 
     def _end(self) -> None:
         self._do(self._emit)

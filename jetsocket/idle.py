@@ -42,6 +42,8 @@ class IdleQueue(_Queue):
     Attributes:
         open: How many connections to this URI are open, lent ones included, those that are closing not.
         opening: How many are being opened.
+        paced_until: Until when no more are opened for callers in line (monotonic, s), as those that were
+            opened may serve them all.
     """
 
     is_shutdown = False  # what `queue.Queue.__init__` sets, since Python 3.13
@@ -55,6 +57,7 @@ class IdleQueue(_Queue):
         self.all_tasks_done = shared.all_tasks_done
         self.unfinished_tasks = 0
         self.open = self.opening = 0
+        self.paced_until = 0.0
         self._init(0)
 
     def _init(self, maxsize: int) -> None:
@@ -135,6 +138,16 @@ class Idle:
         found = self._of(key)
         found.opening += by
         self._drop_if_unused(key, found)
+
+    def paced_until(self, key: str) -> float:
+        """Until when no more are opened under this key, for now (monotonic, s)."""
+        found = self.queues.get(key)
+        return 0.0 if found is None else found.paced_until
+
+    def pace(self, key: str, until: float) -> None:
+        """Open no more under this key until then (monotonic, s); 0.0: any time."""
+        if (found := self.queues.get(key)) is not None:
+            found.paced_until = until
 
     def _of(self, key: str) -> IdleQueue:
         found = self.queues.get(key)

@@ -124,7 +124,7 @@ class Keeping(Dialling):
         if entry.place == IDLE:
             self.idle.remove(entry)
         entry.move(CHECKING)
-        self.doorbell.put("closing")
+        self.doorbell.put("suspects")
 
     @step
     def suspects(self) -> list[Entry]:

@@ -49,11 +49,6 @@ class Liveness:
         self._watch_version = -1
         self._next_ping_round = 0.0
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether the next round is to come soon."""
-        return bool(self.passed_over) or self.has_suspects
-
     def listen(self) -> None:
         """Read what came where no borrower is reading: answer pings, notice ends and foreign messages.
 

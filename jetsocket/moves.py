@@ -21,7 +21,7 @@ from jetsocket.clock import monotonic, slept
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.cooldown import Troubles
 from jetsocket.deferred_log import DeferredLog
-from jetsocket.demand import Dial
+from jetsocket.demand import PACE, Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import PoolClosedError
 from jetsocket.idle import Idle, Shared
@@ -125,6 +125,8 @@ class Moves(Steps):
 
     def _hand_over(self, entry: Entry, borrower: Borrower) -> None:
         """Give a connection to the first in line."""
+        if entry.place == LENT and self.idle.paced_until(entry.key):
+            self.idle.pace(entry.key, monotonic() + PACE)
         self._lend(entry, borrower)
         self.line.leave(borrower)
         borrower.rouse()
@@ -179,6 +181,7 @@ class Moves(Steps):
             self.totals.lost += 1
         if entry.place == IDLE:
             self.idle.remove(entry)
+        self.idle.pace(entry.key, 0.0)
         if entry.place != OPENING:
             self.idle.count_open(entry.key, -1)
         entry.borrower = None

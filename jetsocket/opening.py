@@ -24,7 +24,7 @@ from jetsocket.cooldown import backoff
 from jetsocket.demand import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
-from jetsocket.foreign import told
+from jetsocket.foreign import as_told, told
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
 from jetsocket.limits import Limiter
@@ -107,7 +107,10 @@ class Opening:
             is_new = False
             if dial is None and (state.closed or (dial := self._park()) is None):
                 return
-            self.open(dial)
+            try:
+                self.open(dial)
+            except BaseException:  # noqa: BLE001  # whatever it is, the callers in line have got it
+                assert dial.is_over
             del dial
 
     def _park(self) -> Dial | None:
@@ -133,8 +136,9 @@ class Opening:
             context.run(self._open, dial)
         except BaseException as error:
             if not dial.is_over:  # SystemExit out of a callback, or what struck this thread: the line is told
-                told = f"cannot connect to {dial.target.redacted}: {type(error).__name__} ended it"
-                self._state.failed(dial, dial.entry, ConnectionError(told))
+                failure = ConnectionError(f"cannot connect to {dial.target.redacted}: {told(error)} ended it")
+                failure.__cause__ = as_told(error)
+                self._state.failed(dial, dial.entry, failure)
             raise
 
     def _open(self, dial: Dial) -> None:

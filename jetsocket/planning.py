@@ -53,9 +53,10 @@ class Planning(Moves):
 
     def _plan_for(self, head: Borrower, now: float) -> float:
         """Order what the callers of one URI need; return when more may be allowed (monotonic, s)."""
-        again_at = self._dialled_again_at(head.key)
+        again_at = max(self._dialled_again_at(head.key), self.idle.paced_until(head.key))
         if now < again_at:
             return again_at
+        self.idle.pace(head.key, 0.0)
         for _ in range(self._wanted(head)):
             room = self._closing_one_of(head.key)
             if room is None and self.slots.acquire(blocking=False):

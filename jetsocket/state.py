@@ -86,6 +86,7 @@ class State(FastPath):
         borrower.wake = threading.Lock()
         borrower.wake.acquire()
         (self.line.rejoin if again else self.line.join)(borrower)
+        self.idle.pace(key, 0.0)
         self._plan()
         if not again and self._is_line_too_long():
             self.line.leave(borrower)

@@ -26,6 +26,13 @@ settings.load_profile("jetsocket")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name what has an address for a name by what it is: tests that run side by side must agree on names."""
+    if " at 0x" not in repr(val):
+        return None
+    return str(getattr(val, "__qualname__", type(val).__qualname__))
+
+
 class Tls:
     """A certificate authority made for this run, and contexts that trust it and nothing else."""
 

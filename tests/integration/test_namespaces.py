@@ -80,11 +80,16 @@ def test_idle_connections_are_found_by_their_missing_pong(silence: Facts) -> Non
 
 
 @pytest.mark.parametrize(
-    ("who", "operation"), [("timed reader", "recv"), ("borrower", "recv"), ("opener", "connect")]
+    ("who", "error", "operation"),
+    [
+        ("timed reader", "TimeoutError", "recv"),
+        ("borrower", "TimeoutError", "recv"),
+        ("opener", "PoolExhaustedError", "acquire"),
+    ],
 )
-def test_a_deadline_of_the_callers(silence: Facts, who: str, operation: str) -> None:
+def test_a_deadline_of_the_callers(silence: Facts, who: str, error: str, operation: str) -> None:
     seen = silence[who]
-    assert (seen["error"], seen["operation"]) == ("TimeoutError", operation)
+    assert (seen["error"], seen["operation"]) == (error, operation)
     assert 0.6 < seen["after"] < 0.7 + SLACK
 
 
