@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from os import getpid
 from typing import Any, Generic, NoReturn
 
 from jetsocket import ending
@@ -21,6 +20,7 @@ from jetsocket.limits import Limiter
 from jetsocket.messages import Codec
 from jetsocket.opening import Opening
 from jetsocket.options import Options
+from jetsocket.process import getpid
 from jetsocket.state import State
 from jetsocket.stats import PoolStats
 from jetsocket.uris import Target, parse, resolve
@@ -204,7 +204,7 @@ class Assembly(Generic[T]):
             return old
         ending.disown(old.state)
         new = self._new_lending()
-        new.state.closed, new.state.draining = old.state.closed, old.state.draining
+        new.state.end_as(old.state)
         new.state.known.learn_from(old.state.known)
         self._lending = lending = self._lendings.setdefault(pid, new)
         for other in [other for other in list(self._lendings) if other != pid]:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from jetsocket.entry import Entry
 
 
+UNTIL_BOOKED = -1.0
+"""Its return is claimed, and clean; how long it was lent is told when it is booked."""
+
+
 class Borrower:
     """One acquire, from the question to the return: in line, then holding a connection, then done.
 
@@ -39,7 +43,7 @@ class Borrower:
         reused: Whether the connection had another borrower before.
         reason: Why the connection must not be lent again; None if it may.
         gone: Whether the connection is closed already.
-        lent_for: How long it was lent (s).
+        lent_for: How long it was lent (s); `UNTIL_BOOKED`; 0.0 if it was not, or is counted already.
         returning_until: Until when its return may take, with a callback of the user's (monotonic, s).
         warned: Whether its leak was reported.
     """
@@ -99,4 +103,4 @@ class Borrower:
             self.wake.release()
 
 
-__all__ = ["Borrower"]
+__all__ = ["UNTIL_BOOKED", "Borrower"]

@@ -6,7 +6,6 @@ import atexit
 import os
 import weakref
 from logging import DEBUG
-from os import getpid
 from typing import TYPE_CHECKING, Any
 
 from jetsocket.clock import monotonic
@@ -14,6 +13,7 @@ from jetsocket.closing import close_all
 from jetsocket.housekeeper import ABANDONED, STOP
 from jetsocket.lending import Lending
 from jetsocket.places import IDLE
+from jetsocket.process import getpid
 from jetsocket.state import State
 
 if TYPE_CHECKING:

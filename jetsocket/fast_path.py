@@ -10,8 +10,9 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.keeping import Keeping
-from jetsocket.locking import written_out
+from jetsocket.locking import CALM, TORN, written_out
 from jetsocket.places import IDLE, LENT
+from jetsocket.stats import LEASES_AT_ONCE
 
 
 class FastPath(Keeping):
@@ -20,66 +21,54 @@ class FastPath(Keeping):
     @written_out
     def take(self, borrower: Borrower) -> Entry | None:
         """Lend the idle connection to a borrower's URI that was used last; None: ask `State.enter`."""
-        if self.lock.locked():  # by this very thread, perhaps
-            return None
-        try:
+        entry: Entry | None = None
+        if not self.lock.locked():  # else by this very thread, perhaps
             with self.lock:
                 queue = self.idle.queues.get(borrower.key)
-                if (
-                    queue is None
-                    or not queue.queue
-                    or self.torn
-                    or self.returned
-                    or self.draining
-                    or self.line.order
-                ):
-                    return None
-                self.torn = True
-                entry = queue.queue.popitem()[0]
-                del self.idle.by_age[entry]
-                # As in `_lend`: the order counts.
-                self.lent[borrower] = None
-                borrower.entry = entry
-                entry.borrower = borrower
-                assert entry.place == IDLE
-                entry.place = LENT
-                self.torn = False
-        finally:
-            if self.returned:
-                self.settle()
+                if queue is not None and queue.queue and not (self.condition or self.returned):
+                    self.condition = TORN
+                    entry = queue.queue.popitem()[0]
+                    del self.idle.by_age[entry]
+                    assert entry.place == IDLE
+                    # As in `_lend`: the order counts.
+                    self.lent[borrower] = None
+                    borrower.entry = entry
+                    entry.borrower = borrower
+                    entry.place = LENT
+                    self.condition = CALM
+        if self.returned:
+            self.settle()
         return entry
 
     @written_out
     def come_back(self, borrower: Borrower) -> None:
         """Return what a borrower held. Never waits for the lock, so it may run anywhere."""
-        returned = self.returned
-        returned.append(borrower)
-        if self.lock.locked():
-            return  # whoever holds it books this, too
-        with self.lock:
-            entry = borrower.entry
-            if (
-                borrower.reason is None
-                and entry is not None
-                and entry.borrower is borrower
-                and entry.place == LENT
-                and returned
-                and returned[0] is borrower
-                and not (self.torn or self.draining or self.owed or entry.is_outdated or self.line.order)
-            ):
-                self.torn = True
-                if borrower.lent_for:
-                    self.totals.count_lease(borrower)
-                # As in `_rest`.
-                entry.borrower = None
-                entry.idle_since = monotonic()
-                entry.place = IDLE
-                self.idle.queues[entry.key].queue[entry] = None
-                self.idle.by_age[entry] = None
-                borrower.entry = None
-                returned.popleft()
-                self.torn = False
-        if returned:
+        is_booked = False
+        if borrower.lent_for < 0 and not self.lock.locked():  # it is UNTIL_BOOKED
+            with self.lock:
+                entry = borrower.entry
+                if (
+                    entry is not None
+                    and entry.borrower is borrower
+                    and not (self.condition or self.returned or entry.is_outdated)
+                ):
+                    self.condition = TORN
+                    now, taken_at, leases = monotonic(), borrower.taken_at, self.totals.leases
+                    leases.append((taken_at - borrower.asked_at, now - taken_at, borrower.reused))
+                    assert entry.place == LENT
+                    # As in `_rest`: the order counts.
+                    entry.borrower = borrower.entry = None
+                    entry.idle_since = now
+                    entry.place = IDLE
+                    self.idle.queues[entry.key].queue[entry] = None
+                    self.idle.by_age[entry] = None
+                    if len(leases) >= LEASES_AT_ONCE:
+                        self.totals.count_leases()
+                    is_booked = True
+                    self.condition = CALM
+        if not is_booked:
+            self.returned.append(borrower)
+        if self.returned:
             self.settle()
 
 

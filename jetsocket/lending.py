@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from os import getpid
 from typing import Any, NoReturn
 
 from jetsocket.borrower import Borrower
@@ -25,6 +24,7 @@ from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.limits import Limiter
 from jetsocket.opening import Opening
+from jetsocket.process import getpid
 from jetsocket.refusals import exhausted
 from jetsocket.returning import Returning, close_now
 from jetsocket.state import Answer, State

@@ -11,12 +11,12 @@ import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from os import getpid
 
 from jetsocket.clean import stale
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.places import CHECKING, IDLE
+from jetsocket.process import getpid
 from jetsocket.state import State
 from jetsocket.suspects import ping_after_sleep, ping_siblings
 from jetsocket.wire.waits import Watcher, waiting

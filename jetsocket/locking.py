@@ -12,9 +12,9 @@ If one of them waited for the lock, it would wait for its own thread. So
   books it if the lock is free. If it is not, whoever holds it books it after letting go.
 
 **What an exception may strike.** Ctrl-C, an alarm or `PyThreadState_SetAsyncExc` may raise between any two
-bytecodes, in a step too. Then `torn` is still set, and the next step begins with `_rebuild`, which derives
-all lists from what is written in one assignment each: the place of each entry, and who is in line. The lock
-is only ever taken as `with self.lock`, which CPython does not interrupt half-way.
+bytecodes, in a step too. Then `condition` is still `TORN`, and the next step begins with `_rebuild`, which
+derives all lists from what is written in one assignment each: the place of each entry, and who is in line.
+The lock is only ever taken as `with self.lock`, which CPython does not interrupt half-way.
 
 **What is struck outside a step** is found by the housekeeper within two of its rounds, less than a second: a
 lease that is gone while its connection is lent (`dropped`), a return that was claimed and never booked
@@ -40,6 +40,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Steps")
 
+CALM, BUSY, TORN = 0, 1, 2
+
 _WRITTEN_OUT: set[CodeType] = set()
 
 
@@ -61,17 +63,18 @@ def step(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
             raise self.reentered()
         try:
             with self.lock:
-                if self.torn:
+                if self.condition == TORN:
                     self._rebuild()
-                self.torn = True
+                self.condition = TORN
                 try:
                     if self.returned:
                         self._book_returned()
                     result = method(self, *args, **kwargs)
                 except (PoolClosedError, InvalidStateError) as error:  # raised before anything is changed
-                    self.torn = is_alarm(error)
+                    if not is_alarm(error):
+                        self.condition = self._condition()
                     raise
-                self.torn = False
+                self.condition = self._condition()
                 return result
         finally:
             if self.returned:
@@ -88,7 +91,9 @@ class Steps:
         lock: Guards all of the state but `returned`, `lent`, and queues, which are touched by single calls
             that CPython makes atomic. With it, no other lock is taken but those inside `BoundedSemaphore` and
             `SimpleQueue`, which are never held while waiting for this one.
-        torn: A step is under way; if the next one finds it so, an exception has ended it half-way.
+        condition: `TORN` while a step is under way; if the next one finds it so, an exception has struck it.
+            Else `CALM` if what comes back clean becomes idle, and what is idle may be lent, without further
+            questions; `BUSY` if not.
         returned: Borrowers whose connection came back and is not booked yet.
     """
 
@@ -96,8 +101,12 @@ class Steps:
         """Begin whole."""
         self.name = name
         self.lock = threading.Lock()
-        self.torn = False
+        self.condition = CALM
         self.returned: deque[Borrower] = deque()
+
+    @abstractmethod
+    def _condition(self) -> int:
+        """What `condition` is at the end of a step: `CALM` or `BUSY`."""
 
     @abstractmethod
     def _rebuild(self) -> None:
@@ -121,11 +130,11 @@ class Steps:
         """
         while self.returned and not self.lock.locked():
             with self.lock:
-                if self.torn:
+                if self.condition == TORN:
                     self._rebuild()
-                self.torn = True
+                self.condition = TORN
                 self._book_returned()
-                self.torn = False
+                self.condition = self._condition()
 
     def _book_returned(self) -> None:
         while self.returned:
@@ -163,4 +172,4 @@ def is_inside(frame: FrameType | None) -> bool:
 
 _GLOBALS = globals()
 
-__all__ = ["Steps", "is_inside", "step", "written_out"]
+__all__ = ["BUSY", "CALM", "TORN", "Steps", "is_inside", "step", "written_out"]

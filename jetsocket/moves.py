@@ -27,7 +27,7 @@ from jetsocket.exceptions import PoolClosedError
 from jetsocket.idle import Idle, Shared
 from jetsocket.known_uris import KnownUris
 from jetsocket.line import Line
-from jetsocket.locking import Steps
+from jetsocket.locking import BUSY, CALM, Steps
 from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING
 from jetsocket.stats import Totals
 from jetsocket.uris import Target
@@ -102,6 +102,14 @@ class Moves(Steps):
         self.totals = Totals()
         self._drain_waiters: list[threading.Lock] = []
         self._keeper: Any = None
+
+    def _condition(self) -> int:
+        return BUSY if self.draining or self.owed or self.line.order else CALM
+
+    def end_as(self, other: Moves) -> None:
+        """Begin closed or drained, if another one is."""
+        self.closed, self.draining = other.closed, other.draining
+        self.condition = self._condition()
 
     @abstractmethod
     def _plan(self) -> None:

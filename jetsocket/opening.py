@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Hashable
 from contextvars import copy_context
-from os import getpid
 from queue import Empty
 from typing import Any
 
@@ -29,6 +28,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
 from jetsocket.limits import Limiter
 from jetsocket.options import Options
+from jetsocket.process import getpid
 from jetsocket.state import State
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin

@@ -6,7 +6,6 @@ import itertools
 import math
 import sys
 from dataclasses import replace
-from os import getpid
 from threading import get_ident
 from types import TracebackType
 from typing import Any
@@ -19,6 +18,7 @@ from jetsocket.connection import PooledConnection
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, DecodeError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
+from jetsocket.process import PID
 from jetsocket.text import short_repr
 from jetsocket.threads import Forked, stack_of
 
@@ -67,24 +67,26 @@ class ConnectionPool(Assembly[T]):
             InvalidStateError: Called from a finalizer or signal handler that interrupted the pool itself.
         """
         lending, config = self._lending, self._config
-        if lending.state.pid != getpid():
+        if lending.state.pid != PID[0]:
             lending = self._begin_anew()
         borrower = Borrower()
         known = self._targets.get(uri_or_path) if type(uri_or_path) is str else None
         borrower.target, borrower.key = known or self._target(uri_or_path)
-        limit = config.acquire_timeout if timeout is None else seconds(timeout, None)
-        borrower.limit = math.inf if limit is None else limit
-        frame = sys._getframe().f_back
-        if frame is not None:  # else this thread, or greenlet, began with our method
+        borrower.limit = limit = config.acquire_timeout if timeout is None else _limit(timeout)
+        try:
+            frame = sys._getframe(1)
             borrower.site = (frame.f_code, frame.f_lasti)
-        if config.leak_threshold is not None:
-            borrower.stack = stack_of(frame)
+            if config.leak_threshold is not None:
+                borrower.stack = stack_of(frame)
+        except ValueError as error:  # this thread, or greenlet, began with our method
+            if is_alarm(error):
+                raise
         borrower.thread = get_ident()
-        borrower.asked_at = borrower.taken_at = monotonic()
+        borrower.asked_at = borrower.taken_at = now = monotonic()
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
         lease = PooledConnection(lending, borrower, lending.terms, None, self)
         try:
-            lending.lend(lease, borrower.asked_at + borrower.limit)
+            lending.lend(lease, now + limit)
         except Forked:  # while it waited or opened one; and in this child, the pool is empty
             return self.acquire(uri_or_path, max(0.0, borrower.asked_at + borrower.limit - monotonic()))
         except BaseException as error:
@@ -280,6 +282,11 @@ class ConnectionPool(Assembly[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _limit(timeout: float) -> float:
+    limit = seconds(timeout, None)
+    return math.inf if limit is None else limit
 
 
 def _left(deadline: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from jetsocket.borrower import Borrower
+from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.callbacks import Callback, call_back
 from jetsocket.clean import why_unclean
 from jetsocket.clock import monotonic
@@ -13,6 +13,7 @@ from jetsocket.entry import Entry
 from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms
+from jetsocket.moves import NEVER
 from jetsocket.state import State
 from jetsocket.suspects import ended_silently, ping_siblings
 from jetsocket.threads import is_housekeeping
@@ -40,27 +41,51 @@ class Returning:
         borrower, state = lease._borrower, self.state
         # From here on only this caller returns it. What strikes below, the housekeeper finds: see
         # `unreturned`.
-        if not state.claim(borrower) and not self._claim_late(lease):
-            return
+        try:
+            del state.lent[borrower]  # `claim`, written out
+        except KeyError as error:
+            if is_alarm(error):
+                raise
+            if not self._claim_late(lease):
+                return
         borrower.reason = "interrupted"  # unless we get further
         lease._released = True
         try:
             entry, lease._entry = lease._entry, None
-            now = monotonic()
-            borrower.lent_for = now - borrower.taken_at or 1e-9
             if entry is not None:
-                if entry.wire.holder is borrower:
-                    entry.wire.holder = None
-                    if lease._iterated:
-                        entry.wire.recall_queue()
-                borrower.reason = self._why_unclean(lease, entry, failed, now)
-                if borrower.reason is not None:
-                    borrower.gone = close_now(entry.wire, *lease._close_with)
+                wire, account = entry.wire, lease._account
+                wire.holder = None
+                if lease._iterated:
+                    wire.recall_queue()
+                sent = wire.messages_sent - entry.sent
+                tagged = 0 if account is None else account.tagged
+                if (  # then `why_unclean` finds nothing, and nearly always it is so
+                    sent == wire.reader.received - entry.received
+                    and not (failed or lease._discarded or lease._timed_out)
+                    and (account is None or account.is_settled)
+                    and self._reset is None
+                    and (entry.expires == NEVER or monotonic() < entry.expires)
+                    and wire.at_rest()
+                    and (sent == tagged or entry.key not in state.known.unasked)
+                ):
+                    if sent != tagged:
+                        entry.by_counts = True
+                    borrower.reason = None
+                    borrower.lent_for = UNTIL_BOOKED
+            if borrower.lent_for != UNTIL_BOOKED:
+                self._judge(lease, entry, failed)
         except BaseException:
             borrower.reason = "interrupted"
+            borrower.lent_for = monotonic() - borrower.taken_at or 1e-9
             raise
         finally:
             state.come_back(borrower)
+        if borrower.reason is not None or borrower.warned:
+            self._tell(borrower, entry)
+
+    def _tell(self, borrower: Borrower, entry: Entry | None) -> None:
+        """Say what there is to be said of a return."""
+        state = self.state
         if borrower.reason is not None and entry is not None:
             if _seems_dead(borrower, entry) and not (state.closed or state.is_interrupted()):
                 ping_siblings(state, entry)
@@ -70,6 +95,15 @@ class Returning:
             text = "[%s] the leaked connection %s came back after %.3g s"
             which = "?" if entry is None else entry.id
             state.log.note(logging.WARNING, text, state.name, which, monotonic() - borrower.taken_at)
+
+    def _judge(self, lease: Lease[Any], entry: Entry | None, failed: bool) -> None:
+        """Say whether what a lease held may go to another borrower; if not, begin to close it."""
+        borrower, now = lease._borrower, monotonic()
+        borrower.lent_for = now - borrower.taken_at or 1e-9
+        if entry is not None:
+            borrower.reason = self._why_unclean(lease, entry, failed, now)
+            if borrower.reason is not None:
+                borrower.gone = close_now(entry.wire, *lease._close_with)
 
     def _claim_late(self, lease: Lease[Any]) -> bool:
         """Release a lease that has no connection: given up, or on its way to another; True: it has got it.
@@ -90,18 +124,6 @@ class Returning:
     def _why_unclean(self, lease: Lease[Any], entry: Entry, failed: bool, now: float) -> str | None:
         wire, account, known = entry.wire, lease._account, self.state.known
         tagged = 0 if account is None else account.tagged
-        sent = wire.messages_sent - entry.sent
-        if (
-            sent == wire.reader.received - entry.received
-            and (account is None or account.is_settled)
-            and not (failed or lease._discarded or lease._timed_out)
-            and self._reset is None
-            and now < entry.expires
-            and wire.at_rest()
-            and (sent == tagged or entry.key not in known.unasked)
-        ):
-            entry.by_counts = entry.by_counts or sent != tagged
-            return None  # `why_unclean` would say the same, and nearly always does
         reuse = self.state.config.reuse
         if not wire.look(quick=reuse != "always") or wire.is_sending():
             wire.cut("it was released while another thread used it")

@@ -21,7 +21,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.locking import step
 from jetsocket.moves import NEVER
 from jetsocket.places import CLOSING, IDLE, LENT
-from jetsocket.stats import PoolStats
+from jetsocket.stats import LEASES_AT_ONCE, PoolStats
 
 
 class Answer(NamedTuple):
@@ -177,8 +177,12 @@ class State(FastPath):
         if self.line and self.line.leave(borrower):
             borrower.error = borrower.error or self._over()
             borrower.rouse()
-        if borrower.lent_for > 0:
-            self.totals.count_lease(borrower)
+        if borrower.lent_for:
+            taken_at, leases = borrower.taken_at, self.totals.leases
+            lent_for = borrower.lent_for if borrower.lent_for > 0 else monotonic() - taken_at
+            leases.append((taken_at - borrower.asked_at, lent_for, borrower.reused))
+            if len(leases) >= LEASES_AT_ONCE:
+                self.totals.count_leases()
             borrower.lent_for = 0.0
         entry = borrower.entry
         if entry is not None and entry.borrower is borrower and entry.place == LENT:

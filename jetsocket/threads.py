@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import traceback
-from os import getpid
 from queue import SimpleQueue
 from types import FrameType
+
+from jetsocket.process import getpid
 
 _here = threading.local()
 

@@ -10,11 +10,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from os import getpid
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from jetsocket.clock import monotonic
+from jetsocket.process import getpid
 from jetsocket.threads import rest_if_forked
 from jetsocket.wire.waits import take
 

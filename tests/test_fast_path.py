@@ -13,7 +13,9 @@ import pytest
 
 import jetsocket
 from jetsocket import ConnectionPool, InvalidStateError, PoolExhaustedError
+from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.fast_path import FastPath
+from jetsocket.locking import BUSY, TORN
 from tests.books import faults, state_of
 from tests.conftest import Tls
 from tests.servers import EchoServer
@@ -21,6 +23,7 @@ from tests.servers import EchoServer
 PACKAGE = Path(jetsocket.__file__).parent
 MOST_CALLS = 14
 MOST_FILES = {"acquire": 6, "release": 7}
+CONDITIONS = {"torn": TORN, "busy": BUSY}
 STEPS = {FastPath.take.__code__, FastPath.come_back.__code__}
 
 Walk = list[tuple[str, str]]
@@ -101,9 +104,14 @@ def test_what_interrupts_them_gets_an_error_and_no_hang(
     def ask() -> None:
         with pytest.raises(InvalidStateError, match="interrupted"):
             pool.stats()
+
+    def acquire() -> None:
         with pytest.raises(InvalidStateError, match="interrupted"):
             pool.acquire("/")
 
+    with Interrupter(pool, acquire) as interrupter:
+        pool.acquire("/").release()
+    assert interrupter.inside
     with Interrupter(pool, ask) as interrupter:
         conn = pool.acquire("/")
         taken = interrupter.inside
@@ -111,7 +119,7 @@ def test_what_interrupts_them_gets_an_error_and_no_hang(
     assert taken > 5
     assert interrupter.inside - taken > 5
     assert not faults(pool)
-    assert pool.stats().reuses == 1
+    assert pool.stats().reuses == 2
 
 
 def test_a_lease_that_comes_back_within_them_is_booked_by_them(
@@ -131,12 +139,10 @@ def test_a_lease_that_comes_back_within_them_is_booked_by_them(
         lease.release()
 
 
-@pytest.mark.parametrize("what", ["torn", "draining", "returned", "locked", "waiting"])
+@pytest.mark.parametrize("what", ["torn", "busy", "returned", "locked", "waiting"])
 def test_they_leave_what_is_unusual_to_the_other_steps(
     what: str, echo: EchoServer, make_pool: Callable[..., ConnectionPool]
 ) -> None:
-    from jetsocket.borrower import Borrower
-
     pool = make_pool(echo)
     conn = pool.acquire("/")
     key = conn._borrower.key
@@ -144,21 +150,18 @@ def test_they_leave_what_is_unusual_to_the_other_steps(
     state = state_of(pool)
     borrower, other = Borrower(), Borrower()
     borrower.key = other.key = key
-    if what == "torn":
-        state.torn = True
-    elif what == "draining":
-        state.draining = True
+    if what in CONDITIONS:
+        state.condition = CONDITIONS[what]
     elif what == "returned":
         state.returned.append(other)
     elif what == "waiting":
         state.line.join(other)
+        state.open_entries()
     if what == "locked":
         with state.lock:
             assert state.take(borrower) is None
     else:
         assert state.take(borrower) is None
-    if what == "draining":
-        state.draining = False
     if what == "waiting":
         state.line.leave(other)
     state.open_entries()  # a whole step mends the rest
@@ -166,7 +169,20 @@ def test_they_leave_what_is_unusual_to_the_other_steps(
     assert entry is not None
     assert entry.borrower is borrower
     assert state.claim(borrower)
-    state.come_back(borrower)
+    borrower.lent_for = UNTIL_BOOKED
+    if what in CONDITIONS:
+        state.condition = CONDITIONS[what]
+    elif what == "locked":
+        with state.lock:
+            state.come_back(borrower)
+            assert borrower.entry is not None
+    elif what == "returned":
+        state.returned.append(other)
+    if what != "locked":
+        state.come_back(borrower)
+    state.settle()
+    assert borrower.entry is None
+    assert pool.stats().acquires == 2
     assert not faults(pool)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 
 from jetsocket.clock import monotonic
+from jetsocket.interrupts import is_alarm
 from jetsocket.wire.frames import PING
 from jetsocket.wire.incoming import READ_AHEAD, Incoming
 from jetsocket.wire.link import Ping, not_held, takes
 from jetsocket.wire.pings import PING_SIZE
+from jetsocket.wire.stream import Stream
 
 _TOO_MUCH = "no pong came before more messages than are kept unread (receive them first)"
 
@@ -28,7 +30,6 @@ class Channel(Incoming):
         """The socket's file descriptor, -1 without one."""
         return -1 if self._stream is None else self._stream.fileno()
 
-    @takes("readlock")
     def at_rest(self) -> bool:
         """Whether it is certainly as a connection should be that is not in use. Never waits, reads nothing.
 
@@ -36,23 +37,35 @@ class Channel(Incoming):
         thread inside. False may only mean that it can't be told this way: `look`, and ask one by one.
         """
         stream, reader = self._stream, self.reader
-        if stream is None or self.lock.locked() or not self.readlock.acquire(False):
+        if stream is None or self.failure is not None:
             return False
         try:
-            look = stream.look
-            return not (
-                self.failure is not None
-                or (stream.has_begun() if look is None else look(0))
-                or stream.broken
-                or stream.unsent
-                or reader.messages
-                or reader.rest
-                or reader.paused
-                or reader.kind
-                or self._reading
-                or self._sending
-                or self._left_unread
-            )
+            came = self._has_begun(stream) if stream.look is None else stream.look(0)
+        except RuntimeError as error:  # another thread that has the same lease looks at this very moment
+            if is_alarm(error):
+                raise
+            return False
+        # All this after the look: a thread that took in what was there before is inside, or has left it here.
+        return not (
+            came
+            or self.readlock.locked()
+            or self.lock.locked()
+            or reader.messages
+            or reader.rest
+            or reader.kind
+            or self._reading
+            or self._sending
+            or stream.unsent
+            or stream.broken
+        )
+
+    @takes("readlock")
+    def _has_begun(self, stream: Stream) -> bool:
+        """Whether there is something to read; True also if that can't be told, as a reader is inside."""
+        if not self.readlock.acquire(blocking=False):
+            return True
+        try:
+            return stream.has_begun()
         finally:
             self.readlock.release()
 

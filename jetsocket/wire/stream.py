@@ -15,9 +15,9 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
-from os import getpid
 
 from jetsocket.interrupts import is_alarm, suppress
+from jetsocket.process import PID, getpid
 from jetsocket.wire.sockets import CLOSED, ClosedSocket, Socket
 from jetsocket.wire.tls import Tls
 from jetsocket.wire.waits import Poll, ask_kernel, pollers, wait_for, waiting
@@ -41,7 +41,8 @@ class Stream:
         bytes_out: Bytes the kernel took. Unchanged after a failed write: no byte of it left.
         broken: A read or write failed half-way, so bytes are lost or half a frame is out. Never usable again.
         unsent: What waits for `flush_now` (ciphertext, if the stream is encrypted); the writer's.
-        look: Tells for 0 ms what `readable_now` does; None before that was asked, and where it takes more.
+        look: Tells for 0 ms what `has_begun` does, to one thread at a time, the reader or not; None before
+            that was asked, and where it takes more.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -165,8 +166,14 @@ class Stream:
         return self._tls is not None and self._tls.mid_record
 
     def has_begun(self) -> bool:
-        """Whether there is something to read, or half a TLS record was read. Never waits."""
-        return self._poll_reader(None) or self.half_read
+        """Whether there is something to read, or half a TLS record was read. Never waits.
+
+        The next time, `look` may tell the same.
+        """
+        has_begun = self._poll_reader(None) or self.half_read
+        if self._tls is None and not has_begun:
+            self.look = pollers(self._sock.fileno(), writing=False)[0]
+        return has_begun
 
     def wait_readable(self, deadline: float | None) -> bool:
         """Wait until `read_now` has something to tell: data, the end, an error.
@@ -182,7 +189,7 @@ class Stream:
     def _poll_reader(self, wait: Callable[[Poll], bool] | None) -> bool:
         if self._tls is not None and self._tls.has_input:
             return True
-        if self._pid != getpid():
+        if self._pid != PID[0]:
             self.disown()
         sock = self._sock  # keeps the descriptor ours while it is polled
         try:
@@ -190,7 +197,6 @@ class Stream:
                 return True
             if self._poll_readable is None or self._wait_readable is None:
                 self._poll_readable, self._wait_readable = pollers(sock.fileno(), writing=False)
-                self.look = self._poll_readable if self._tls is None else None
             return bool(self._poll_readable(0)) if wait is None else wait(self._wait_readable)
         finally:
             del sock
@@ -208,7 +214,7 @@ class Stream:
         return tls.decrypt()
 
     def _receive(self) -> bytes | None:
-        if self._pid != getpid():
+        if self._pid != PID[0]:
             self.disown()
         try:
             received = self._sock.recv(_READ_SIZE)
@@ -268,7 +274,7 @@ class Stream:
         if self.unsent or self.broken or self._tls is not None:
             self._write_behind(data, deadline)
             return
-        if self._pid != getpid():
+        if self._pid != PID[0]:
             self.disown()
         try:
             # Nearly always the kernel takes all at once: no more calls than that.
@@ -326,7 +332,7 @@ class Stream:
 
     def _push(self) -> bool:
         """Hand the kernel what it takes; True when nothing is left."""
-        if self._pid != getpid():
+        if self._pid != PID[0]:
             self.disown()
         while self.unsent:
             try:
@@ -363,7 +369,7 @@ class Stream:
 
     def abort(self) -> None:
         """Shut the connection down both ways: blocked readers and writers wake, the peer sees the end."""
-        if self._pid != getpid():
+        if self._pid != PID[0]:
             self.disown()
         with suppress(OSError):  # not connected any more: the peer knows
             self._sock.shutdown(socket.SHUT_RDWR)
