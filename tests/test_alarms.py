@@ -247,7 +247,6 @@ def raising_deeper(number: int, frame: FrameType | None) -> None:
         lambda number, frame: int("x"),
         lambda number, frame: next(iter(()), None) or (_ for _ in ()).throw(Late()),
     ],
-    ids=repr,
 )
 @pytest.mark.parametrize("call", [strike, in_a_call_that_waits])
 def test_handlers_of_every_make_are_known(handler: Any, call: Callable[[], None]) -> None:
