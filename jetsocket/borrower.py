@@ -46,6 +46,7 @@ class Borrower:
         lent_for: How long it was lent (s); `UNTIL_BOOKED`; 0.0 if it was not, or is counted already.
         returning_until: Until when its return may take, with a callback of the user's (monotonic, s).
         warned: Whether its leak was reported.
+        known_name: The name of the thread that asked, if leak_threshold is set.
     """
 
     # What all begin with stands here, and there is no __init__: it would be a tenth of what lending costs.
@@ -69,10 +70,13 @@ class Borrower:
     lent_for: float = 0.0
     returning_until: float = 0.0
     warned: bool = False
+    known_name: str = ""
 
     @property
     def thread_name(self) -> str:
         """The name of the thread that asked, as far as it is known still."""
+        if self.known_name:  # the thread may have ended, and another have its identity
+            return self.known_name
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         return names.get(self.thread, f"that has ended ({self.thread})")
 

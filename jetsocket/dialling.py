@@ -139,7 +139,9 @@ class Dialling(Rebuilding):
         """
         self._count_failure(error)
         if dial in self.dials:  # all this first: the slot that comes free now is for no other dial to there
-            dial.error, key, now = error, dial.key, monotonic()
+            key, now = dial.key, monotonic()
+            if dial.purpose == "prewarm":  # its caller looks; the frames of the opener refer to the dial
+                dial.error = error
             self.troubles.note(key, error, began=dial.began_at, now=now, retry_after=retry_after)
             if not self.idle.open(key) and self.idle.opening(key) == 1:  # this one
                 for borrower in self.line.leave_all(key):

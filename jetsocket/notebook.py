@@ -25,12 +25,12 @@ def what_keeps(is_lease: Callable[[object], bool]) -> str | None:
     if outputs is None:
         return None
     found = [f"Out[{number}]" for number, value in list(outputs.items()) if _holds(value, is_lease)]
-    kept = " and ".join(found) if found else "Out[...]"
-    may = "" if found else " may"
-    keep = "keeps" if len(found) == 1 else "keep"
+    is_sure = bool(found)
+    kept = " and ".join(found or ["Out[...]"])
     if getattr(sys, "last_traceback", None) is not None:
-        kept, keep = f"{kept} or the last traceback (sys.last_traceback)", "may keep" if found else "keep"
-    return f"this is a notebook: {kept}{may} {keep} a lease; `with` releases it at the end of its block"
+        is_sure, kept = False, f"{kept} or the last traceback (sys.last_traceback)"
+    keep = "may keep" if not is_sure else "keeps" if len(found) == 1 else "keep"
+    return f"this is a notebook: {kept} {keep} a lease; `with` releases it at the end of its block"
 
 
 def _holds(value: object, is_lease: Callable[[object], bool]) -> bool:

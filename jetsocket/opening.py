@@ -109,6 +109,8 @@ class Opening:
                 return
             try:
                 self.open(dial)
+            except Forked:
+                raise
             except BaseException:  # noqa: BLE001  # whatever it is, the callers in line have got it
                 assert dial.is_over
             del dial
@@ -134,6 +136,8 @@ class Opening:
         context = copy_context() if dial.context is None else dial.context.copy()
         try:
             context.run(self._open, dial)
+        except Forked:
+            raise
         except BaseException as error:
             if not dial.is_over:  # SystemExit out of a callback, or what struck this thread: the line is told
                 failure = ConnectionError(f"cannot connect to {dial.target.redacted}: {told(error)} ended it")
@@ -157,14 +161,15 @@ class Opening:
                 return
             token = None
             failure = self._attempt(entry)
-            if failure is not None:
-                if self._ends_with(failure, dial, entry, attempt == attempts):
-                    return
-                continue
-            if not state.opened(dial, entry):
-                entry.wire.shutdown()
-                state.drop_dial(dial)
-            return
+            if failure is None:
+                if not state.opened(dial, entry):
+                    entry.wire.shutdown()
+                    state.drop_dial(dial)
+                return
+            is_over = self._ends_with(failure, dial, entry, attempt == attempts)
+            failure = None  # its cause's frames, of the user's code, lead to this one
+            if is_over:
+                return
 
     def _attempt(self, entry: Entry) -> JetSocketError | None:
         """Connect once; returns why that failed.
@@ -182,22 +187,22 @@ class Opening:
                 entry.wire.shutdown()
             if not isinstance(error, (ConnectionError, TimeoutError)) or is_alarm(error):
                 raise  # an alarm is in the borrower's own thread, where no other runs
-            return error
+            return untraced(error)  # whose frames lead here, and to what holds it: only the GC would end that
         if pid != getpid():
             raise Forked
         return None
 
     def _ends_with(self, error: JetSocketError, dial: Dial, entry: Entry, is_last: bool) -> bool:
         """Tell of a failed attempt, and wait before the next one; True if there is none."""
-        state, failure = self._state, untraced(error)
+        state = self._state
         retry_after = getattr(error, "retry_after", None)
         dial.attempts += 1
         pause = backoff(dial.attempts, random.random(), retry_after)
         is_too_long = retry_after is not None and retry_after > self._options.connect_timeout
         if is_last or is_too_long or not is_worth_retrying(error):
-            state.failed(dial, entry, failure, retry_after)
+            state.failed(dial, entry, error, retry_after)
             return True
-        if not state.attempt_failed(dial, entry, failure):
+        if not state.attempt_failed(dial, entry, error):
             return True
         return dial.wait(pause)  # `close` ends it
 

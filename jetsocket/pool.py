@@ -6,7 +6,7 @@ import itertools
 import math
 import sys
 from dataclasses import replace
-from threading import get_ident
+from threading import current_thread, get_ident
 from types import TracebackType
 from typing import Any
 
@@ -77,7 +77,7 @@ class ConnectionPool(Assembly[T]):
             frame = sys._getframe(1)
             borrower.site = (frame.f_code, frame.f_lasti)
             if config.leak_threshold is not None:
-                borrower.stack = stack_of(frame)
+                borrower.stack, borrower.known_name = stack_of(frame), current_thread().name
         except ValueError as error:  # this thread, or greenlet, began with our method
             if is_alarm(error):
                 raise

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import gc
+import logging
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,6 +29,7 @@ from tests.crowds import crowd, errors
 from tests.servers import (
     EchoServer,
     RawServer,
+    answer,
     frame,
     hold,
     read_client_frame,
@@ -800,3 +805,99 @@ def test_long_paths_are_not_kept(make_pool: MakePool) -> None:
         finally:
             tracemalloc.stop()
     assert kept < 25_000_000, f"{kept >> 20} MiB"
+
+
+@pytest.mark.parametrize("how", ["refused", "down", "exhausted", "raises"])
+def test_a_failed_acquire_leaves_no_cycle_behind(raw_server: MakeRaw, make_pool: MakePool, how: str) -> None:
+    """What its frames refer to, long messages perhaps, goes with the error, and does not wait for the GC."""
+
+    def headers() -> dict[str, str]:
+        if how == "raises":
+            raise ValueError("no token")
+        return {}
+
+    server = raw_server(answer("403 Forbidden") if how != "exhausted" else slow_echo(0))
+    with refusing_port() as port:
+        uri = f"ws://127.0.0.1:{port}" if how == "down" else server.uri
+        pool = make_pool(uri, max_connections=1, manager_kwargs={"extra_headers": headers})
+        held = pool.acquire("/") if how == "exhausted" else None
+
+        def fail() -> None:
+            with pytest.raises(JetSocketError):
+                pool.acquire("/", 0.2)
+
+        fail()
+        wait_until(lambda: not state_of(pool).dials)
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            fail()
+            wait_until(lambda: not state_of(pool).dials)
+            gc.collect()
+            left = [each for each in gc.garbage if type(each).__module__.startswith("jetsocket")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert left == []
+    if held is not None:
+        held.release()
+
+
+def test_a_leak_is_told_with_its_id_and_so_is_its_return(
+    echo_server: MakeServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(echo_server(), leak_threshold=0.1, name="leaky")
+    got: list[Any] = []
+    with caplog.at_level(logging.WARNING, "jetsocket"):
+        path = "/feed?token=" + "secret"[::-1]  # which the stack does not show
+        thread = threading.Thread(target=lambda: got.append(pool.acquire(path)), name="forgetful")
+        thread.start()
+        thread.join(5)
+        other = pool.acquire("/b")
+        wait_until(lambda: caplog.text.count(" leaked: ") == 2)
+        got[0].release()
+        wait_until(lambda: "came back" in caplog.text)
+    lines = [record.getMessage() for record in caplog.records]
+    told = next(line for line in lines if f"connection {got[0].id} to " in line)
+    assert "/feed?token=***" in told
+    assert "forgetful" in told
+    assert "test_opening.py" in told
+    (back,) = [line for line in lines if "came back" in line]
+    assert f"connection {got[0].id} " in back
+    assert f"connection {other.id} " not in back
+    assert "terces" not in caplog.text
+    other.release()
+
+
+DROPS = """
+import gc, logging, sys, time
+from jetsocket import ConnectionPool
+logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
+pool = ConnectionPool(base_uri=sys.argv[1], name="mine")
+lease = pool.acquire("/")
+del lease
+gc.collect()
+until = time.monotonic() + 10
+while pool.stats().active_connections and time.monotonic() < until:
+    time.sleep(0.01)
+time.sleep(0.7)
+pool.close()
+"""
+
+
+def test_warnings_that_are_errors_make_no_noise(echo_server: MakeServer) -> None:
+    """With `-W error` the ResourceWarning of a dropped lease is an error, in a thread that has no caller."""
+    server = echo_server()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", DROPS, server.uri],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "was dropped without release" in done.stdout
+    assert "failed" not in done.stdout
+    assert done.stderr == ""

@@ -271,10 +271,14 @@ class Connecting(Channel, websocket.WebSocket):
 
 
 def _fail_handshake(upgrade: Upgrade, error: Exception, target: Target) -> NoReturn:
-    if upgrade.failure is not None:
-        raise_alone(upgrade.failure, upgrade.failure.__cause__)
-    if isinstance(error, HandshakeError):
-        raise_alone(error, error.__cause__)
+    failure, upgrade.failure = upgrade.failure, None
+    if failure is None and isinstance(error, HandshakeError):
+        failure = error
+    if failure is not None:
+        try:
+            raise_alone(failure, failure.__cause__)
+        finally:
+            del failure, error, upgrade  # this frame is in its traceback: a cycle
     secrets = secrets_of(upgrade.request)
     why = f"the server's upgrade is not valid: {censored(str(error), secrets)}"
     told = f"no WebSocket at {target.redacted}: {why}"

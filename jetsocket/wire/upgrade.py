@@ -342,6 +342,7 @@ class Upgrade:
             why = f"the connection failed while {doing}: {censored(str(error), self._secrets())}{hint}"
             self.failure = ConnectionError(self._text(why))
             self.failure.__cause__ = as_cause(error, self._secrets())
+        del error  # it may be the one that is raised, whose traceback has this frame: a cycle
         raise self.failure
 
     def _late(self, doing: str) -> TimeoutError:
