@@ -179,13 +179,81 @@ def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
 # --- a request and its id
 
 
+def _after_a_push(conn: Connection) -> None:
+    """Push once, then answer with what came."""
+    for message in conn:
+        conn.send('{"push": 1}')
+        conn.send(message)
+
+
+def test_large_ids_that_follow_each_other_are_told_apart(make_pool: MakePool) -> None:
+    with EchoServer(_after_a_push) as pushing, make_pool(pushing).acquire("/") as conn:
+        for number in range(2**60, 2**60 + 8):  # as snowflakes do
+            assert conn.request({"id": number}, 5) == {"id": number}
+
+
+@pytest.mark.parametrize(("sent", "answer"), [(7, "7.0"), (7.0, "7"), (100, "1.00e+02"), (-0.0, "0")])
+def test_a_service_may_write_a_number_in_another_way(make_pool: MakePool, sent: float, answer: str) -> None:
+    def handler(conn: Connection) -> None:
+        for _ in conn:
+            conn.send('{"push": 1}')
+            conn.send(f'{{"id": {answer}, "ok": true}}')
+
+    with EchoServer(handler) as server, make_pool(server).acquire("/") as conn:
+        assert conn.request({"id": sent}, 5)["ok"]
+
+
+@pytest.mark.parametrize("mark", ["\n ", "\ufeff"])
+def test_a_reply_in_bytes_may_begin_with_blanks_or_a_mark(make_pool: MakePool, mark: str) -> None:
+    def handler(conn: Connection) -> None:
+        for message in conn:
+            conn.send('{"push": 1}')
+            conn.send(f"{mark}{message}".encode())
+
+    with EchoServer(handler) as server, make_pool(server).acquire("/") as conn:
+        assert conn.request({"id": 7}, 5) == {"id": 7}
+
+
+def test_a_reply_in_text_with_a_byte_order_mark_is_found_too(make_pool: MakePool) -> None:
+    def handler(conn: Connection) -> None:
+        for message in conn:
+            conn.send("\ufeff" + str(message))
+
+    with EchoServer(handler) as server:
+        with make_pool(server).acquire("/") as conn, pytest.raises(DecodeError, match="BOM"):
+            conn.request({"id": 7}, 5)
+        pool = make_pool(
+            server, manager_kwargs={"deserializer": lambda text: json.loads(text.lstrip("\ufeff"))}
+        )
+        assert pool.request("/", {"id": 8}, 5) == {"id": 8}
+
+
+@pytest.mark.parametrize(
+    "serializer",
+    [
+        lambda message: json.dumps({"envelope": message}),
+        lambda message: b"{" + json.dumps(message).encode()[::-1],  # as good as encrypted
+        lambda message: json.dumps(message | {"id": None}),
+    ],
+)
+def test_the_id_that_counts_is_the_one_that_goes_out(make_pool: MakePool, serializer: Any) -> None:
+    with EchoServer() as server:
+        pool = make_pool(server, manager_kwargs={"serializer": serializer, "deserializer": lambda text: text})
+        for number in range(3):  # no top-level id: the next message is the reply
+            assert pool.request("/", {"id": number}, 5) == serializer({"id": number})
+    with EchoServer(_after_a_push) as pushing:
+        pool = make_pool(pushing, manager_kwargs={"serializer": lambda each: json.dumps({**each, "id": "a"})})
+        assert pool.request("/", {"id": 7}, 5) == {"id": "a"}
+        assert pool.request("/", {}, 5) == {"id": "a"}
+
+
 @pytest.mark.parametrize("number", [7, "7", 1.5, -1, 0, "", 10**17])
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_request_gets_the_message_with_its_id_and_no_other(
     server: EchoServer, make_pool: MakePool, number: Any, as_text: bool
 ) -> None:
     strangers = [
-        {"id": other} for other in (8, "8", True, None, [7], 1, 7.0, 2.5) if other != number or other is True
+        {"id": other} for other in (8, "8", True, None, [7], 1, 7.25, 2.5) if other != number or other is True
     ]
     strangers += [{"push": 1}, [{"id": number}], {"params": {"id": number}}]
     if number != "7":
