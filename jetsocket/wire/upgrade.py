@@ -233,6 +233,12 @@ def chosen_of(headers: Headers, name: str) -> str | None:
     return headers.get(name, "").strip(" \t,") or None
 
 
+def location_of(headers: Headers) -> str | None:
+    """Where a redirect leads, as the server wrote it; None: nowhere, or to several places."""
+    told = set(headers.get_all("location"))
+    return told.pop() if len(told) == 1 else None
+
+
 def _retry_after(headers: Headers) -> float | None:
     return seconds_until(headers.get_all("retry-after"), headers.get("date", ""))
 
@@ -258,7 +264,7 @@ class Redirected(HandshakeError):
     ) -> None:
         """See HandshakeError."""
         super().__init__(message, status_code, _retry_after(headers), headers=headers, body=body)
-        self.location = headers.get("location", "")
+        self.location = location_of(headers) or ""
         self.shown = shown
         self.secrets = secrets
 
@@ -463,11 +469,12 @@ class Upgrade:
             data += more
 
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
-        leads_on = status in _REDIRECTS and "location" in headers  # then the body is of no interest
+        location = location_of(headers)
+        leads_on = status in _REDIRECTS and location is not None  # then the body is of no interest
         patience = 0.0 if leads_on else _ERROR_BODY_PATIENCE
         body = b"" if status in _WITHOUT_BODY else self._read_body(headers, body, patience)
-        if leads_on:
-            shown = redact(self._hide(headers["location"]))
+        if leads_on and location is not None:
+            shown = redact(self._hide(location))
             text = self._text(f"the server redirects to {shown} ({status})")
             raise Redirected(
                 text, status_code=status, headers=headers, body=body, shown=shown, secrets=self._secrets()
