@@ -176,6 +176,8 @@ class PooledConnection(Generic[T]):
         """Begin to use this connection."""
         entry.wire.holder = self._permit
         self._entry = self._shown = entry
+        if entry.ids is not None and entry.ids.owes and self._deadline is None:
+            self._account = self._new_account(entry.ids)  # a callback gets whatever comes
 
     def _detach(self) -> Entry | None:
         """Let go; operations under way finish, later ones are refused."""
@@ -276,13 +278,16 @@ class PooledConnection(Generic[T]):
         codec = self._terms.codec
         return key_in(message, payload, codec.read_json, as_given=codec.as_given)
 
+    def _new_account(self, sent: SentIds) -> Account:
+        codec = self._terms.codec
+        return Account(sent, codec.read_json, keep=codec.is_json)
+
     def _ask(self, entry: Entry, key: Key) -> int | None:
         """Note, before it can leave, that a message with this id does; returns what `_send` does."""
         if (account := self._account) is None:
-            codec = self._terms.codec
             if entry.ids is None:
                 entry.ids = SentIds()
-            account = self._account = Account(entry.ids, codec.read_json, keep=codec.is_json)
+            account = self._account = self._new_account(entry.ids)
         return entry.wire.reader.received if account.ask(key) else None
 
     def _send_first(

@@ -115,13 +115,16 @@ class SentIds:
 
     Attributes:
         count: How many messages with an id it was sent.
+        owes: Whether it was kept, or configured, though an id was still to come back: so that each lease has
+            to look at what comes, be it by ids or not.
     """
 
-    __slots__ = ("_last", "_left_of", "count")
+    __slots__ = ("_last", "_left_of", "count", "owes")
 
     def __init__(self) -> None:
         """Begin with none."""
         self.count = 0
+        self.owes = False
         self._last: dict[Key, int] = {}  # twice the number, and one more if it was tagged: half the memory
         self._left_of: dict[float, Key] = {}  # the last of those that look alike where numbers are doubles
 

@@ -480,6 +480,7 @@ class ConnectionPool(Generic[T]):
             _refuse_awaitable(callback(conn))
         finally:
             conn._detach()
+            self._note_owed(conn, entry)
         if monotonic() > deadline:
             name = getattr(callback, "__name__", repr(callback))
             raise TimeoutError(f"{name}() took too long", operation="callback", timeout=None)
@@ -613,11 +614,18 @@ class ConnectionPool(Generic[T]):
             unasked=entry.key in known.unasked,
         )
         entry.by_counts = entry.by_counts or sent != tagged
+        self._note_owed(lease, entry)
         if self._reset is not None and reason not in ("discarded", "closed", "half sent"):
             reason = self._why_not_reset(entry, self._reset)
         if reason is None and now >= entry.expires:
             return "lifetime"
         return reason
+
+    def _note_owed(self, lease: PooledConnection[Any], entry: Entry) -> None:
+        """Let later leases look at what comes, if an id of this one is still to come back."""
+        account, ids = lease._account, entry.ids
+        if account is not None and account.open and ids is not None:
+            ids.owes = self._config.reuse != "always"  # then what is unread is the next borrower's
 
     def _why_not_reset(self, entry: Entry, reset: Callback) -> str | None:
         if self._ledger.interrupted() or is_housekeeping():

@@ -179,6 +179,44 @@ def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
 # --- a request and its id
 
 
+def _leave_it_to_others(conn: Any) -> None:
+    """A `reset` that lets the pool lend what has replies to come."""
+
+
+@pytest.mark.parametrize("options", [{"reuse": "quiet"}, {"reset": _leave_it_to_others}])
+@pytest.mark.parametrize("receive", ["request", "recv", "iterate"])
+def test_a_late_answer_reaches_no_lease_without_ids(
+    server: EchoServer, make_pool: MakePool, options: dict[str, Any], receive: str
+) -> None:
+    pool = make_pool(server, max_connections=1, **options)
+    with pool.acquire("/late") as conn:
+        conn.send({"id": 1, "delay": 0.2})
+        first = conn.id
+    with pool.acquire("/late") as conn:
+        assert conn.id == first
+        if receive == "request":
+            assert conn.request({"mine": 1}, 5) == {"mine": 1}
+        else:
+            conn.send({"mine": 1})
+            assert (conn.recv(5) if receive == "recv" else next(iter(conn))) == {"mine": 1}
+
+
+def test_what_is_unread_goes_to_the_next_lease_with_reuse_always(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_connections=1, reuse="always")
+    with pool.acquire("/late") as conn:
+        conn.send({"id": 1, "delay": 0.2})
+    with pool.acquire("/late") as conn:
+        assert conn.recv(5)["id"] == 1
+
+
+def test_an_answer_that_configure_did_not_wait_for_reaches_no_lease_without_ids(make_pool: MakePool) -> None:
+    with EchoServer() as server:
+        pool = make_pool(server, configure=lambda conn: conn.send({"id": "login"}))
+        assert pool.request("/", {"mine": 1}, 5) == {"mine": 1}
+
+
 def _after_a_push(conn: Connection) -> None:
     """Push once, then answer with what came."""
     for message in conn:
