@@ -109,6 +109,7 @@ class Assembly(Generic[T]):
             options.recv_timeout,
             config.match_ids,
             state.known,
+            config.reuse == "always",
         )
         opening = Opening(state, options, self._base, terms, on_open=self._configure, limiter=self._limiter)
         return Lending(

@@ -16,7 +16,7 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, JetSocketError, TimeoutError
 from jetsocket.foreign import Misuse, as_told, told
 from jetsocket.interrupts import is_alarm
-from jetsocket.lease import Lease, Lender, Terms
+from jetsocket.lease import Lease, Lender, Terms, note_owed
 from jetsocket.state import State
 from jetsocket.wire.redaction import raise_alone
 
@@ -56,6 +56,7 @@ def call_back(terms: Terms[Any], entry: Entry, callback: Callback, deadline: flo
         _refuse_awaitable(callback(conn))
     finally:
         conn._detach()
+        note_owed(conn, entry)
     if monotonic() > deadline:
         name = getattr(callback, "__name__", repr(callback))
         raise TimeoutError(f"{name}() took too long", operation="callback", timeout=None)

@@ -49,7 +49,7 @@ class Exchange(Lease[T]):
         """
         terms = self._terms
         payload = terms.codec.encode(data)
-        key = key_in(data, payload, terms.codec.read_json) if terms.match_ids else None
+        key = self._key_in(data, payload) if terms.match_ids else None
         self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout, key)
 
     def send_raw(self, data: str | bytes, *, binary: bool | None = None) -> None:
@@ -105,13 +105,16 @@ class Exchange(Lease[T]):
             raise self._late(error, limit) from None
         return since
 
+    def _key_in(self, message: object, payload: str | bytes) -> Key | None:
+        codec = self._terms.codec
+        return key_in(message, payload, codec.read_json, as_given=codec.as_given)
+
     def _ask(self, entry: Entry, key: Key) -> int | None:
         """Note, before it can leave, that a message with this id does; returns what `_send` does."""
         if (account := self._account) is None:
-            codec = self._terms.codec
             if entry.ids is None:
                 entry.ids = SentIds()
-            account = self._account = Account(entry.ids, codec.read_json, keep=codec.is_json)
+            account = self._account = self._new_account(entry.ids)
         return entry.wire.reader.received if account.ask(key) else None
 
     def _send_first(
@@ -255,7 +258,7 @@ class Exchange(Lease[T]):
     def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
         terms = self._terms
         payload = terms.codec.encode(message)
-        key = key_in(message, payload, terms.codec.read_json) if terms.match_ids else None
+        key = self._key_in(message, payload) if terms.match_ids else None
         if deadline is None:
             since = self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout, key)
             deadline, limit = self._until(terms.recv_timeout), terms.recv_timeout

@@ -3,14 +3,16 @@
 A message that is sent is *tagged* if it has an `id` that its connection was not sent a moment ago. Its answer
 is the message that carries the same id, whatever came in between. Nothing here does I/O or takes a lock.
 
-Ids compare as JSON writes them: 7 is neither "7" nor 7.0, and neither `true` nor `null` is one. Integers
-beyond 2**53 compare as what is left of them where numbers are doubles (RFC 8259 §6), as in JavaScript: such a
-service answers 1732866392123456789 with 1732866392123456800.
+Ids compare as JSON means them: 7 is not "7", and neither `true` nor `null` is one; 7, 7.0 and 0.7e1 are one
+number, and each is what some service answers to the others. An integer beyond 2**53 comes back as what is
+left of it where numbers are doubles (RFC 8259 §6), as in JavaScript: 1732866392123456789 is answered with
+1732866392123456800. So such a number, if it was not sent itself, answers the one that it may be left of.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -23,6 +25,8 @@ _MOST_TEXT = 4096  # characters of a text of the caller's that are parsed, and o
 _MOST_STALE = 64  # ids kept beyond that until they are thrown away all together
 _MOST_OPEN = 65_536  # ids of a lease that may be on their way; what is sent beyond that is untagged
 _EXACT = 2**53
+_MARK = "\ufeff"
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{")
 
 Payload: TypeAlias = str | bytes
 Key: TypeAlias = str | int | tuple[str, float]
@@ -33,26 +37,31 @@ Read: TypeAlias = Callable[[Payload], Any]
 def key_of(value: object) -> Key | None:
     """The key of what stands under `id`; None: that is no id."""
     if type(value) is int:
-        return value if -_EXACT <= value <= _EXACT else _beyond(value)
+        return value
     if type(value) is str:
         return value if len(value) <= _MOST_TEXT else None
     if type(value) is bool:
         return None
     if isinstance(value, float):
         number = float.__float__(value)
-        return ("float", number) if math.isfinite(number) else None
+        if not math.isfinite(number):
+            return None
+        return int(number) if number.is_integer() else ("float", number)
     if isinstance(value, str):  # an enum's member, say: JSON writes the plain value of each
         return key_of(str.__str__(value))
-    return key_of(int.__int__(value)) if isinstance(value, int) else None
+    return int.__int__(value) if isinstance(value, int) else None
 
 
-def _beyond(value: int) -> Key:
+def _rounded(key: Key | None) -> float | None:
+    """What is left of a large integer in a double; None: it is none, or too large for one."""
+    if type(key) is not int or -_EXACT < key < _EXACT:
+        return None
     try:
-        return ("float", float(value))
+        return float(key)
     except OverflowError as error:
         if is_alarm(error):
             raise
-        return value
+        return None
 
 
 def shown(key: Key) -> str:
@@ -61,24 +70,26 @@ def shown(key: Key) -> str:
     return text if len(text) <= 64 else f"{text[:60]}…"
 
 
-def key_in(message: object, payload: Payload, read: Read) -> Key | None:
+def key_in(message: object, payload: Payload, read: Read, *, as_given: bool = True) -> Key | None:
     """The id in a message of the caller's, None if it has none.
 
     Args:
         message: What the caller gave: a dict is looked at as it is, text up to 4 KiB is parsed.
-        payload: What goes out for it. A dict of which the serializer made no JSON object has no id.
+        payload: What goes out for it.
         read: Parses JSON.
+        as_given: Whether the payload of a dict is that dict in JSON. What a serializer of the user's makes of
+            one may be anything: an envelope around it, with another id, or encrypted. Then it is parsed.
     """
     if isinstance(message, dict):
-        value = dict.get(message, "id")
-        if value is None:
-            return None
-        is_object = payload[0:1] == "{" if isinstance(payload, str) else payload[0:1] == b"{"
-        return key_of(value) if is_object else None
-    if isinstance(message, str) and ('"id"' in message or "\\" in message) and len(message) <= _MOST_TEXT:
+        if as_given:
+            return key_of(dict.get(message, "id"))
+        has_id = '"id"' in payload if isinstance(payload, str) else b'"id"' in payload
+        found = object_in(payload, read) if has_id else None
+    elif isinstance(message, str) and ('"id"' in message or "\\" in message) and len(message) <= _MOST_TEXT:
         found = object_in(message, read)
-        return None if found is None else key_of(found.get("id"))
-    return None
+    else:
+        return None
+    return None if found is None else key_of(found.get("id"))
 
 
 def object_in(payload: Payload, read: Read) -> dict[str, Any] | None:
@@ -86,7 +97,9 @@ def object_in(payload: Payload, read: Read) -> dict[str, Any] | None:
     if isinstance(payload, str):
         if '"id"' not in payload and "\\" not in payload:  # it may also be written as "\u0069d"
             return None
-    elif payload[:1] != b"{" or (b'"id"' not in payload and b"\\" not in payload):
+        if payload[:1] == _MARK:  # some write it in front of any text (RFC 8259 §8.1)
+            payload = payload[1:]
+    elif not _OBJECT.match(payload) or (b'"id"' not in payload and b"\\" not in payload):
         return None
     try:
         value = read(payload)
@@ -102,14 +115,18 @@ class SentIds:
 
     Attributes:
         count: How many messages with an id it was sent.
+        owes: Whether it was kept, or configured, though an id was still to come back: so that each lease has
+            to look at what comes, be it by ids or not.
     """
 
-    __slots__ = ("_last", "count")
+    __slots__ = ("_last", "_left_of", "count", "owes")
 
     def __init__(self) -> None:
         """Begin with none."""
         self.count = 0
+        self.owes = False
         self._last: dict[Key, int] = {}  # twice the number, and one more if it was tagged: half the memory
+        self._left_of: dict[float, Key] = {}  # the last of those that look alike where numbers are doubles
 
     def note(self, key: Key, *, tagged: bool = True) -> bool:
         """Remember that a message with this id is about to leave; whether it was not among the last.
@@ -121,14 +138,24 @@ class SentIds:
         self.count = count = self.count + 1
         fresh = self._last.get(key, 0) // 2 < max(1, count - REMEMBERED)
         self._last[key] = 2 * count + (fresh and tagged)
+        if (rounded := _rounded(key)) is not None:
+            self._left_of[rounded] = key
         if len(self._last) >= REMEMBERED + _MOST_STALE:
             oldest = 2 * (count - REMEMBERED + 1)
             self._last = {each: told for each, told in list(self._last.items()) if told >= oldest}
+            self._left_of = {left: each for left, each in list(self._left_of.items()) if each in self._last}
         return fresh
+
+    def has(self, key: Key) -> bool:
+        """Whether this very id was sent lately."""
+        return self._last.get(key, 0) // 2 > max(0, self.count - REMEMBERED)
 
     def last(self, key: Key) -> tuple[int, bool] | None:
         """When this id was last sent (a number that grows), and whether tagged; None: not lately."""
-        number, tagged = divmod(self._last.get(key, 0), 2)
+        told = self._last.get(key, 0)
+        if not told and (rounded := _rounded(key)) is not None:
+            told = self._last.get(self._left_of.get(rounded, ""), 0)
+        number, tagged = divmod(told, 2)
         return (number, bool(tagged)) if number > max(0, self.count - REMEMBERED) else None
 
 
@@ -148,6 +175,7 @@ class Account:
     __slots__ = (
         "_before",
         "_keep",
+        "_left_of",
         "_read",
         "_sent",
         "again",
@@ -171,6 +199,7 @@ class Account:
         self._before = sent.count
         self._read = read
         self.open: set[Key] = set()
+        self._left_of: dict[float, set[Key]] = {}  # those of `open` that look alike where numbers are doubles
         self.tagged = self.answered = self.late = 0
         self.again = False
         self.parsed: tuple[Payload, Any] | None = None
@@ -191,6 +220,8 @@ class Account:
         if not (self._sent.note(key, tagged=may_be) and may_be):
             return False
         self.open.add(key)
+        if (rounded := _rounded(key)) is not None:
+            self._left_of.setdefault(rounded, set()).add(key)
         self.tagged += 1
         return True
 
@@ -223,6 +254,8 @@ class Account:
     def _answered(self, key: Key | None) -> None:
         if key is not None:
             self.open.discard(key)
+            if (rounded := _rounded(key)) is not None:
+                self._left_of.get(rounded, set()).discard(key)
             self.answered += 1
 
     def _is_late(self, key: Key) -> bool:
@@ -241,9 +274,17 @@ class Account:
         value = object_in(payload, self._read)
         if value is None:
             return None
-        if self._keep:
+        if self._keep and payload[:1] != _MARK:
             self.parsed = (payload, value)
-        return key_of(value.get("id"))
+        key = key_of(value.get("id"))
+        return key if key is None or key in self.open else self._may_be_left_of(key)
+
+    def _may_be_left_of(self, key: Key) -> Key:
+        """The id on its way that this one is left of, where numbers are doubles; if there is none, itself."""
+        if (rounded := _rounded(key)) is None or self._sent.has(key):
+            return key
+        alike = list(self._left_of.get(rounded, ()))
+        return alike[0] if len(alike) == 1 else key
 
 
 __all__ = ["REMEMBERED", "Account", "Key", "SentIds", "key_in", "key_of", "object_in", "shown"]

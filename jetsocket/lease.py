@@ -14,7 +14,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.exceptions import TimeoutError
-from jetsocket.ids import Account
+from jetsocket.ids import Account, SentIds
 from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
 from jetsocket.text import short_repr
@@ -54,6 +54,7 @@ class Terms(Generic[T]):
         recv_timeout: s for a receive that names none; None: no limit.
         match_ids: Whether replies are told by the ids of what they answer.
         known: What was found out about the URIs.
+        hands_on: Whether what is unread is the next borrower's.
     """
 
     codec: Codec[T]
@@ -62,6 +63,14 @@ class Terms(Generic[T]):
     recv_timeout: float | None
     match_ids: bool
     known: KnownUris
+    hands_on: bool
+
+
+def note_owed(lease: Lease[Any], entry: Entry) -> None:
+    """Let later leases look at what comes, if an id of this one is still to come back."""
+    account, ids = lease._account, entry.ids
+    if account is not None and account.open and ids is not None:
+        ids.owes = not lease._terms.hands_on
 
 
 def seconds(timeout: float | None, default: float | None, *, name: str = "timeout") -> float | None:
@@ -138,6 +147,12 @@ class Lease(Generic[T]):
         """Begin to use this connection."""
         entry.wire.holder = self._borrower
         self._entry = self._shown = entry
+        if entry.ids is not None and entry.ids.owes and self._deadline is None:
+            self._account = self._new_account(entry.ids)  # a callback gets whatever comes
+
+    def _new_account(self, sent: SentIds) -> Account:
+        codec = self._terms.codec
+        return Account(sent, codec.read_json, keep=codec.is_json)
 
     def _detach(self) -> Entry | None:
         """Let go; operations under way finish, later ones are refused."""
@@ -251,4 +266,4 @@ class Lease(Generic[T]):
         return TimeoutError(told, operation=error.operation, timeout=limit)
 
 
-__all__ = ["Lease", "Lender", "T", "Terms", "seconds"]
+__all__ = ["Lease", "Lender", "T", "Terms", "note_owed", "seconds"]

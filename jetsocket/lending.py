@@ -87,6 +87,8 @@ class Lending(Returning):
         entry.uses = uses + 1
         wire.holder = borrower
         lease._entry = lease._shown = entry
+        if entry.ids is not None and entry.ids.owes:
+            lease._account = lease._new_account(entry.ids)
         if state.closed:
             wire.cut("the pool was closed")
             raise state.closed_error()

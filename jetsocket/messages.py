@@ -30,7 +30,7 @@ Describe: TypeAlias = Callable[[Exception], str]
 class Codec(Generic[T]):
     """Turns values into payloads and back. Holds no state; threads may share one."""
 
-    __slots__ = ("_describe", "_deserialize", "_serialize", "is_json", "read_json")
+    __slots__ = ("_describe", "_deserialize", "_serialize", "as_given", "is_json", "read_json")
 
     def __init__(
         self,
@@ -38,6 +38,8 @@ class Codec(Generic[T]):
         deserialize: Deserializer[T],
         describe: Describe | None = None,
         read_json: Deserializer[Any] | None = None,
+        *,
+        as_given: bool = True,
     ) -> None:
         """Put a codec together.
 
@@ -46,11 +48,13 @@ class Codec(Generic[T]):
             deserialize: Makes a value of a payload; whatever it raises becomes a ``DecodeError``.
             describe: Says what an error of ``deserialize`` means, without quoting the payload.
             read_json: Reads JSON, for whoever looks into messages; `is_json` tells if it is ``deserialize``.
+            as_given: Whether ``serialize`` writes a dict as JSON, with the keys and values that it has.
         """
         self._serialize = serialize
         self._deserialize = deserialize
         self._describe = describe or _describe_nothing
         self.read_json = read_json or _loads
+        self.as_given = as_given
         self.is_json = deserialize is self.read_json
 
     @staticmethod
@@ -78,6 +82,7 @@ class Codec(Generic[T]):
             deserializer or base._deserialize,
             None if deserializer else base._describe,
             read,
+            as_given=serializer is None or serializer is json.dumps,
         )
 
     def encode(self, data: Any) -> Payload:

@@ -12,7 +12,7 @@ from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
-from jetsocket.lease import Lease, Terms
+from jetsocket.lease import Lease, Terms, note_owed
 from jetsocket.moves import NEVER
 from jetsocket.state import State
 from jetsocket.suspects import ended_silently, ping_siblings
@@ -150,6 +150,7 @@ class Returning:
             unasked=entry.key in known.unasked,
         )
         entry.by_counts = entry.by_counts or sent != tagged
+        note_owed(lease, entry)
         if self._reset is not None and reason not in _NEVER_RESET:
             reason = self._why_not_reset(lease._borrower, entry, self._reset)
         if reason is None and now >= entry.expires:

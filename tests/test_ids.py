@@ -43,7 +43,7 @@ def test_all_else_is_none(value: Any) -> None:
 
 
 def test_ids_of_different_types_are_different() -> None:
-    alike = [1, "1", 1.0, 7, "7", 7.0]
+    alike = [1, "1", 1.5, 7, "7", 7.5]
     assert len({key_of(value) for value in alike}) == len(alike)
     assert key_of(Number.SEVEN) == 7
     assert key_of(Name.SEVEN) == "7"
@@ -51,10 +51,45 @@ def test_ids_of_different_types_are_different() -> None:
     assert type(key_of(Name.SEVEN)) is str
 
 
-def test_an_integer_that_a_double_cannot_hold_equals_what_it_becomes() -> None:
-    assert key_of(1732866392123456789) == key_of(1732866392123456800)  # as node answers it
+def test_a_number_is_the_same_however_it_is_written() -> None:
+    for alike in (["7", "7.0", "70e-1", "0.7e1"], ["100", "1e2", "1E+2"], ["0", "-0", "-0.0", "0e5"]):
+        assert len({key_of(json.loads(value)) for value in alike}) == 1
     assert key_of(2**53) != key_of(2**53 - 1)
     assert key_of(10**20) == key_of(1e20)
+
+
+@pytest.mark.parametrize(
+    ("sent", "written"),
+    [
+        (1732866392123456789, "1732866392123456800"),  # as node answers it
+        (1732866392123456789, "1.7328663921234568e+18"),  # as PHP does
+        (1732866392123456789, "1732866392123456768"),  # as printf("%.0f") writes it
+        (2**53 + 1, "9007199254740992"),
+        (-(2**53) - 1, "-9007199254740992"),
+    ],
+)
+def test_an_integer_that_a_double_cannot_hold_is_answered_by_what_it_becomes(sent: int, written: str) -> None:
+    ids = SentIds()
+    account = Account(ids, json.loads)
+    assert account.ask(sent)
+    assert account.admits(f'{{"id": {written}}}')
+    assert account.is_settled
+    assert not Account(ids, json.loads).admits(f'{{"id": {written}}}')  # late, in the next lease
+
+
+def test_large_integers_that_differ_are_tagged_each_and_answer_their_own_requests_only() -> None:
+    first = 2**60
+    ids = SentIds()
+    account = Account(ids, json.loads)
+    assert all(account.ask(first + number) for number in range(4))
+    assert account.admits(f'{{"id": {first + 2}}}')
+    assert account.open == {first, first + 1, first + 3}
+    assert account.admits(f'{{"id": {first + 9}}}')  # what is left of which, there is no telling
+    assert account.open == {first, first + 1, first + 3}
+    later = Account(ids, json.loads)
+    assert later.ask(first + 9)
+    assert not later.admits(f'{{"id": {first + 1}}}')  # late: it was sent itself
+    assert later.open == {first + 9}
 
 
 def test_what_is_shown_of_an_id_is_short() -> None:
@@ -109,9 +144,9 @@ def test_the_id_of_a_message_that_is_sent(message: Any, key: Any) -> None:
 
 
 def test_a_dict_that_goes_out_as_no_json_object_has_no_id() -> None:
-    assert key_in({"id": 7}, b"\x81\xa2id\x07", read) is None  # MessagePack
-    assert key_in({"id": 7}, "<id>7</id>", read) is None
-    assert key_in({"id": 7}, b'{"id":7}', read) == 7  # orjson
+    assert key_in({"id": 7}, b"\x81\xa2id\x07", read, as_given=False) is None  # MessagePack
+    assert key_in({"id": 7}, "<id>7</id>", read, as_given=False) is None
+    assert key_in({"id": 7}, b'{"id":7}', read, as_given=False) == 7  # orjson
 
 
 # --- the last ids that a connection was sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 import weakref
@@ -169,10 +170,10 @@ def steps(pool: ConnectionPool[Any]) -> None:
 
 def feeds(pool: ConnectionPool[Any]) -> None:
     with pool.acquire("/") as conn, ThreadPoolExecutor(1) as threads:
-        got = threads.submit(lambda: next(iter(conn)))
+        got = threads.submit(lambda: list(itertools.islice(conn, 2)))
         wait_until(lambda: conn._iterated)
         conn.send_raw('{"say": [1, 2]}')
-        assert got.result(5) == 1
+        assert got.result(5) == [1, 2]
 
 
 @pytest.mark.parametrize("behaves", [iterates, fails, discards, steps, feeds])

@@ -179,13 +179,119 @@ def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
 # --- a request and its id
 
 
+def _leave_it_to_others(conn: Any) -> None:
+    """A `reset` that lets the pool lend what has replies to come."""
+
+
+@pytest.mark.parametrize("options", [{"reuse": "quiet"}, {"reset": _leave_it_to_others}])
+@pytest.mark.parametrize("receive", ["request", "recv", "iterate"])
+def test_a_late_answer_reaches_no_lease_without_ids(
+    server: EchoServer, make_pool: MakePool, options: dict[str, Any], receive: str
+) -> None:
+    pool = make_pool(server, max_connections=1, **options)
+    with pool.acquire("/late") as conn:
+        conn.send({"id": 1, "delay": 0.2})
+        first = conn.id
+    with pool.acquire("/late") as conn:
+        assert conn.id == first
+        if receive == "request":
+            assert conn.request({"mine": 1}, 5) == {"mine": 1}
+        else:
+            conn.send({"mine": 1})
+            assert (conn.recv(5) if receive == "recv" else next(iter(conn))) == {"mine": 1}
+
+
+def test_what_is_unread_goes_to_the_next_lease_with_reuse_always(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_connections=1, reuse="always")
+    with pool.acquire("/late") as conn:
+        conn.send({"id": 1, "delay": 0.2})
+    with pool.acquire("/late") as conn:
+        assert conn.recv(5)["id"] == 1
+
+
+def test_an_answer_that_configure_did_not_wait_for_reaches_no_lease_without_ids(make_pool: MakePool) -> None:
+    with EchoServer() as server:
+        pool = make_pool(server, configure=lambda conn: conn.send({"id": "login"}))
+        assert pool.request("/", {"mine": 1}, 5) == {"mine": 1}
+
+
+def _after_a_push(conn: Connection) -> None:
+    """Push once, then answer with what came."""
+    for message in conn:
+        conn.send('{"push": 1}')
+        conn.send(message)
+
+
+def test_large_ids_that_follow_each_other_are_told_apart(make_pool: MakePool) -> None:
+    with EchoServer(_after_a_push) as pushing, make_pool(pushing).acquire("/") as conn:
+        for number in range(2**60, 2**60 + 8):  # as snowflakes do
+            assert conn.request({"id": number}, 5) == {"id": number}
+
+
+@pytest.mark.parametrize(("sent", "answer"), [(7, "7.0"), (7.0, "7"), (100, "1.00e+02"), (-0.0, "0")])
+def test_a_service_may_write_a_number_in_another_way(make_pool: MakePool, sent: float, answer: str) -> None:
+    def handler(conn: Connection) -> None:
+        for _ in conn:
+            conn.send('{"push": 1}')
+            conn.send(f'{{"id": {answer}, "ok": true}}')
+
+    with EchoServer(handler) as server, make_pool(server).acquire("/") as conn:
+        assert conn.request({"id": sent}, 5)["ok"]
+
+
+@pytest.mark.parametrize("mark", ["\n ", "\ufeff"])
+def test_a_reply_in_bytes_may_begin_with_blanks_or_a_mark(make_pool: MakePool, mark: str) -> None:
+    def handler(conn: Connection) -> None:
+        for message in conn:
+            conn.send('{"push": 1}')
+            conn.send(f"{mark}{message}".encode())
+
+    with EchoServer(handler) as server, make_pool(server).acquire("/") as conn:
+        assert conn.request({"id": 7}, 5) == {"id": 7}
+
+
+def test_a_reply_in_text_with_a_byte_order_mark_is_found_too(make_pool: MakePool) -> None:
+    def handler(conn: Connection) -> None:
+        for message in conn:
+            conn.send("\ufeff" + str(message))
+
+    with EchoServer(handler) as server:
+        with make_pool(server).acquire("/") as conn, pytest.raises(DecodeError, match="BOM"):
+            conn.request({"id": 7}, 5)
+        pool = make_pool(
+            server, manager_kwargs={"deserializer": lambda text: json.loads(text.lstrip("\ufeff"))}
+        )
+        assert pool.request("/", {"id": 8}, 5) == {"id": 8}
+
+
+@pytest.mark.parametrize(
+    "serializer",
+    [
+        lambda message: json.dumps({"envelope": message}),
+        lambda message: b"{" + json.dumps(message).encode()[::-1],  # as good as encrypted
+        lambda message: json.dumps(message | {"id": None}),
+    ],
+)
+def test_the_id_that_counts_is_the_one_that_goes_out(make_pool: MakePool, serializer: Any) -> None:
+    with EchoServer() as server:
+        pool = make_pool(server, manager_kwargs={"serializer": serializer, "deserializer": lambda text: text})
+        for number in range(3):  # no top-level id: the next message is the reply
+            assert pool.request("/", {"id": number}, 5) == serializer({"id": number})
+    with EchoServer(_after_a_push) as pushing:
+        pool = make_pool(pushing, manager_kwargs={"serializer": lambda each: json.dumps({**each, "id": "a"})})
+        assert pool.request("/", {"id": 7}, 5) == {"id": "a"}
+        assert pool.request("/", {}, 5) == {"id": "a"}
+
+
 @pytest.mark.parametrize("number", [7, "7", 1.5, -1, 0, "", 10**17])
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_request_gets_the_message_with_its_id_and_no_other(
     server: EchoServer, make_pool: MakePool, number: Any, as_text: bool
 ) -> None:
     strangers = [
-        {"id": other} for other in (8, "8", True, None, [7], 1, 7.0, 2.5) if other != number or other is True
+        {"id": other} for other in (8, "8", True, None, [7], 1, 7.25, 2.5) if other != number or other is True
     ]
     strangers += [{"push": 1}, [{"id": number}], {"params": {"id": number}}]
     if number != "7":

@@ -134,6 +134,12 @@ def is_chunked(headers: Headers) -> bool:
     return headers.get("transfer-encoding", "").lower().endswith("chunked")
 
 
+def location_of(headers: Headers) -> str | None:
+    """Where a redirect leads, as the server wrote it; None: nowhere, or to several places."""
+    told = set(headers.get_all("location"))
+    return told.pop() if len(told) == 1 else None
+
+
 def retry_after(headers: Headers) -> float | None:
     """S that the server asks for before another attempt; None where it does not."""
     return seconds_until(headers.get_all("retry-after"), headers.get("date", ""))

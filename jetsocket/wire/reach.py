@@ -93,7 +93,10 @@ class Reach:
         question = Question(host, port, family)
         answer = read_address(question) if uris.is_ip(host) else self._ask(question)
         if not isinstance(answer, list):
-            raise self._failed(answer, "check the name, and this machine's DNS") from answer
+            advice = "check the name, and this machine's DNS"
+            raise self._failed(
+                answer, f"{advice}; to connect directly pass {DIRECTLY}" if whom else advice
+            ) from answer
         return answer
 
     def _ask(self, question: Question) -> Answer | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 from urllib.parse import quote, unquote_plus
@@ -32,6 +33,7 @@ _FROM_OPENSSL = (
     "verify_code",
     "verify_message",
 )  # attributes; none says anything of the peer
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PUBLIC = frozenset({
     "host",
     "upgrade",
@@ -176,15 +178,22 @@ def _of_target(target: str) -> Iterator[str]:
 
 def _of_header(name: str, value: str) -> Iterator[str]:
     yield value
+    scheme, _, credentials = map(str.strip, value.partition(" "))
     if name in ("authorization", "proxy-authorization"):
-        credentials = value.partition(" ")[2].strip()
         yield credentials
         yield from _of_basic(credentials)
     elif name == "cookie":
         for pair in value.split(";"):
-            yield pair.partition("=")[2].strip()
+            content = pair.partition("=")[2].strip()
+            yield content
+            yield content.strip('"')  # the quotes are said to be a part of it, and servers drop them
     elif name == "sec-websocket-protocol":  # browsers have no other place for a token
         yield from value.split(", ")
+    if name != "cookie" and _TOKEN.fullmatch(scheme):  # "Token …" in a header of any name, say
+        if " " not in credentials:
+            yield credentials
+        for parameter in credentials.split(","):  # token="…", RFC 9110 §11.4
+            yield parameter.partition("=")[2].strip(' "')
 
 
 def _of_basic(credentials: str) -> Iterator[str]:

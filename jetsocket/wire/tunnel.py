@@ -16,9 +16,9 @@ from jetsocket.wire.stream import Stream
 _MAX_HEAD = 65536  # bytes of a proxy's answer to CONNECT, interim answers included
 _HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"(?s)HTTP/1\.[0-9] ([0-9]{3})(?: (.*))?")
-_AUTHENTICATE = re.compile(
-    rb"\n(?:proxy|www)-authenticate[ \t]*:[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20})", re.IGNORECASE
-)
+_AUTHENTICATE = re.compile(rb"\n(?:proxy|www)-authenticate[ \t]*:([^\n]*)", re.IGNORECASE)
+# Several may be in one header; what is behind a scheme's name is no "=" (RFC 9110 §11.6.1).
+_CHALLENGE = re.compile(rb"(?:^|,)[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20})(?=[ \t\r]*(?:,|$)|[ \t]+[^ \t=,])")
 _SCHEMES = ("Basic", "Bearer", "Digest", "Kerberos", "Negotiate", "NTLM")  # that may be shown
 _CLOSED = "it closed the connection before it had answered"
 _EARLY = "it sent data behind its answer"
@@ -123,17 +123,18 @@ def _no_http(data: bytes | bytearray, proxy: Proxy) -> Refusal:
 
 
 def _refused(status: int, reason: bytes, head: bytes, proxy: Proxy) -> Refusal:
-    told = f"it answered {status} {_shown(reason, proxy)}".rstrip()
+    why = f"it answered {status} {_shown(reason, proxy)}".rstrip()
     if status not in (401, 407):  # tinyproxy answers 401 to a wrong password
-        return Refusal(told, _ADVICE.get(status, CHECK), is_final=status in (403, 405, 501))
-    wanted = {scheme.decode().title() for scheme in _AUTHENTICATE.findall(head)}
+        return Refusal(why, _ADVICE.get(status, CHECK), is_final=status in (403, 405, 501))
+    asked = b",".join(_AUTHENTICATE.findall(head))
+    wanted = {scheme.decode().title() for scheme in _CHALLENGE.findall(asked)}
     schemes = [scheme for scheme in _SCHEMES if scheme.title() in wanted]
     if schemes and "Basic" not in schemes:
-        return Refusal(told, f"it wants {' or '.join(schemes)}, and only Basic is supported", is_final=True)
+        return Refusal(why, f"it wants {' or '.join(schemes)}, and only Basic is supported", is_final=True)
     if proxy.has_login:
         advice = "check its URL, its credentials: it does not take those that it got"
-        return Refusal(told, advice, is_final=True)
-    return Refusal(told, "it wants credentials: say http://user:password@host:port", is_final=True)
+        return Refusal(why, advice, is_final=True)
+    return Refusal(why, "it wants credentials: say http://user:password@host:port", is_final=True)
 
 
 _ADVICE = {

@@ -18,7 +18,15 @@ from jetsocket.uris import Target, redact
 from jetsocket.wire.answer import check_switch, check_upgrade, chosen_of
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess, has_line
-from jetsocket.wire.headers import Headers, is_chunked, is_status_line, parse_head, retry_after, unchunk
+from jetsocket.wire.headers import (
+    Headers,
+    is_chunked,
+    is_status_line,
+    location_of,
+    parse_head,
+    retry_after,
+    unchunk,
+)
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.refusals import advice, first_words
 from jetsocket.wire.stream import Stream
@@ -62,7 +70,7 @@ class Redirected(HandshakeError):
     ) -> None:
         """See HandshakeError."""
         super().__init__(message, status_code, retry_after(headers), headers=headers, body=body)
-        self.location = headers.get("location", "")
+        self.location = location_of(headers) or ""
         self.shown = shown
         self.secrets = secrets
 
@@ -267,11 +275,12 @@ class Upgrade:
             data += more
 
     def _refuse(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
-        leads_on = status in _REDIRECTS and "location" in headers  # then the body is of no interest
+        location = location_of(headers)
+        leads_on = status in _REDIRECTS and location is not None  # then the body is of no interest
         patience = 0.0 if leads_on else _ERROR_BODY_PATIENCE
         body = b"" if status in _WITHOUT_BODY else self._read_body(headers, body, patience)
-        if leads_on:
-            shown = redact(self._hide(headers["location"]))
+        if leads_on and location is not None:
+            shown = redact(self._hide(location))
             text = self._text(f"the server redirects to {shown} ({status})")
             raise Redirected(
                 text, status_code=status, headers=headers, body=body, shown=shown, secrets=self._secrets()

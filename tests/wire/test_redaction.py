@@ -53,6 +53,27 @@ def test_a_bearers_token_is_known_without_its_scheme() -> None:
     assert "t0ken" in secrets_of(b"GET / HTTP/1.1\r\nAuthorization: Bearer t0ken\r\n\r\n")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "X-Auth: Token k3y-value",
+        'Authorization: Token token="k3y-value"',
+        "Authorization: Digest username=u, response=k3y-value",
+        'Cookie: a=1; sid="k3y-value"',
+        "Cookie: sid=k3y-value",
+        "X-Key:k3y-value",
+    ],
+)
+def test_a_secret_is_known_without_what_stands_around_it(line: str) -> None:
+    secrets = secrets_of(f"GET / HTTP/1.1\r\n{line}\r\n\r\n".encode())
+    assert censored("no such key: k3y-value", secrets) == "no such key: ***"
+
+
+def test_the_words_of_a_header_are_no_secrets_each() -> None:
+    secrets = secrets_of(b"GET / HTTP/1.1\r\nUser-Agent: websocket client 1.0 of mine\r\n\r\n")
+    assert censored("which client?", secrets) == "which client?"
+
+
 def test_before_a_request_there_is_nothing_to_hide() -> None:
     assert hide("what a server says", secrets_of(b"")) == "what a server says"
 

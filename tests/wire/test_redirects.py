@@ -163,6 +163,34 @@ def test_what_is_asked_for_next(raw_server: RawFactory, location: str, target: s
     assert [request.target for request in asked] == ["/old", target]
 
 
+@pytest.mark.parametrize(
+    ("locations", "targets"),
+    [(["/x", "/x"], ["/", "/x"]), (["/x", "/y"], ["/"])],
+)
+def test_a_location_that_is_given_twice(
+    raw_server: RawFactory, locations: list[str], targets: list[str]
+) -> None:
+    asked: list[str] = []
+
+    def script(sock: socket.socket) -> None:
+        request = servers.read_request(sock)
+        asked.append(request.target)
+        if request.target == "/":
+            sock.sendall(servers.response("302 Found", [("Location", each) for each in locations]))
+            return
+        sock.sendall(servers.upgrade_response(request))
+        servers.hold(sock)
+
+    ws = WebSocket()
+    if len(targets) == 1:
+        with pytest.raises(HandshakeError, match="the server refused with 302 Found"):
+            ws.connect(raw_server(script).uri, timeout=5)
+    else:
+        ws.connect(raw_server(script).uri, timeout=5)
+        ws.shutdown()
+    assert asked == targets
+
+
 def test_from_ws_to_wss_of_the_same_host_without_what_is_private(
     raw_server: RawFactory, make_pool: PoolFactory, echo_tls: EchoServer, tls: Tls
 ) -> None:

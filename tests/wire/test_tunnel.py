@@ -362,6 +362,9 @@ def test_a_401_is_as_good_as_a_407(raw_server: Serve) -> None:
         ),
         (b"Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: basic\r\n", "", "it wants credentials"),
         (b"Proxy-Authenticate: \x1b[31mhunter2\r\n", LOGIN, "it does not take those"),
+        (b'Proxy-Authenticate: Negotiate, Basic realm="x"\r\n', "", "it wants credentials"),
+        (b'Proxy-Authenticate: Digest realm="x, y", qop = auth, Basic\r\n', LOGIN, "does not take those"),
+        (b'Proxy-Authenticate: Digest realm="x", nonce=Basic, NTLM\r\n', LOGIN, "it wants Digest or NTLM"),
     ],
 )
 def test_a_407_says_what_to_do(raw_server: Serve, fields: bytes, login: str, advice: str) -> None:
@@ -421,7 +424,8 @@ def test_no_answer_whatever_does_harm(answer: bytes) -> None:
 
 def test_a_proxy_whose_host_is_not_known_is_told_as_such() -> None:
     with pytest.raises(
-        exceptions.ConnectionError, match=r"resolving host 'no\.invalid' of the proxy http://"
+        exceptions.ConnectionError,
+        match=r"resolving host 'no\.invalid' of the proxy http://.* to connect directly pass proxy=None",
     ):
         dialing("ws://host.test/", proxy="http://user:hunter2@no.invalid:1").open()
 
