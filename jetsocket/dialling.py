@@ -144,9 +144,8 @@ class Dialling(Rebuilding):
                 dial.error = error
             self.troubles.note(key, error, began=dial.began_at, now=now, retry_after=retry_after)
             if not self.idle.open(key) and self.idle.opening(key) == 1:  # this one
-                for borrower in self.line.leave_all(key):
-                    borrower.error = error
-                    borrower.rouse()
+                for borrower in self.line.all(key):
+                    self._turn_away(borrower, error)
         if entry is not None:
             self._forget_unopened(entry)
         if dial in self.dials:

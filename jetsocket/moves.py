@@ -132,14 +132,20 @@ class Moves(Steps):
         entry.move(LENT)
 
     def _hand_over(self, entry: Entry, borrower: Borrower) -> None:
-        """Give a connection to the first in line."""
+        """Give a connection to the first in line. The order counts: see `_rebuild`."""
         if entry.place == LENT and self.idle.paced_until(entry.key):
             self.idle.pace(entry.key, monotonic() + PACE)
         self._lend(entry, borrower)
-        self.line.leave(borrower)
         borrower.rouse()
+        self.line.leave(borrower)
         if self.line.has_others:
             self._count_overtaken(borrower)
+
+    def _turn_away(self, borrower: Borrower, error: BaseException) -> None:
+        """Have a caller in line raise that error. The order counts: see `_rebuild`."""
+        borrower.error = error
+        borrower.rouse()
+        self.line.leave(borrower)
 
     def _count_overtaken(self, served: Borrower) -> None:
         for head in self.line.heads():
