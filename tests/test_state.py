@@ -3,6 +3,8 @@
 The state does no I/O, so its connections are stand-ins here. What the threads of a pool do with it is done in
 turn: borrowers acquire, wait, release and drop leases, openers take up orders, the housekeeper scans for what
 was lost.
+
+Also tests: `moves`, `planning`, `rebuilding`, `dialling`, `keeping`, `borrower`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import pytest
 
 import jetsocket
 from jetsocket import ConnectionPoolConfig, PoolClosedError
-from jetsocket.borrower import Borrower
+from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.demand import Dial
 from jetsocket.entry import Entry, key_of
 from jetsocket.exceptions import ConnectionError
@@ -114,10 +116,10 @@ def acquire(state: State, lease: Lease, may_wait: bool) -> bool:
 def give_back(state: State, borrower: Borrower, reason: str | None, gone: bool) -> None:
     """What a release does to it."""
     if state.claim(borrower):
-        borrower.lent_for = 0.1
         for _ in range(10):  # to judge what it did takes a while
             borrower.reason = "interrupted"
         borrower.reason, borrower.gone = reason, gone
+        borrower.lent_for = UNTIL_BOOKED if reason is None else 0.1
         state.come_back(borrower)
 
 
