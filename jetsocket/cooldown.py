@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from jetsocket.exceptions import TimeoutError
+if TYPE_CHECKING:
+    from jetsocket.demand import Dial
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
 _COOLDOWN_MOST = 60.0  # s
@@ -57,7 +59,7 @@ class Trouble:
         failures: Rounds of dials that failed in a row; those that ran side by side count as one.
         failed_at: When the last one failed (monotonic, s).
         error: Why.
-        timed_out: Whether it failed because its time was over: then those that began before it will, too.
+        beside: Other dials that were under way when the time of this one was over: theirs will be, too.
         next_dial_at: Not before is it dialled again for callers who wait while a connection to it is open, or
             for a number of connections that is to be kept (monotonic, s).
         refuse_until: Until then acquires fail at once (monotonic, s).
@@ -65,20 +67,20 @@ class Trouble:
     """
 
     __slots__ = (
+        "beside",
         "error",
         "failed_at",
         "failures",
         "next_dial_at",
         "next_eviction_at",
         "refuse_until",
-        "timed_out",
     )
 
     def __init__(self, error: BaseException) -> None:
         """Begin with no failure counted."""
         self.failures = 0
         self.failed_at = 0.0
-        self.timed_out = False
+        self.beside: tuple[Dial, ...] = ()
         self.error = error
         self.next_dial_at = self.refuse_until = self.next_eviction_at = 0.0
 
@@ -113,7 +115,6 @@ class Troubles:
             found.failures += 1
             found.next_eviction_at = now + eviction_pause(found.failures)
         found.failed_at, found.error = now, error
-        found.timed_out = isinstance(error, TimeoutError)
         pause = backoff(found.failures, self._random(), retry_after)
         found.next_dial_at = max(found.next_dial_at, now + pause)
         lasts = cooldown(self._first_cooldown, found.failures, self._random(), retry_after)

@@ -9,6 +9,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.demand import PACE, Dial, Purpose
 from jetsocket.entry import Entry
+from jetsocket.exceptions import TimeoutError
 from jetsocket.locking import step
 from jetsocket.places import CLOSING
 from jetsocket.rebuilding import Rebuilding
@@ -87,6 +88,7 @@ class Dialling(Rebuilding):
             self._end_dial(dial)
             self._plan()
             return False
+        self.resting.discard(dial)
         dial.entry, dial.began_at, dial.overdue_at = entry, monotonic(), overdue_at
         self.entries.add(entry)
         dial.has_slot = False  # it is the entry's now
@@ -125,6 +127,8 @@ class Dialling(Rebuilding):
         """An attempt failed, and another is to follow after a pause; False: the dial is over already."""
         self._count_failure(error)
         dial.entry, dial.overdue_at = None, float("inf")
+        if dial in self.dials:
+            self.resting.add(dial)
         self._forget_unopened(entry)
         return dial in self.dials and not self.closed
 
@@ -142,11 +146,12 @@ class Dialling(Rebuilding):
             key, now = dial.key, monotonic()
             if dial.purpose == "prewarm":  # its caller looks; the frames of the opener refer to the dial
                 dial.error = error
-            self.troubles.note(key, error, began=dial.began_at, now=now, retry_after=retry_after)
+            trouble = self.troubles.note(key, error, began=dial.began_at, now=now, retry_after=retry_after)
+            timed_out = isinstance(error, TimeoutError)
+            trouble.beside = tuple(other for other in self.dials if timed_out and other.key == key)
             if not self.idle.open(key) and self.idle.opening(key) == 1:  # this one
-                for borrower in self.line.leave_all(key):
-                    borrower.error = error
-                    borrower.rouse()
+                for borrower in self.line.all(key):
+                    self._turn_away(borrower, error)
         if entry is not None:
             self._forget_unopened(entry)
         if dial in self.dials:

@@ -111,6 +111,8 @@ class Exchange(Lease[T]):
 
     def _ask(self, entry: Entry, key: Key) -> int | None:
         """Note, before it can leave, that a message with this id does; returns what `_send` does."""
+        if entry.wire.lock.locked():
+            entry.wire.refuse_reentry("lock", "send")
         if (account := self._account) is None:
             if entry.ids is None:
                 entry.ids = SentIds()
@@ -259,6 +261,9 @@ class Exchange(Lease[T]):
         terms = self._terms
         payload = terms.codec.encode(message)
         key = self._key_in(message, payload) if terms.match_ids else None
+        entry = self._entry
+        if entry is not None and entry.wire.readlock.locked():  # by this thread, no reply could come
+            entry.wire.refuse_reentry("readlock", "request")
         if deadline is None:
             since = self._send(payload, None, self._until(terms.send_timeout), terms.send_timeout, key)
             deadline, limit = self._until(terms.recv_timeout), terms.recv_timeout

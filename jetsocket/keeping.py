@@ -132,6 +132,11 @@ class Keeping(Dialling):
         return [entry for entry in self.entries if entry.answer_by and entry.place == CHECKING]
 
     @step
+    def hand_to_check(self, entry: Entry) -> None:
+        """A suspect that answers no pings: the user's `check` says whether it may be lent."""
+        entry.answer_by = 0.0
+
+    @step
     def fill_floors(self) -> None:
         """Order what `prewarm(keep=True)` wants and is not there, as far as slots and limits allow."""
         now = monotonic()

@@ -60,6 +60,7 @@ class Lending(Returning):
         self.opening = opening
         self.housekeeper: Housekeeper | None = None
         self._check = check
+        state.has_check = check is not None
         self._limiter = limiter
 
     # --- the way in ------------------------------------------------------------------------------------
@@ -138,8 +139,10 @@ class Lending(Returning):
                 return entry
             if why == _OWES_A_PONG:
                 until = monotonic() + patience(state)
+                slept = state.slept  # what it gives from now on has answered since
                 answer = state.set_aside(borrower, entry, until, may_wait=deadline > now)
-                entry.wire.send_ping()
+                if not state.has_check:
+                    entry.wire.send_ping()
             else:
                 known.note_idle(entry, why)
                 if why == "closed" and ended_silently(entry):
@@ -155,7 +158,7 @@ class Lending(Returning):
         """Have a connection answer a ping that it owes; why it must not be lent, None: it may."""
         now = monotonic()
         until = now + patience(self.state)
-        if deadline <= now:
+        if deadline <= now or self.state.has_check:  # the housekeeper has it called
             return _OWES_A_PONG
         try:
             entry.wire.measure_latency(min(until, deadline))

@@ -89,12 +89,9 @@ class Line:
         """Whether callers of more than one URI wait."""
         return len(self._by_key) > 1
 
-    def leave_all(self, key: str) -> list[Borrower]:
-        """Take out all that wait for that URI."""
-        leaving = list(self._by_key.get(key, ()))
-        for borrower in leaving:
-            self.leave(borrower)
-        return leaving
+    def all(self, key: str) -> list[Borrower]:
+        """All that wait for that URI, from the one that came first."""
+        return list(self._by_key.get(key, ()))
 
     def rebuild(self) -> None:
         """Derive the lines of the URIs from the order of all, after an exception struck half-way."""

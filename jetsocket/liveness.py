@@ -165,12 +165,15 @@ class Liveness:
             entry.taken_at_ping = entry.wire.bytes_taken
             return entry.wire.send_ping()
         if self.state.take_for_check(entry):
-            try:
-                self._checks.submit(partial(self._run_check, self._check, entry))
-            except RuntimeError:  # no more threads: it was not asked, and stays as it was
-                self.state.put_back(entry)
-                raise
+            self._submit(self._check, entry)
         return True
+
+    def _submit(self, check: Check, entry: Entry) -> None:
+        try:
+            self._checks.submit(partial(self._run_check, check, entry))
+        except RuntimeError:  # no more threads: it was not asked, and stays as it was
+            self.state.put_back(entry)
+            raise
 
     def _run_check(self, check: Check, entry: Entry) -> None:
         """In a worker."""
@@ -216,6 +219,9 @@ class Liveness:
                 self._retire(entry, "closed")
             elif wire.last_heard > entry.suspected_at:
                 self.state.put_back(entry)
+            elif self._check is not None:
+                self.state.hand_to_check(entry)
+                self._submit(self._check, entry)
             elif now >= entry.answer_by:
                 self._cut(entry, "no pong came in time, which it owed before it could be lent again")
             elif wire.ping_due_since is None:  # there was no room for it, or an exception struck its sender

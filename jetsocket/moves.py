@@ -54,6 +54,7 @@ class Moves(Steps):
         lent: The borrowers that have a connection. The return of a lease is claimed by removing it from here,
             in one call without the lock.
         dials: The orders to open a connection that are not over.
+        resting: Those of which an attempt has failed, and the next one is to come.
         queued: Those that no opener has taken up.
         troubles: The URIs whose last dial failed.
         floors: How many connections are to be kept open, by key, as `prewarm(keep=True)` asked.
@@ -61,6 +62,7 @@ class Moves(Steps):
         draining: No more leases; those that are out may come back.
         cut: Whether `close` found leases out.
         slept: For how long the machine had slept since it was started, when that was last looked at (s).
+        has_check: Whether the user's `check` takes the place of pings, which the server may not answer.
         watch_version: Changes whenever the set of open connections does.
         plan_at: When the line is to be looked at again (monotonic, s), by the housekeeper.
         doorbell: Wakes the housekeeper.
@@ -84,11 +86,13 @@ class Moves(Steps):
         self.line = Line()
         self.lent: dict[Borrower, None] = {}
         self.dials: dict[Dial, None] = {}
+        self.resting: set[Dial] = set()
         self.queued: deque[Dial] = deque()
         self.troubles = Troubles(config.connect_cooldown, random.random)
         self.floors: dict[str, tuple[Target, int]] = {}
         self.closed = self.draining = self.cut = False
         self.slept = slept()
+        self.has_check = False
         self.watch_version = 0
         self.plan_at = NEVER
         self.doorbell: SimpleQueue[object] = SimpleQueue()
@@ -132,14 +136,22 @@ class Moves(Steps):
         entry.move(LENT)
 
     def _hand_over(self, entry: Entry, borrower: Borrower) -> None:
-        """Give a connection to the first in line."""
-        if entry.place == LENT and self.idle.paced_until(entry.key):
-            self.idle.pace(entry.key, monotonic() + PACE)
+        """Give a connection to the first in line. The order counts: see `_rebuild`."""
+        if entry.place == LENT:
+            entry.idle_since = now = monotonic()  # for no time, but it is not new any more
+            if self.idle.paced_until(entry.key):
+                self.idle.pace(entry.key, now + PACE)
         self._lend(entry, borrower)
-        self.line.leave(borrower)
         borrower.rouse()
+        self.line.leave(borrower)
         if self.line.has_others:
             self._count_overtaken(borrower)
+
+    def _turn_away(self, borrower: Borrower, error: BaseException) -> None:
+        """Have a caller in line raise that error. The order counts: see `_rebuild`."""
+        borrower.error = error
+        borrower.rouse()
+        self.line.leave(borrower)
 
     def _count_overtaken(self, served: Borrower) -> None:
         for head in self.line.heads():

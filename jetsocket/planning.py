@@ -5,8 +5,6 @@ The decisions that need no state are in `demand`. All is called with the lock he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.demand import MOST_OVERTAKEN, Dial, dials_allowed, room_allowed_at
@@ -100,21 +98,16 @@ class Planning(Moves):
         """
         trouble = self.troubles.of(key)
         is_open, opening = self.idle.open(key) > 0, self.idle.opening(key) > 0
-        if opening and not is_open and any(dial.rests for dial in self._dials_to(key)):
+        if opening and not is_open and any(dial.key == key for dial in self.resting):
             return NEVER
         if trouble is None:
             return 0.0
         if opening and not is_open:
             if self.config.connect_cooldown:
                 return NEVER
-            if trouble.timed_out and any(
-                dial.ordered_at <= trouble.failed_at for dial in self._dials_to(key)
-            ):
+            if not all(dial.is_over for dial in trouble.beside):
                 return NEVER
         return trouble.next_dial_at if is_open or opening else 0.0
-
-    def _dials_to(self, key: str) -> Iterator[Dial]:
-        return (dial for dial in self.dials if dial.key == key)
 
     def _closing_one_of(self, key: str) -> Entry | None:
         """A connection that has to be gone before another to its URI is opened, which gets its slot.
@@ -183,6 +176,7 @@ class Planning(Moves):
         if dial not in self.dials:
             return
         del self.dials[dial]
+        self.resting.discard(dial)
         dial.end()
         self.idle.count_opening(dial.key, -1)
         if dial.room is not None:

@@ -41,6 +41,7 @@ class Rebuilding(Planning):
         self.idle = Idle(Shared(self.lock))
         self.idle.rebuild([dial.key for dial in self.dials], open_now)
         self.queued = deque(dial for dial in self.dials if not dial.taken)
+        self.resting = {dial for dial in self.dials if dial.rests}
         self._renew_slots()
         for borrower in self.line:
             if borrower.entry is not None or borrower.error is not None or self.closed or self.draining:

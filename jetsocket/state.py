@@ -174,9 +174,8 @@ class State(FastPath):
         if borrower in self.lent:  # handed over at the last moment, and its thread may begin to use it
             del self.lent[borrower]
             borrower.reason = borrower.reason or "in use"
-        if self.line and self.line.leave(borrower):
-            borrower.error = borrower.error or self._over()
-            borrower.rouse()
+        if self.line and borrower in self.line:
+            self._turn_away(borrower, borrower.error or self._over())
         if borrower.lent_for:
             taken_at, leases = borrower.taken_at, self.totals.leases
             lent_for = borrower.lent_for if borrower.lent_for > 0 else monotonic() - taken_at
@@ -229,9 +228,7 @@ class State(FastPath):
     def _turn_away_the_line(self) -> None:
         error = self.closed_error()
         for borrower in self.line:
-            borrower.error = borrower.error or error
-            self.line.leave(borrower)
-            borrower.rouse()
+            self._turn_away(borrower, borrower.error or error)
 
     @step
     def close(self, *, again: bool = False) -> tuple[list[Entry], list[Entry]] | None:

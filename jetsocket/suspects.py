@@ -26,8 +26,7 @@ def ended_silently(entry: Entry) -> bool:
 
 def ping_siblings(state: State, entry: Entry) -> None:
     """Ping the idle connections to the URI of one that has ended silently."""
-    for suspect in state.suspect(entry.key, monotonic() + patience(state)):
-        suspect.wire.send_ping()  # if it does not go out, the housekeeper sends one
+    _ping(state, state.suspect(entry.key, monotonic() + patience(state)))
 
 
 def ping_after_sleep(state: State, before: float) -> bool:
@@ -43,9 +42,14 @@ def ping_after_sleep(state: State, before: float) -> bool:
     now = slept()
     if now - before < SHORTEST_SLEEP:
         return False
-    for suspect in state.suspect_all(now, monotonic() + patience(state)):
-        suspect.wire.send_ping()
+    _ping(state, state.suspect_all(now, monotonic() + patience(state)))
     return True
+
+
+def _ping(state: State, suspects: list[Entry]) -> None:
+    """Ask them for a sign of life; the user's `check` is the housekeeper's to call."""
+    for suspect in suspects if not state.has_check else ():
+        suspect.wire.send_ping()  # if it does not go out, the housekeeper sends one
 
 
 __all__ = ["ended_silently", "patience", "ping_after_sleep", "ping_siblings"]

@@ -329,3 +329,85 @@ def test_a_thread_that_was_stopped_is_no_suspend(
     assert stopped.is_set()
     assert echo.pings == 0
     assert state_of(pool).slept < 0.5 + real() - time.monotonic()
+
+
+# --- where the user's `check` takes the place of pings
+
+
+class Silent:
+    """Echoes, and answers no ping."""
+
+    def __call__(self, sock: socket.socket) -> None:
+        upgrade(sock)
+        while True:
+            came = read_client_frame(sock)
+            if came.opcode != PING:
+                sock.sendall(frame(came.opcode, came.payload))
+                if came.opcode == 8:
+                    return
+
+
+def checks(conn: Any) -> None:
+    assert conn.request({"check": 1}, 1) == {"check": 1}
+
+
+@pytest.mark.parametrize("why", ["sibling", "idle", "suspend", "without time"])
+def test_a_check_takes_the_place_of_the_ping(
+    raw_server: MakeRaw, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Of a server that answers no pings, no connection is lost to one."""
+    machine = Sleep(monkeypatch)
+    calls: list[int] = []
+
+    def check(conn: Any) -> None:
+        checks(conn)
+        calls.append(conn.id)
+
+    pool = make_pool(
+        raw_server(Silent()),
+        max_connections=4,
+        check=check,
+        health_check_interval=60,
+        ping_after_idle=0.3 if why in ("idle", "without time") else None,
+    )
+    ids = warm(pool, 3)
+    lost = 0
+    if why == "sibling":
+        with pytest.raises(TimeoutError), pool.acquire("/") as conn:
+            conn.recv(0.05)
+        lost = 1
+    elif why == "suspend":
+        machine.slept += 3600
+    else:
+        sleep(0.4)
+    if why == "without time":
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire("/", 0)
+    for _ in range(3):
+        with pool.acquire("/", 5) as conn:
+            assert conn.request(1, 5) == 1
+    wait_until(lambda: len(set(calls)) >= 1)
+    wait_until(lambda: pool.stats().idle_connections >= 3 - lost)
+    assert len(set(ids) & places(pool).keys()) == 3 - lost
+    assert set(pool.stats().discards) <= {"timeout"}
+
+
+def test_one_handed_from_caller_to_caller_was_not_idle(echo: EchoServer, make_pool: MakePool) -> None:
+    """Neither for as long as it was lent, which is no reason to close it, nor is it as good as new."""
+    pool = make_pool(echo, max_connections=1, max_idle_time=0.3)
+    (kept,) = warm(pool, 1)
+    held = pool.acquire("/")
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(pool.acquire("/", 10)))
+    thread.start()
+    wait_until(lambda: pool.stats().waiting == 1)
+    sleep(0.5)
+    held.release()
+    thread.join(5)
+    assert [each.id for each in got] == [kept]
+    # Its first send is moved to another connection if this one has ended, as is that of any reused one.
+    echo.cut_all()
+    wait_until(lambda: echo.open_now == 0)
+    assert got[0].request(1, 5) == 1
+    got[0].release()
+    assert pool.stats().discards.get("idle") is None

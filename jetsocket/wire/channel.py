@@ -105,8 +105,11 @@ class Channel(Incoming):
             TimeoutError: No pong by the deadline, or before more messages than are kept unread: what one of
                 the longest takes, and 1 MiB.
             ConnectionClosedError: The connection has ended.
-            InvalidStateError: `holder` is not who may use it.
+            InvalidStateError: `holder` is not who may use it, or a signal handler calls this that has
+                interrupted what it would wait for.
         """
+        if self.readlock.locked():  # nearly never; the pong of a ping that had left could not be awaited
+            self.refuse_reentry("readlock", "ping")
         payload = os.urandom(PING_SIZE)
         ping = Ping()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import threading
 
 from jetsocket.clock import monotonic
@@ -126,7 +127,7 @@ class Closing(Pings):
     def finish_close(self, deadline: float) -> None:
         """Wait for the server's side of the closing handshake, at most until `deadline`; then let go."""
         stream = self._stream
-        if stream is not None and self.readlock.acquire(timeout=max(0.0, deadline - monotonic())):
+        if stream is not None and self._can_finish(deadline):
             try:
                 while not self._drain(stream, min(deadline, monotonic() + LAST_LOOK)):
                     if monotonic() >= deadline:
@@ -136,6 +137,14 @@ class Closing(Pings):
             finally:
                 self.readlock.release()
         self.shutdown()
+
+    def _can_finish(self, deadline: float) -> bool:
+        """Get `readlock` for `finish_close`; in vain for a signal handler that has interrupted a reader."""
+        if self.readlock.acquire(blocking=False):
+            return True
+        if self._is_held_below("readlock", sys._getframe(2)):
+            return False
+        return self.readlock.acquire(timeout=max(0.0, deadline - monotonic()))
 
     def _patience(self) -> float:
         """Until when the server may still close TCP itself."""

@@ -50,7 +50,7 @@ class Question(NamedTuple):
 
 Answer: TypeAlias = "list[Address] | Exception"
 Mailbox: TypeAlias = "queue.SimpleQueue[Answer | None]"
-"""Where an answer is put; None is for whoever wants to end the waiting for it."""
+"""Where an answer is put; None ends the waiting for it."""
 
 
 def look_up(question: Question) -> Answer:
@@ -60,7 +60,7 @@ def look_up(question: Question) -> Answer:
     except (OSError, UnicodeError) as error:
         if is_alarm(error):
             raise
-        return error.with_traceback(None)  # its frames lead back to whoever keeps it
+        return error.with_traceback(None)  # its frames lead back to what keeps it
 
 
 def read_address(question: Question) -> Answer:
@@ -92,9 +92,10 @@ def resolve(question: Question, mailbox: Mailbox, deadline: float) -> Answer | N
         queue.Empty: The deadline passed while another thread was asking.
     """
     while True:
-        under_way = _under_way.get(question)
-        if under_way is None or not under_way.may_be_joined:
-            return _Inquiry(question).run()
+        inquiry = _Inquiry(question)
+        under_way = inquiry.run()
+        if under_way is None:
+            return inquiry.answer
         under_way.join(mailbox)
         answer = take(mailbox, min(deadline - monotonic(), threading.TIMEOUT_MAX))
         if answer is not _INTERRUPTED:
@@ -102,14 +103,18 @@ def resolve(question: Question, mailbox: Mailbox, deadline: float) -> Answer | N
 
 
 class _Inquiry:
-    """A question on its way, and all who wait for the answer. No lock, for a signal handler may ask, too."""
+    """A question on its way, and who waits for the answer. No lock, for a signal handler may ask, too.
+
+    Attributes:
+        answer: None as long as it is on its way.
+    """
 
     def __init__(self, question: Question) -> None:
+        self.answer: Answer | None = None
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self._question = question
         self._mailboxes: deque[Mailbox] = deque()
-        self._answer: Answer | None = None
 
     @property
     def may_be_joined(self) -> bool:
@@ -123,20 +128,27 @@ class _Inquiry:
         """Wait for the same answer."""
         # Put first, looked after; `run` does these in the other order, so that one of the two hands it over.
         self._mailboxes.append(mailbox)
-        if self._answer is not None:
-            self._hand_out(self._answer)
+        if self.answer is not None:
+            self._hand_out(self.answer)
 
-    def run(self) -> Answer:
-        """Ask; other threads may join meanwhile."""
+    def run(self) -> _Inquiry | None:
+        """Ask, unless another thread asks the same: that inquiry is returned, to be joined.
+
+        Other threads may join meanwhile. If an exception strikes this one, they ask themselves.
+        """
         answer: Answer = _INTERRUPTED
         try:
-            _under_way[self._question] = self
+            first = _under_way.setdefault(self._question, self)
+            if first is not self:
+                if first.may_be_joined:
+                    return first
+                _under_way[self._question] = self
             answer = look_up(self._question)
-            return answer
+            return None
         finally:
             if _under_way.get(self._question) is self:
                 _under_way.pop(self._question, None)
-            self._answer = answer
+            self.answer = answer
             self._hand_out(answer)
 
     def _hand_out(self, answer: Answer) -> None:

@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable
 
 from jetsocket.clock import monotonic
-from jetsocket.exceptions import MessageTooBigError, ProtocolError
+from jetsocket.exceptions import InvalidStateError, MessageTooBigError, ProtocolError
 from jetsocket.interrupts import is_alarm
 from jetsocket.wire.closing import Closing
 from jetsocket.wire.link import LAST_LOOK, LITTLE, not_held, takes
 from jetsocket.wire.stream import Stream
+from jetsocket.wire.tls import ReentryError
 
 READ_AHEAD = 1024 * 1024
 """B that are read for a borrower who does not."""
@@ -41,10 +42,11 @@ class Incoming(Closing):
             ConnectionClosedError: The connection has ended, by either side.
             ProtocolError: The server broke RFC 6455.
             MessageTooBigError: The message is longer than max_message_size.
-            InvalidStateError: `holder` is not who may use it.
+            InvalidStateError: `holder` is not who may use it, or a signal handler calls this that has
+                interrupted what it would wait for.
         """
         if not self.readlock.acquire(blocking=False):
-            self._wait_for(self.readlock, deadline, "recv")
+            self._wait_for("readlock", deadline, "recv")
         try:
             if holder is not self.holder:
                 raise not_held(self.target)
@@ -60,7 +62,7 @@ class Incoming(Closing):
             The queue of messages. It is the caller's to take from, without a lock, until `recall_queue`.
         """
         if not self.readlock.acquire(blocking=False):
-            self._wait_for(self.readlock, deadline, "recv")
+            self._wait_for("readlock", deadline, "recv")
         try:
             if holder is not self.holder:
                 raise not_held(self.target)
@@ -106,7 +108,7 @@ class Incoming(Closing):
             ConnectionClosedError: As `recv_message`, and so are the others.
         """
         if not self.readlock.acquire(blocking=False):
-            self._wait_for(self.readlock, deadline, "recv")
+            self._wait_for("readlock", deadline, "recv")
         try:
             if holder is not self.holder:
                 raise not_held(self.target)
@@ -204,6 +206,9 @@ class Incoming(Closing):
         except OSError as error:
             if is_alarm(error):
                 raise
+            if isinstance(error, ReentryError):  # nothing was read
+                self._reading = False
+                raise self._reentered("recv") from None
             self._lose(f"the connection was lost: {error}", error)
         self._reading = False
         return data is not None and not self.is_over
@@ -284,12 +289,11 @@ class Incoming(Closing):
             if not self.readlock.acquire(blocking=False):
                 return False
             try:
-                self.read_available(until)
+                return self._look(until)
             finally:
                 self.readlock.release()
         finally:
             self._tended_by = 0
-        return True
 
     @takes("readlock")
     def look(self, *, quick: bool = False) -> bool:
@@ -304,9 +308,18 @@ class Incoming(Closing):
         if not self.readlock.acquire(blocking=False) and not self._outlast_tend():
             return False
         try:
-            self.read_available(0.0 if quick else None, quick=quick)
+            return self._look(0.0 if quick else None, quick=quick)
         finally:
             self.readlock.release()
+
+    def _look(self, until: float | None, *, quick: bool = False) -> bool:
+        """`read_available`; False for a finalizer that has interrupted a send within TLS."""
+        try:
+            self.read_available(until, quick=quick)
+        except InvalidStateError as error:
+            if is_alarm(error):
+                raise
+            return False
         return True
 
     @takes("readlock")

@@ -23,8 +23,8 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import CodeType
-from typing import Any, Literal, NoReturn, TypeVar
+from types import CodeType, FrameType
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, InvalidStateError, TimeoutError
@@ -46,12 +46,13 @@ LITTLE = 16 * 1024
 """B that always are looked at: pings, a late reply, a close frame; more costs too much."""
 
 _log = logging.getLogger("jetsocket.wire")
+_LockName: TypeAlias = Literal["lock", "readlock"]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _takers: dict[str, set[CodeType]] = {"lock": set(), "readlock": set()}
 
 
-def takes(lock: Literal["lock", "readlock"]) -> Callable[[_Method], _Method]:
-    """Mark a method that takes this lock: its thread may hold it wherever that method is on the stack."""
+def takes(lock: _LockName) -> Callable[[_Method], _Method]:
+    """Mark a method that takes this lock: its thread may hold it as long as that method is on the stack."""
 
     def mark(method: _Method) -> _Method:
         _takers[lock].add(method.__code__)
@@ -201,9 +202,13 @@ class Link:
             raise InvalidStateError("not connected; call connect() first", current_state="new")
         return self._stream
 
-    def _wait_for(self, lock: Any, deadline: float | None, operation: str) -> None:
+    def _wait_for(self, name: _LockName, deadline: float | None, operation: str) -> None:
+        """Get that lock, which is not free, for the method that calls this."""
         if self._left_by == threading.get_ident():
             self.raise_failure()  # a hook or finalizer that runs after that: it would wait for itself
+        if self._is_held_below(name, sys._getframe(2)):
+            raise self._reentered(operation)
+        lock = self.lock if name == "lock" else self.readlock
         timeout = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
         if not lock.acquire(timeout=timeout):
             raise self._late(operation, deadline)
@@ -214,12 +219,36 @@ class Link:
         told = why or f"{doing[operation]} in time"
         return TimeoutError(f"{told}{where}", operation=operation, timeout=None)
 
+    def refuse_reentry(self, name: _LockName, operation: str) -> None:
+        """Refuse an operation that would need that lock, which is not free, and is held by this very thread.
+
+        To be asked before anything is sent or noted that a refusal half-way would leave behind.
+
+        Raises:
+            InvalidStateError: A signal handler or finalizer has interrupted code that holds the lock.
+        """
+        if self._is_held_below(name, sys._getframe(1)):
+            raise self._reentered(operation)
+
+    def _is_held_below(self, name: _LockName, frame: FrameType | None) -> bool:
+        """Whether this very thread holds that lock, or waits for it, from that frame of its stack down."""
+        takers = _takers[name]
+        return any(
+            below.f_code in takers and below.f_locals.get("self") is self for below in frames_from(frame)
+        )
+
     def _is_inside(self) -> bool:
         """Whether this very thread uses this connection, below us on the stack."""
-        takers = _takers["lock"] | _takers["readlock"]
-        return any(
-            frame.f_code in takers and frame.f_locals.get("self") is self
-            for frame in frames_from(sys._getframe(2))
+        frame = sys._getframe(2)
+        return self._is_held_below("lock", frame) or self._is_held_below("readlock", frame)
+
+    def _reentered(self, operation: str) -> InvalidStateError:
+        """What to tell a finalizer or signal handler that would wait for its own thread."""
+        where = "this connection" if self.target is None else f"the connection to {self.target.redacted}"
+        return InvalidStateError(
+            f"{operation} was called from a signal handler or finalizer that interrupted this very thread in"
+            f" its use of {where}; let it set a flag, or use another connection",
+            current_state="busy",
         )
 
 

@@ -15,6 +15,7 @@ from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.wire.frames import BINARY, CLOSE, CONTINUATION, PONG, TEXT, encode_frame
 from jetsocket.wire.link import Link, Ping, not_held, takes
 from jetsocket.wire.message_reader import PING_BURST
+from jetsocket.wire.tls import ReentryError
 
 _PUSH_PATIENCE = 1.0  # s
 _KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
@@ -41,7 +42,8 @@ class Outgoing(Link):
         Raises:
             TimeoutError: The server takes no more. If part of the message has left, the connection is over.
             ConnectionClosedError: The connection has ended.
-            InvalidStateError: `holder` is not who may use it.
+            InvalidStateError: `holder` is not who may use it, or a signal handler calls this that has
+                interrupted what it would wait for.
         """
         if isinstance(payload, str):
             self._send_frame(BINARY if text is False else TEXT, payload.encode("utf-8"), deadline, holder)
@@ -53,7 +55,7 @@ class Outgoing(Link):
         self, opcode: int, data: bytes, deadline: float | None, holder: object, ping: Ping | None = None
     ) -> None:
         if not self.lock.acquire(blocking=False):
-            self._wait_for(self.lock, deadline, "send")
+            self._wait_for("lock", deadline, "send")
         out = -1
         try:
             if holder is not self.holder:
@@ -137,6 +139,9 @@ class Outgoing(Link):
         except OSError as error:
             if is_alarm(error):
                 raise
+            if isinstance(error, ReentryError):
+                self._sending = begun
+                raise self._reentered("send") from None
             if isinstance(error, builtins.TimeoutError):
                 if stream.broken or begun:
                     self._lose("a send ran out of time half-way")
@@ -206,8 +211,9 @@ class Outgoing(Link):
         except OSError as error:
             if is_alarm(error):
                 raise
-            self._lose(f"the connection was lost: {error}", error)
-            taken = True
+            taken = not isinstance(error, ReentryError)
+            if taken:
+                self._lose(f"the connection was lost: {error}", error)
         self._sending = False
         return taken
 
@@ -231,7 +237,10 @@ class Outgoing(Link):
             except OSError as error:
                 if is_alarm(error):
                     raise
-                self._lose(f"the connection was lost: {error}", error)
+                if isinstance(error, ReentryError):
+                    self._put_off()
+                else:
+                    self._lose(f"the connection was lost: {error}", error)
             finally:
                 self.lock.release()
         finally:

@@ -147,6 +147,7 @@ class Stream:
         """
         if self._tls is None:
             return self._receive()
+        self._tls.refuse_reentry()
         try:
             return self._read_tls(self._tls)
         except BaseException:
@@ -241,6 +242,8 @@ class Stream:
         """
         if self.broken:
             raise BrokenPipeError(errno.EPIPE, "an earlier read or write failed half-way: connect anew")
+        if self._tls is not None:
+            self._tls.refuse_reentry()
         try:
             self._queue(memoryview(data))
         except BaseException:

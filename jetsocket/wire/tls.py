@@ -32,6 +32,13 @@ def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+class ReentryError(OSError):
+    """A finalizer or signal handler came inside a session, which is as it was: it would wait for itself."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
+
+
 class _ForkGate:
     """Lets a fork wait for a moment in which no thread is inside OpenSSL.
 
@@ -171,10 +178,15 @@ class Tls:
                     raise ConnectionAbortedError(errno.ECONNABORTED, told) from error
             return self._outgoing.read()
 
+    def refuse_reentry(self) -> None:
+        """Raise ReentryError where a call would, before anything is read or written that would be lost."""
+        if self._lock.locked():
+            self._refuse_reentry()
+
     def _refuse_reentry(self) -> None:
         # Inside any session, not only this one: two threads, each inside the other's, would wait in a circle.
         if any(frame.f_code in _TLS_CALLS for frame in frames_from(sys._getframe(2))):
-            raise OSError(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
+            raise ReentryError
 
     @property
     def has_input(self) -> bool:
@@ -195,4 +207,4 @@ class Tls:
 _TLS_CALLS = frozenset(call.__code__ for call in (Tls.handshake, Tls.feed, Tls.decrypt, Tls.encrypt))
 
 
-__all__ = ["Tls", "frames_from"]
+__all__ = ["ReentryError", "Tls", "frames_from"]

@@ -29,6 +29,7 @@ from jetsocket.wire.dial import Dialing, default_ssl_context
 from jetsocket.wire.stream import Stream
 from tests.conftest import Tls
 from tests.servers import RawServer, drip, hold, open_sockets, read_exactly, refusing_port, reset, wait_until
+from tests.wire.conftest import in_background
 from tests.wire.proxies import http_proxy, socks_proxy
 
 Serve = Callable[..., RawServer]
@@ -93,18 +94,31 @@ def server(nothing_left_open: None, raw_server: Serve) -> RawServer:
     return raw_server(echo_bytes)
 
 
+class HangingDns:
+    """A resolver that answers when it is `over`: with an error, or what it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.over = threading.Event(), threading.Event()
+        self.answer: list[Any] = []
+
+    def getaddrinfo(self, *_: Any) -> list[Any]:
+        self.asked.set()
+        self.over.wait(30)
+        if not self.answer:
+            raise socket.gaierror(socket.EAI_AGAIN, "too late")
+        return self.answer
+
+
 @pytest.fixture
-def hanging_dns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A DNS that never answers."""
-    over = threading.Event()
+def hanging_dns(nothing_left_open: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingDns]:
+    dns = HangingDns()
+    monkeypatch.setattr(socket, "getaddrinfo", dns.getaddrinfo)
+    yield dns
+    dns.over.set()
 
-    def getaddrinfo(*args: Any, **kwargs: Any) -> list[Any]:
-        over.wait(30)
-        raise socket.gaierror(socket.EAI_AGAIN, "too late")
 
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    yield
-    over.set()
+def no_more_threads(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 @pytest.fixture
@@ -318,22 +332,39 @@ class TestDns:
             dialing("ws://no.test/").open()
         assert isinstance(caught.value.__cause__, socket.gaierror)
 
-    @pytest.mark.usefixtures("hanging_dns")
-    def test_a_dns_that_hangs_costs_the_deadline(self) -> None:
+    def test_a_dns_that_hangs_costs_others_their_deadline(self, hanging_dns: HangingDns) -> None:
+        """Nothing can interrupt the first one that asks; those that ask the same wait beside it."""
+        first = in_background(dialing("ws://slow.test/", 0.2).open)
+        wait_until(hanging_dns.asked.is_set)
         start = perf_counter()
         with pytest.raises(exceptions.TimeoutError, match=r"resolving host 'slow.test'"):
             dialing("ws://slow.test/", 0.2).open()
         assert perf_counter() - start < 1.0
+        assert not first.done()
+        hanging_dns.over.set()
+        with pytest.raises(exceptions.TimeoutError, match=r"resolving host 'slow.test'"):
+            first.result(5)
 
-    def test_a_process_that_can_start_no_thread(
-        self, monkeypatch: pytest.MonkeyPatch, names: dict[str, list[tuple[str, int]]]
+    def test_an_answer_that_comes_behind_the_deadline_is_late(
+        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def start(self: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
+        def getaddrinfo(*_: Any) -> list[Any]:
+            wait_until(lambda: monotonic() > deadline)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
 
-        monkeypatch.setattr(threading.Thread, "start", start)
-        with pytest.raises(exceptions.ConnectionError, match="no more threads"):
-            dialing("ws://name.test/").open()
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        deadline = soon(0.1)
+        with pytest.raises(exceptions.TimeoutError, match=r"resolving host 'slow.test'"):
+            Dialing(uris.parse("ws://slow.test/"), deadline=deadline).open()
+        assert server.accepted == 0
+
+    def test_a_process_that_can_start_no_thread_dials_all_the_same(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            dial = dialing(f"ws://localhost:{listener.getsockname()[1]}/")
+            monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+            dial.open().close()
 
 
 class TestCancel:
@@ -344,11 +375,24 @@ class TestCancel:
             dial.open()
         assert server.accepted == 0
 
-    @pytest.mark.usefixtures("hanging_dns")
-    def test_in_dns(self) -> None:
+    def test_in_another_s_look_up(self, hanging_dns: HangingDns) -> None:
+        in_background(dialing("ws://slow.test/").open)
+        wait_until(hanging_dns.asked.is_set)
         dial = dialing("ws://slow.test/")
         with cancelled(dial):
             dial.open()
+
+    def test_in_one_s_own_look_up(self, hanging_dns: HangingDns, server: RawServer) -> None:
+        """Nothing can interrupt it; when it is over, so is the dial."""
+        dial = dialing("ws://slow.test/")
+        outcome = in_background(dial.open)
+        wait_until(hanging_dns.asked.is_set)
+        dial.cancel()
+        hanging_dns.answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+        hanging_dns.over.set()
+        with pytest.raises(exceptions.ConnectionError, match="was cancelled while resolving"):
+            outcome.result(5)
+        assert server.accepted == 0
 
     def test_in_tcp(self, black_hole: tuple[str, int]) -> None:
         dial = dialing(f"ws://127.0.0.1:{black_hole[1]}/")
@@ -368,19 +412,15 @@ class TestCancel:
         with cancelled(dial):
             dial.open()
 
-    def test_in_a_pause(self) -> None:
-        dial = dialing("ws://127.0.0.1:1/", 30)
-        with cancelled(dial):
-            dial.pause(20)
-
     def test_on_a_unix_socket(self, full_unix_socket: str) -> None:
         dial = dialing("ws://localhost/", unix=full_unix_socket)
         with cancelled(dial):
             dial.open()
 
     @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the platform has no timers that signal")
-    @pytest.mark.usefixtures("hanging_dns")
-    def test_from_a_signal_handler_of_the_same_thread(self) -> None:
+    def test_from_a_signal_handler_of_the_same_thread(self, hanging_dns: HangingDns) -> None:
+        in_background(dialing("ws://slow.test/").open)
+        wait_until(hanging_dns.asked.is_set)
         dial = dialing("ws://slow.test/")
         before = signal.signal(signal.SIGALRM, lambda *_: dial.cancel())
         signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -396,24 +436,6 @@ class TestCancel:
         dial = dialing(server.uri)
         with contextlib.closing(dial.open()) as stream:
             dial.cancel()
-            assert says_hello(stream)
-
-
-class TestPause:
-    def test_it_lasts_as_long_as_told(self) -> None:
-        start = perf_counter()
-        dialing("ws://127.0.0.1:1/").pause(0.1)
-        assert 0.09 < perf_counter() - start < 2.0
-
-    def test_but_not_beyond_the_deadline(self) -> None:
-        start = perf_counter()
-        dialing("ws://127.0.0.1:1/", 0.1).pause(20)
-        assert perf_counter() - start < 2.0
-
-    def test_then_another_attempt(self, server: RawServer) -> None:
-        dial = dialing(server.uri)
-        dial.pause(0)
-        with contextlib.closing(dial.open()) as stream:
             assert says_hello(stream)
 
 
