@@ -142,6 +142,7 @@ class PooledConnection(Generic[T]):
         "_shown",
         "_terms",
         "_touched",
+        "_watched",
         "discarded",
         "timed_out",
     )
@@ -164,6 +165,7 @@ class PooledConnection(Generic[T]):
         self._sent = False  # whether the borrower has sent
         self._queue: deque[str | bytes] | None = None  # where what has come may be taken from, see `iterate`
         self._account: Account | None = None  # of what was sent with ids; None: nothing
+        self._watched: Account | None = None  # the same, as long as what comes has to be looked at
         self.timed_out = False
         self._iterated = False
         self.discarded = False
@@ -177,7 +179,7 @@ class PooledConnection(Generic[T]):
         entry.wire.holder = self._permit
         self._entry = self._shown = entry
         if entry.ids is not None and entry.ids.owes and self._deadline is None:
-            self._account = self._new_account(entry.ids)  # a callback gets whatever comes
+            self._account = self._watched = self._new_account(entry.ids)  # a callback gets whatever comes
 
     def _detach(self) -> Entry | None:
         """Let go; operations under way finish, later ones are refused."""
@@ -288,7 +290,9 @@ class PooledConnection(Generic[T]):
             if entry.ids is None:
                 entry.ids = SentIds()
             account = self._account = self._new_account(entry.ids)
-        return entry.wire.reader.received if account.ask(key) else None
+        tagged = account.ask(key)
+        self._watched = account
+        return entry.wire.reader.received if tagged else None
 
     def _send_first(
         self,
@@ -324,7 +328,7 @@ class PooledConnection(Generic[T]):
                     raise
                 # Not a byte has left, and this borrower has neither sent nor received: nobody will notice.
                 self._touched = False
-                self._account = None  # its ids have been sent on the other connection
+                self._account = self._watched = None  # its ids have been sent on the other connection
                 self._pool.replace(self, entry, deadline)
 
     def _note_what_came_first(self, entry: Entry) -> None:
@@ -371,7 +375,7 @@ class PooledConnection(Generic[T]):
             MessageTooBigError: As `recv`.
             InvalidStateError: As `recv`.
         """
-        if timeout is None and self._account is None and (queue := self._queue):
+        if timeout is None and self._watched is None and (queue := self._queue):
             try:
                 return queue.popleft()  # it has come already: see `iterate`
             except IndexError as error:  # another thread was faster, or the lease was released
@@ -386,7 +390,7 @@ class PooledConnection(Generic[T]):
         try:
             while True:
                 payload = entry.wire.recv_message(deadline, self._permit)
-                account = self._account
+                account = self._watched
                 if account is None or self._admits(entry, account, payload):
                     break
         except TimeoutError as error:
@@ -401,6 +405,10 @@ class PooledConnection(Generic[T]):
         admitted = account.admits(payload)
         if account.answered:
             self._terms.known.note_echo(entry.key)
+        if account.is_done:
+            self._watched = None
+            if account.open:  # another thread has sent one meanwhile
+                self._watched = account
         return admitted
 
     def request(self, message: Any, timeout: float | None = None) -> T:
@@ -493,7 +501,7 @@ class PooledConnection(Generic[T]):
             raise self._late(error, limit) from None
 
     def _admit(self, payload: str | bytes) -> bool:
-        entry, account = self._entry, self._account
+        entry, account = self._entry, self._watched
         return entry is None or account is None or self._admits(entry, account, payload)
 
     def _decoder(self) -> Callable[[str | bytes], T]:
