@@ -117,7 +117,9 @@ class Exchange(Lease[T]):
             if entry.ids is None:
                 entry.ids = SentIds()
             account = self._account = self._new_account(entry.ids)
-        return entry.wire.reader.received if account.ask(key) else None
+        tagged = account.ask(key)
+        self._watched = account
+        return entry.wire.reader.received if tagged else None
 
     def _send_first(
         self,
@@ -153,7 +155,7 @@ class Exchange(Lease[T]):
                     raise
                 # Not a byte has left, and this borrower has neither sent nor received: nobody will notice.
                 self._touched = False
-                self._account = None  # its ids have been sent on the other connection
+                self._account = self._watched = None  # its ids have been sent on the other connection
                 self._lender.move(self, entry, deadline)
 
     def _note_what_came_first(self, entry: Entry) -> None:
@@ -200,7 +202,7 @@ class Exchange(Lease[T]):
             MessageTooBigError: As `recv`.
             InvalidStateError: As `recv`.
         """
-        if timeout is None and self._account is None and (queue := self._queue):
+        if timeout is None and self._watched is None and (queue := self._queue):
             try:
                 return queue.popleft()  # it has come already: see `iterate`
             except IndexError as error:  # another thread was faster, or the lease was released
@@ -215,7 +217,7 @@ class Exchange(Lease[T]):
         try:
             while True:
                 payload = entry.wire.recv_message(deadline, self._borrower)
-                account = self._account
+                account = self._watched
                 if account is None or self._admits(entry, account, payload):
                     break
         except TimeoutError as error:
@@ -230,6 +232,10 @@ class Exchange(Lease[T]):
         admitted = account.admits(payload)
         if account.answered:
             self._terms.known.note_echo(entry.key)
+        if account.is_done:
+            self._watched = None
+            if account.open:  # another thread has sent one meanwhile
+                self._watched = account
         return admitted
 
     def request(self, message: Any, timeout: float | None = None) -> T:
@@ -325,7 +331,7 @@ class Exchange(Lease[T]):
             raise self._late(error, limit) from None
 
     def _admit(self, payload: str | bytes) -> bool:
-        entry, account = self._entry, self._account
+        entry, account = self._entry, self._watched
         return entry is None or account is None or self._admits(entry, account, payload)
 
     def _decoder(self) -> Callable[[str | bytes], T]:

@@ -174,6 +174,7 @@ class Account:
 
     __slots__ = (
         "_before",
+        "_behind",
         "_keep",
         "_left_of",
         "_read",
@@ -197,6 +198,7 @@ class Account:
         self._keep = keep
         self._sent = sent
         self._before = sent.count
+        self._behind = 0  # messages looked at since the last id came back
         self._read = read
         self.open: set[Key] = set()
         self._left_of: dict[float, set[Key]] = {}  # those of `open` that look alike where numbers are doubles
@@ -208,6 +210,15 @@ class Account:
     def is_settled(self) -> bool:
         """Whether each id came back, once, and nothing came for earlier borrowers."""
         return not (self.open or self.late or self.again)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether what comes need not be looked at, until an id is sent: a stream, say, would pay for it.
+
+        That is when all ids are back and one came a second time, so that it is known that more may; or none
+        did within the next 256 messages. Never where an earlier lease's may still come back.
+        """
+        return not (self.open or self._sent.owes) and (self.again or self._behind >= REMEMBERED)
 
     def ask(self, key: Key) -> bool:
         """Note that a message with this id is about to leave.
@@ -228,11 +239,12 @@ class Account:
     def admits(self, payload: Payload) -> bool:
         """Look at a message that goes to the borrower; False: it is for an earlier one, and to be dropped.
 
-        Also when all ids are back: one that comes a second time says that more may. Once that is known, what
-        comes need not be looked at.
+        Also when all ids are back, until `is_done`: one that comes a second time says that more may.
         """
-        if self.again and not self.open:
+        if self.is_done:
             return True
+        if not self.open:
+            self._behind += 1
         key = self._key_in(payload)
         if key in self.open:
             self._answered(key)
@@ -253,6 +265,7 @@ class Account:
 
     def _answered(self, key: Key | None) -> None:
         if key is not None:
+            self._behind = 0
             self.open.discard(key)
             if (rounded := _rounded(key)) is not None:
                 self._left_of.get(rounded, set()).discard(key)

@@ -34,10 +34,10 @@ class Source(Protocol[T_co]):
     """What is iterated over: a lease.
 
     Attributes:
-        _account: What it asked with ids; None: nothing, so that no message has to be looked at.
+        _watched: What it asked with ids; None: no message has to be looked at.
     """
 
-    _account: Account | None
+    _watched: Account | None
 
     def _await_queue(self) -> deque[Payload]:
         """Wait for a message; the queue that it is in."""
@@ -70,7 +70,7 @@ def iterate(source: Source[T]) -> Iterator[T]:
         )  # None never comes; the queue ends before, or is recalled
         try:
             for payload in arrived:
-                if source._account is None:
+                if source._watched is None:
                     message = decode(payload)
                 elif source._admit(payload):
                     message = source._decode(payload)

@@ -112,6 +112,7 @@ class Lease(Generic[T]):
         "_terms",
         "_timed_out",
         "_touched",
+        "_watched",
     )
 
     def __init__(
@@ -134,6 +135,7 @@ class Lease(Generic[T]):
         self._sent = False  # whether the borrower has sent
         self._queue: deque[str | bytes] | None = None  # where what has come may be taken from, see `iterate`
         self._account: Account | None = None  # of what was sent with ids; None: nothing
+        self._watched: Account | None = None  # the same, as long as what comes has to be looked at
         self._timed_out = False
         self._released = False
         self._iterated = False
@@ -148,7 +150,7 @@ class Lease(Generic[T]):
         entry.wire.holder = self._borrower
         self._entry = self._shown = entry
         if entry.ids is not None and entry.ids.owes and self._deadline is None:
-            self._account = self._new_account(entry.ids)  # a callback gets whatever comes
+            self._account = self._watched = self._new_account(entry.ids)  # a callback gets whatever comes
 
     def _new_account(self, sent: SentIds) -> Account:
         codec = self._terms.codec

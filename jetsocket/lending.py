@@ -89,7 +89,7 @@ class Lending(Returning):
         wire.holder = borrower
         lease._entry = lease._shown = entry
         if entry.ids is not None and entry.ids.owes:
-            lease._account = lease._new_account(entry.ids)
+            lease._account = lease._watched = lease._new_account(entry.ids)
         if state.closed:
             wire.cut("the pool was closed")
             raise state.closed_error()

@@ -263,6 +263,44 @@ def test_a_second_answer_is_noticed_though_nothing_is_open() -> None:
     assert not later.admits(say(id=1))
 
 
+def test_messages_far_behind_the_last_answer_are_not_looked_at() -> None:
+    parsed: list[Any] = []
+
+    def reading(payload: str | bytes) -> Any:
+        parsed.append(payload)
+        return read(payload)
+
+    account = Account(SentIds(), reading)
+    for number in (1, 2):
+        account.ask(number)
+        for _ in range(2 * REMEMBERED):  # as long as it takes
+            assert account.admits(say(id="pushed"))
+            assert not account.is_done
+        assert account.admits(say(id=number))
+        parsed.clear()
+        for _ in range(2 * REMEMBERED):
+            assert account.is_done == (len(parsed) == REMEMBERED)
+            assert account.admits(say(id="pushed"))
+        assert len(parsed) == REMEMBERED
+    assert account.is_settled
+
+
+def test_they_are_where_an_earlier_answer_may_still_come() -> None:
+    sent = SentIds()
+    Account(sent, read).ask(1)
+    sent.owes = True
+    account = Account(sent, read)
+    account.ask(2)
+    for _ in range(2):
+        assert account.admits(say(id=2))
+    assert account.again
+    for _ in range(2 * REMEMBERED):
+        assert account.admits(say(id="pushed"))
+    assert not account.is_done
+    assert not account.admits(say(id=1))
+    assert account.late == 1
+
+
 def test_two_answers_to_an_id_that_was_sent_twice_are_no_second_answer() -> None:
     account = Account(SentIds(), read)
     assert account.ask(1)

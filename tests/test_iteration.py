@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, PooledConnection
+from jetsocket import ConnectionPool, PooledConnection, ids
 from jetsocket.exceptions import ConnectionClosedError, DecodeError, InvalidStateError, TimeoutError
 from tests import servers
 from tests.servers import RawServer, after_upgrade, close_frame, frame, wait_until
@@ -253,6 +253,36 @@ def test_an_answer_to_an_earlier_borrower_is_dropped_in_a_loop_too(
         arrived(conn, 4)
         assert take(conn, 2) == [{"id": "b"}, {"push": 1}]
     assert pool.stats().discards == {"late reply": 1}
+
+
+def test_a_stream_behind_an_answer_is_not_parsed_for_its_ids(
+    raw_server: MakeRaw, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed = frame(1, b'{"id": "pushed"}')
+
+    def script(sock: socket.socket) -> None:
+        servers.upgrade(sock)
+        while (got := servers.read_client_frame(sock)).opcode == 1:
+            sock.sendall(frame(1, got.payload) + pushed * 1000)
+
+    looked_at: list[Any] = []
+    real = ids.object_in
+
+    def object_in(payload: str | bytes, read: Any) -> Any:
+        looked_at.append(payload)
+        return real(payload, read)
+
+    monkeypatch.setattr(ids, "object_in", object_in)
+    pool = make_pool(raw_server(script), manager_kwargs={"deserializer": str})
+    with pool.acquire("/") as conn:
+        for number in range(2):
+            conn.send(f'{{"id": {number}}}')
+            assert conn.recv(5) == f'{{"id": {number}}}'
+            looked_at.clear()
+            stream = take(conn, 1000) if number else [conn.recv(5) for _ in range(1000)]
+            assert stream == ['{"id": "pushed"}'] * 1000
+            assert len(looked_at) == ids.REMEMBERED
+    assert pool.stats().discards == {}
 
 
 class Alarm(BaseException):
