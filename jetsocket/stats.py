@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -101,8 +101,14 @@ class Recorder:
         self._total = 0.0
         self._longest = 0.0
 
-    def add(self, *durations: float) -> None:
-        """Count durations (s); many at once cost a fifth of one by one."""
+    def add(self, seconds: float) -> None:
+        """Count one duration (s)."""
+        self._counts[bucket_of(seconds)] += 1
+        self._total += seconds
+        self._longest = max(self._longest, seconds)
+
+    def add_all(self, durations: Collection[float]) -> None:
+        """Count durations (s), of which there is one at least; many at once cost a fifth of one by one."""
         self._counts.update(map(partial(bisect_right, _BOUNDS), durations))
         self._total += sum(durations)
         self._longest = max(self._longest, *durations)
@@ -227,8 +233,8 @@ class Totals:
         waits, lend_times, reuses = zip(*leases, strict=True)
         self._acquires += len(leases)
         self._reuses += sum(reuses)
-        self.wait_time.add(*waits)
-        self.lend_time.add(*lend_times)
+        self.wait_time.add_all(waits)
+        self.lend_time.add_all(lend_times)
 
     def add_up(self, entry: Entry) -> None:
         """A connection is gone: keep what went over it."""

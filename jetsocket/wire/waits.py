@@ -31,6 +31,8 @@ def take(box: queue.SimpleQueue[_T], seconds: float) -> _T:
     Raises:
         queue.Empty: None came.
     """
+    if seconds > 0 and sys.version_info >= (3, 11):
+        return box.get(timeout=seconds)
     try:
         # On Python 3.10, get(timeout=...) of an empty queue may find its time over before it has begun to
         # wait, and then waits for ever: unless the queue has been found empty before.
