@@ -100,7 +100,10 @@ def _variable(name: str) -> str | None:
     try:
         return os.environ[name]
     except KeyError as error:
-        raise_alarm_behind(error)
+        within = error.__context__
+        # A tenth of what connecting costs would be spent on looking for alarms behind what is just not there.
+        if error.args != (name,) or within is None or within.args != (os.fsencode(name),):
+            raise_alarm_behind(error)
         return None
 
 
