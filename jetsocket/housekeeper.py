@@ -142,6 +142,7 @@ class Housekeeper:
 
     def _end(self) -> None:
         self._do(self._emit)
+        self._do(self._release_tokens)
         self.workers.stop(monotonic() + _STOP_PATIENCE)
         rest_if_forked(self.state.pid)
 
@@ -301,8 +302,14 @@ class Housekeeper:
 
     def _release_tokens(self) -> None:
         """Give the limiter back what it gave for connections that are closed."""
-        while self._limiter is not None and self.state.spent_tokens:
-            self.workers.limiter.submit(partial(self._limiter.release, self.state.spent_tokens.popleft()))
+        tokens = self.state.spent_tokens
+        while self._limiter is not None and tokens:
+            token = tokens.popleft()
+            try:
+                self.workers.limiter.submit(partial(self._limiter.release, token))
+            except RuntimeError:  # no more threads: in the next round
+                tokens.appendleft(token)
+                raise
 
     def _close_abandoned(self) -> None:
         """The pool object is gone: close all of its connections, side by side."""

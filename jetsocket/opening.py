@@ -98,7 +98,21 @@ class Opening:
             self._serve()
         except Forked:  # by the user's code, and this is the child: it ends with this thread
             return
+        if self._state.closed and self._limiter is not None:
+            self._release_tokens(self._limiter)
         rest_if_forked(self._state.pid)
+
+    def _release_tokens(self, limiter: Limiter) -> None:
+        """Give back what came too late for the housekeeper, which has ended with the pool."""
+        tokens = self._state.spent_tokens
+        while tokens:
+            try:
+                token = tokens.popleft()
+            except IndexError as error:
+                if is_alarm(error):
+                    raise
+                return  # another opener was faster
+            limiter.release(token)
 
     def _serve(self) -> None:
         state, is_new = self._state, True

@@ -1,4 +1,7 @@
-"""close() is prompt: whoever waits, what is idle, lent or connecting, from any thread (DESIGN §4.7)."""
+"""close() is prompt: whoever waits, what is idle, lent or connecting, from any thread (DESIGN §4.7).
+
+Also tests: `ending`, `closing`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a pool may be told, what it refuses, and that no header, cookie or password is shown."""
+"""What a pool may be told, what it refuses, and that no header, cookie or password is shown.
+
+Also tests: `options`, `checks`, `header_fields`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The lease: what it sends and receives, how it ends, and that it is nobody else's."""
+"""The lease: what it sends and receives, how it ends, and that it is nobody else's.
+
+Also tests: `lease`, `exchange`.
+"""
 
 from __future__ import annotations
 

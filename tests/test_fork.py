@@ -1,4 +1,7 @@
-"""os.fork() beside open connections: both sides work, and neither hears the other (DESIGN §4.8)."""
+"""os.fork() beside open connections: both sides work, and neither hears the other (DESIGN §4.8).
+
+Also tests: `threads`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The housekeeper: one thread keeps every connection alive, idle or lent, and tidies up (DESIGN §4.6)."""
+"""The housekeeper: one thread keeps every connection alive, idle or lent, and tidies up (DESIGN §4.6).
+
+Also tests: `liveness`.
+"""
 
 from __future__ import annotations
 

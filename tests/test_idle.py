@@ -16,10 +16,10 @@ from jetsocket.wire.websocket import WebSocket
 
 
 def entry(name: str = "a") -> Entry:
-    return Entry(parse(f"ws://h/{name}"), WebSocket(), float("inf"))
+    return Entry(parse(f"ws://h/{name}"), WebSocket())
 
 
-def none_idle() -> Idle:
+def new() -> Idle:
     return Idle(Shared(threading.Lock()))
 
 
@@ -30,136 +30,20 @@ def opened(idle: Idle, *names: str) -> list[Entry]:
     return entries
 
 
-def take_oldest(idle: Idle) -> Entry | None:
-    oldest = next(iter(idle), None)
-    if oldest is not None:
-        assert idle.remove(oldest)
-    return oldest
-
-
 def test_it_is_a_queue() -> None:
-    line = IdleQueue(Shared(threading.Lock()))
+    mutex = threading.Lock()
+    line = IdleQueue(Shared(mutex))
     assert isinstance(line, queue.Queue)
     first, second, third = entry(), entry(), entry()
     for each in (first, second, third):
         line.put_nowait(each)
-    assert line.qsize() == 3
+    with mutex:  # those that wait take it
+        assert line.get_nowait() is third
+    assert line.qsize() == 2
     assert line.remove(second)
     assert not line.remove(second)
-    assert line.get_nowait() is third
-    assert line.get_nowait() is first
+    assert line.get(timeout=1) is first
     assert line.empty()
-
-
-def test_the_most_recently_used_comes_first() -> None:
-    idle = none_idle()
-    entries = opened(idle, "a", "a", "a")
-    for each in entries:
-        idle.put(each)
-    key = entries[0].key
-    assert idle.count(key) == 3
-    assert [idle.take(key) for _ in range(4)] == [*reversed(entries), None]
-
-
-def test_uris_do_not_mix() -> None:
-    idle = none_idle()
-    a, b = opened(idle, "a", "b")
-    idle.put(a)
-    assert idle.take(b.key) is None
-    assert idle.take("ws://h/unknown") is None
-    assert idle.take(a.key) is a
-
-
-def test_the_oldest_of_all_uris_makes_room() -> None:
-    idle = none_idle()
-    entries = opened(idle, "a", "b", "a", "c")
-    for each in entries:
-        idle.put(each)
-    assert list(idle) == entries
-    taken = idle.take(entries[0].key)  # the younger one of the two
-    assert taken is entries[2]
-    idle.put(taken)  # used just now
-    assert [take_oldest(idle) for _ in range(5)] == [entries[0], entries[1], entries[3], entries[2], None]
-
-
-def test_whoever_removes_it_owns_it() -> None:
-    idle = none_idle()
-    a, b = opened(idle, "a", "a")
-    idle.put(a)
-    idle.put(b)
-    assert idle.remove(a)
-    assert not idle.remove(a)
-    assert a not in idle
-    assert b in idle
-    assert idle.take(a.key) is b
-    assert len(idle) == 0
-
-
-def test_the_queue_goes_with_its_last_connection() -> None:
-    idle = none_idle()
-    a, b = opened(idle, "a", "a")
-    idle.put(a)
-    assert idle.keys == [a.key]
-    idle.take(a.key)
-    idle.count_open(a.key, -1)
-    assert idle.keys == [b.key]  # lent ones count
-    idle.count_open(b.key, -1)
-    assert idle.keys == []
-    assert idle.count(b.key) == 0
-
-
-def test_ten_thousand_uris_leave_nothing_behind() -> None:
-    idle = none_idle()
-    for number in range(10_000):
-        (each,) = opened(idle, str(number))
-        idle.put(each)
-        if len(idle) > 10:
-            oldest = take_oldest(idle)
-            assert oldest is not None
-            idle.count_open(oldest.key, -1)
-    assert len(idle.keys) == len(idle) == 10
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(["put", "take", "oldest", "remove"]), st.integers(0, 5)), max_size=80)
-)
-def test_against_a_model(steps: list[tuple[str, int]]) -> None:
-    idle = none_idle()
-    entries = opened(idle, "a", "a", "a", "b", "b", "c")
-    model: list[Entry] = []  # by age
-    for step, number in steps:
-        each = entries[number]
-        same = [other for other in model if other.key == each.key]
-        if step == "put" and each not in model:
-            idle.put(each)
-            model.append(each)
-        elif step == "take":
-            got = idle.take(each.key)
-            assert got is (same[-1] if same else None)
-            model = [other for other in model if other is not got]
-        elif step == "oldest":
-            got = take_oldest(idle)
-            assert got is (model[0] if model else None)
-            model = model[1:]
-        elif step == "remove":
-            assert idle.remove(each) == (each in model)
-            model = [other for other in model if other is not each]
-        assert list(idle) == model
-        assert len(idle) == len(model)
-        for key in idle.keys:
-            assert idle.count(key) == sum(other.key == key for other in model)
-
-
-def test_one_that_is_put_back_stands_where_it_stood() -> None:
-    idle = none_idle()
-    entries = opened(idle, "a", "b", "a")
-    for number, each in enumerate(entries):
-        each.idle_since = float(number)
-        idle.put(each)
-    assert idle.remove(entries[0])
-    idle.put_back(entries[0])
-    assert list(idle) == entries
-    assert idle.take(entries[0].key) is entries[2]
 
 
 def test_the_queues_of_a_pool_share_what_is_large() -> None:
@@ -178,3 +62,125 @@ def test_the_queues_of_a_pool_share_what_is_large() -> None:
     finally:
         tracemalloc.stop()
     assert (after - before) / count <= 500
+
+
+def test_the_most_recently_used_comes_first() -> None:
+    idle = new()
+    entries = opened(idle, "a", "a", "a")
+    for each in entries:
+        idle.put(each)
+    key = entries[0].key
+    assert idle.count(key) == 3
+    assert [idle.take(key) for _ in range(4)] == [*reversed(entries), None]
+
+
+def test_uris_do_not_mix() -> None:
+    idle = new()
+    a, b = opened(idle, "a", "b")
+    idle.put(a)
+    assert idle.take(b.key) is None
+    assert idle.take("ws://h/unknown") is None
+    assert idle.take(a.key) is a
+
+
+def test_they_are_ordered_by_age_whatever_their_uri() -> None:
+    idle = new()
+    entries = opened(idle, "a", "b", "a", "c")
+    for each in entries:
+        idle.put(each)
+    assert list(idle) == entries
+    taken = idle.take(entries[0].key)  # the younger one of the two
+    assert taken is entries[2]
+    idle.put(taken)  # used just now
+    assert list(idle) == [entries[0], entries[1], entries[3], entries[2]]
+
+
+def test_one_that_is_put_back_keeps_its_age() -> None:
+    idle = new()
+    entries = opened(idle, "a", "b", "a", "a")
+    for age, each in enumerate(entries):
+        each.idle_since = float(age)
+        idle.put(each)
+    assert idle.remove(entries[0])
+    idle.put_back(entries[0])
+    assert list(idle) == entries
+    assert idle.take(entries[0].key) is entries[3]
+
+
+def test_what_is_removed_is_there_for_no_other() -> None:
+    idle = new()
+    a, b = opened(idle, "a", "a")
+    idle.put(a)
+    idle.put(b)
+    assert idle.remove(a)
+    assert not idle.remove(a)
+    assert a not in idle
+    assert b in idle
+    assert idle.take(a.key) is b
+    assert len(idle) == 0
+
+
+def test_the_queue_goes_with_its_last_connection() -> None:
+    idle = new()
+    a, b = opened(idle, "a", "a")
+    idle.put(a)
+    assert (idle.keys, idle.open(a.key)) == ([a.key], 2)
+    idle.take(a.key)
+    idle.count_open(a.key, -1)
+    assert idle.keys == [b.key]  # lent ones count
+    idle.count_opening(b.key, 1)
+    idle.count_open(b.key, -1)
+    assert (idle.keys, idle.open(b.key), idle.opening(b.key)) == ([b.key], 0, 1)  # and those being opened
+    idle.count_opening(b.key, -1)
+    assert idle.keys == []
+    assert (idle.count(b.key), idle.open(b.key), idle.opening(b.key)) == (0, 0, 0)
+
+
+def test_ten_thousand_uris_leave_nothing_behind() -> None:
+    idle = new()
+    for number in range(10_000):
+        (each,) = opened(idle, str(number))
+        idle.put(each)
+        if len(idle) > 10:
+            oldest = next(iter(idle))
+            assert idle.remove(oldest)
+            idle.count_open(oldest.key, -1)
+    assert len(idle.keys) == len(idle) == 10
+
+
+def test_rebuilt_it_says_what_the_places_say() -> None:
+    idle = new()
+    entries = opened(idle, "a", "b", "a")
+    for age, each in enumerate(entries):
+        each.move("lent")
+        each.idle_since = -float(age)
+        if each is not entries[1]:
+            each.move("idle")
+    idle.rebuild(["ws://h/c"], entries)
+    assert list(idle) == [entries[2], entries[0]]
+    assert [idle.open(f"ws://h/{name}") for name in "abc"] == [2, 1, 0]
+    assert [idle.opening(f"ws://h/{name}") for name in "abc"] == [0, 0, 1]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "take", "remove"]), st.integers(0, 5)), max_size=80))
+def test_against_a_model(steps: list[tuple[str, int]]) -> None:
+    idle = new()
+    entries = opened(idle, "a", "a", "a", "b", "b", "c")
+    model: list[Entry] = []  # by age
+    for step, number in steps:
+        each = entries[number]
+        same = [other for other in model if other.key == each.key]
+        if step == "put" and each not in model:
+            idle.put(each)
+            model.append(each)
+        elif step == "take":
+            got = idle.take(each.key)
+            assert got is (same[-1] if same else None)
+            model = [other for other in model if other is not got]
+        elif step == "remove":
+            assert idle.remove(each) == (each in model)
+            model = [other for other in model if other is not each]
+        assert list(idle) == model
+        assert len(idle) == len(model)
+        for key in idle.keys:
+            assert idle.count(key) == sum(other.key == key for other in model)

@@ -1,4 +1,7 @@
-"""What the pool promises: no foreign message, a hard cap, first come first served, one deadline."""
+"""What the pool promises: no foreign message, a hard cap, first come first served, one deadline.
+
+Also tests: `lending`, `returning`, `assembly`, `callbacks`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The demo, run as a user runs it, and what it says when a promise breaks."""
+"""The demo, run as a user runs it, and what it says when a promise breaks.
+
+Also tests: `demo_work`, `demo_process`.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,141 @@
+"""The limiter's side of opening: it is asked before each dial, holds no slot meanwhile, and gets all back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolExhaustedError
+from jetsocket.exceptions import ConnectionError
+from jetsocket.limits import Limiter
+from tests.books import faults
+from tests.servers import EchoServer, RawServer, answer, wait_until
+
+
+class Counting(Limiter):
+    """A limiter in memory that notes by which thread it is called."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.numbers = iter(range(1_000_000))
+        self.out: set[Hashable] = set()
+        self.called_by: set[str] = set()
+        self.changed = threading.Condition()
+
+    def acquire(self, timeout: float, wanted: Callable[[], bool]) -> Hashable | None:
+        with self.changed:
+            self.called_by.add(threading.current_thread().name)
+            while len(self.out) >= self.most:
+                if timeout <= 0 or not wanted() or not self.changed.wait(min(timeout, 0.05)):
+                    return None
+            token = next(self.numbers)
+            self.out.add(token)
+            return token
+
+    def release(self, token: Hashable) -> None:
+        with self.changed:
+            self.called_by.add(threading.current_thread().name)
+            self.out.remove(token)  # KeyError the second time
+            self.changed.notify_all()
+
+
+@pytest.fixture
+def failures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What ended a job of a worker."""
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    return told
+
+
+def pool_to(server: EchoServer | RawServer, limiter: Limiter, **fields: Any) -> ConnectionPool[Any]:
+    return ConnectionPool(ConnectionPoolConfig(**fields), base_uri=server.uri, limiter=limiter)
+
+
+def test_two_pools_share_its_number(echo: EchoServer, failures: list[Any]) -> None:
+    limiter = Counting(3)
+    with (
+        pool_to(echo, limiter, max_connections=3) as one,
+        pool_to(echo, limiter, max_connections=3) as two,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        held = [one.acquire("/", 5), two.acquire("/", 5), one.acquire("/", 5)]
+        assert len(limiter.out) == 3
+        with pytest.raises(PoolExhaustedError):
+            two.acquire("/", 0.3)
+        waiting = threads.submit(two.request, "/", 1, 5)
+        wait_until(lambda: two.stats().waiting == 1)
+        assert two.stats().connecting == 0  # it waits without a slot
+        last = held.pop()
+        last.discard()
+        last.release()
+        assert waiting.result(5) == 1
+        for conn in held:
+            conn.release()
+        assert faults(one) == faults(two) == []
+    wait_until(lambda: not limiter.out)
+    assert echo.most_open == 3
+    assert failures == []
+    me = threading.current_thread().name
+    assert limiter.called_by
+    assert not [name for name in limiter.called_by if name == me or "housekeeper" in name]
+
+
+def test_a_dial_that_fails_gives_its_token_back(
+    raw_server: Callable[..., RawServer], failures: list[Any]
+) -> None:
+    limiter = Counting(1)
+    with pool_to(raw_server(answer("403 Forbidden")), limiter) as pool:
+        for _ in range(3):
+            with pytest.raises(ConnectionError):
+                pool.acquire("/", 5)
+            wait_until(lambda: not limiter.out)
+    assert failures == []
+
+
+def test_one_that_is_wanted_no_more_is_not_opened(echo: EchoServer, failures: list[Any]) -> None:
+    limiter = Counting(0)
+    with pool_to(echo, limiter) as pool:
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire("/", 0.1)
+        limiter.most = 1
+        assert pool.request("/", 1, 5) == 1
+    assert echo.opened == 1
+    wait_until(lambda: not limiter.out)
+    assert failures == []
+
+
+def test_a_dial_that_ends_after_its_pool_gives_its_token_back(
+    failures: list[Any],
+) -> None:
+    limiter, asked, go_on = Counting(1), threading.Event(), threading.Event()
+
+    def headers() -> dict[str, str]:
+        asked.set()
+        go_on.wait(10)
+        return {}
+
+    with (
+        ConnectionPool(
+            base_uri="ws://127.0.0.1:9", limiter=limiter, manager_kwargs={"extra_headers": headers}
+        ) as pool,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        acquiring = threads.submit(pool.acquire, "/")
+        assert asked.wait(5)
+        pool.close(0)
+        assert acquiring.exception(5) is not None
+    go_on.set()
+    wait_until(lambda: not limiter.out)
+    assert failures == []
+
+
+def test_what_is_no_limiter_is_refused() -> None:
+    with pytest.raises(TypeError, match="limiter"):
+        ConnectionPool(limiter=object())  # type: ignore[arg-type]
+    for call in (lambda: Limiter().acquire(0, bool), lambda: Limiter().release(1)):
+        with pytest.raises(NotImplementedError):
+            call()
