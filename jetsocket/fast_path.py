@@ -29,7 +29,6 @@ class FastPath(Keeping):
                     self.condition = TORN
                     entry = queue.queue.popitem()[0]
                     del self.idle.by_age[entry]
-                    assert entry.place == IDLE
                     # As in `_lend`: the order counts.
                     self.lent[borrower] = None
                     borrower.entry = entry
@@ -55,7 +54,6 @@ class FastPath(Keeping):
                     self.condition = TORN
                     now, taken_at, leases = monotonic(), borrower.taken_at, self.totals.leases
                     leases.append((taken_at - borrower.asked_at, now - taken_at, borrower.reused))
-                    assert entry.place == LENT
                     # As in `_rest`: the order counts.
                     entry.borrower = borrower.entry = None
                     entry.idle_since = now

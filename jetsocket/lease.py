@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, cast
+from weakref import ref
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
@@ -141,7 +141,7 @@ class Lease(Generic[T]):
         self._iterated = False
         self._discarded = False
         self._close_with = (1000, "")  # code and reason, if it is closed at release
-        borrower.lease = weakref.ref(self)
+        borrower.lease = ref(self)
 
     # --- what the pool does with it --------------------------------------------------------------------
 

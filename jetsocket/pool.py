@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from dataclasses import replace
+from sys import _getframe
 from threading import current_thread, get_ident
 from types import TracebackType
 from typing import Any
@@ -74,7 +74,7 @@ class ConnectionPool(Assembly[T]):
         borrower.target, borrower.key = known or self._target(uri_or_path)
         borrower.limit = limit = config.acquire_timeout if timeout is None else _limit(timeout)
         try:
-            frame = sys._getframe(1)
+            frame = _getframe(1)
             borrower.site = (frame.f_code, frame.f_lasti)
             if config.leak_threshold is not None:
                 borrower.stack, borrower.known_name = stack_of(frame), current_thread().name

@@ -72,7 +72,7 @@ class Returning:
                         entry.by_counts = True
                     borrower.reason = None
                     borrower.lent_for = UNTIL_BOOKED
-            if borrower.lent_for != UNTIL_BOOKED:
+            if borrower.reason is not None:
                 self._judge(lease, entry, failed)
         except BaseException:
             borrower.reason = "interrupted"

@@ -47,8 +47,8 @@ TARGETS = (
     Target("connect-name", OURS, WEBSOCKET_CLIENT, AT_MOST, 1.0),
     Target("connect-tls", OURS, WEBSOCKET_CLIENT, AT_MOST, 1.0),
     Target("borrow", OURS, QUEUE_POOL, AT_MOST, 1.0),
-    Target("borrow", OURS, PSYCOPG_POOL, AT_MOST, 1.8),
-    Target("borrow", OURS, SEMAPHORE, AT_MOST, 1.8),
+    Target("borrow", OURS, PSYCOPG_POOL, AT_MOST, 2.1),
+    Target("borrow", OURS, SEMAPHORE, AT_MOST, 2.1),
     Target("threads", OURS, QUEUED_CLIENT, FASTER, 1.0),
 )
 
