@@ -24,6 +24,9 @@ GRACE = 0.05
 PACE = 0.02
 """s before more are opened for a line whose callers are being served, counted from the last one served."""
 
+DIAL_GRACE = 0.5
+"""s that it waits before a dial is broken off for it, one of several to a URI that has no connection."""
+
 CHECK_GRACE = 1.0
 """s that it waits before one that the user's `check` runs on is closed for it."""
 
@@ -138,4 +141,13 @@ def room_allowed_at(
     return max(asked_at + grace, 0.0 if trouble is None else trouble.next_eviction_at)
 
 
-__all__ = ["GRACE", "MOST_OVERTAKEN", "PACE", "Dial", "Purpose", "dials_allowed", "room_allowed_at"]
+__all__ = [
+    "DIAL_GRACE",
+    "GRACE",
+    "MOST_OVERTAKEN",
+    "PACE",
+    "Dial",
+    "Purpose",
+    "dials_allowed",
+    "room_allowed_at",
+]

@@ -141,8 +141,8 @@ class Dialling(Rebuilding):
         As long as a connection to that URI is open, or another is being opened, its line goes on waiting.
         Else all that wait for it get this error.
         """
-        self._count_failure(error)
         if dial in self.dials:  # all this first: the slot that comes free now is for no other dial to there
+            self._count_failure(error)
             key, now = dial.key, monotonic()
             if dial.purpose == "prewarm":  # its caller looks; the frames of the opener refer to the dial
                 dial.error = error

@@ -247,8 +247,11 @@ class Opening:
         until = now + patience
         if room.close_by:  # it has been closing for a while already
             until = min(until, room.close_by - self._options.close_timeout + patience)
-        room.wire.start_close()
-        room.wire.finish_close(until)
+        if room.created:
+            room.wire.start_close()
+            room.wire.finish_close(until)
+        else:  # a dial that was broken off
+            room.wire.shutdown()
         self._state.room_is_closed(dial)
         self._state.log.tell("[%s] connection %d made room", self._state.name, room.id)
 

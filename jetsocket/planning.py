@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.demand import MOST_OVERTAKEN, Dial, dials_allowed, room_allowed_at
+from jetsocket.demand import DIAL_GRACE, MOST_OVERTAKEN, Dial, dials_allowed, room_allowed_at
 from jetsocket.entry import Entry
 from jetsocket.moves import NEVER, TICK, Moves
-from jetsocket.places import CHECKING
+from jetsocket.places import CHECKING, OPENING
 
 
 class Planning(Moves):
@@ -67,7 +67,7 @@ class Planning(Moves):
             if room is None:
                 room = self._room_elsewhere(head.key)
                 if room is None:
-                    break
+                    return self._take_slot_of_a_dial(head, now)
                 allowed_at = self._room_allowed_at(head, room)
                 if now < allowed_at:
                     return allowed_at
@@ -75,6 +75,37 @@ class Planning(Moves):
                 head.overtaken = 0
             self._order(head, room=room)
         return NEVER
+
+    def _take_slot_of_a_dial(self, head: Borrower, now: float) -> float:
+        """Break off another URI's dial for the head of a line that has none; return when that may be done.
+
+        Or a server that accepts and never answers would take all slots of a pool that has no connection yet.
+        """
+        if self.idle.open(head.key) or self.idle.opening(head.key):
+            return NEVER
+        dial = self._dial_too_many(head.key)
+        if dial is None or dial.entry is None:
+            return NEVER
+        trouble = self.troubles.of(head.key)
+        allowed_at = max(head.asked_at + DIAL_GRACE, 0.0 if trouble is None else trouble.next_eviction_at)
+        if now < allowed_at:
+            return allowed_at
+        room, dial.entry = dial.entry, None
+        self._retire(room, "evicted")
+        room.close_by = 0.0  # it is not open: there is no closing handshake
+        self._order(head, room=room)
+        self._end_dial(dial)
+        return NEVER
+
+    def _dial_too_many(self, key: str) -> Dial | None:
+        """The latest dial to another URI that has no connection, and several dials or a failed one before."""
+        for dial in reversed(self.dials):
+            entry = dial.entry
+            if dial.key == key or entry is None or entry.place != OPENING or self.idle.open(dial.key):
+                continue
+            if self.idle.opening(dial.key) > 1 or (self.troubles.of(dial.key) and not self.troubles.of(key)):
+                return dial
+        return None
 
     def _room_allowed_at(self, head: Borrower, room: Entry) -> float:
         """When that connection may be closed for the head of a line (monotonic, s)."""

@@ -1,4 +1,7 @@
-"""`connect_cooldown`: after a dial has failed, acquires fail at once for a while; then one dial tests."""
+"""`connect_cooldown`: after a dial has failed, acquires fail at once for a while; then one dial tests.
+
+Also tests: `cooldown`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionError, ConnectionPool, HandshakeError, JetSocketError, PoolExhaustedError
+from jetsocket import (
+    ConnectionError,
+    ConnectionPool,
+    HandshakeError,
+    JetSocketError,
+    PoolExhaustedError,
+    TimeoutError,
+)
 from tests.books import faults, state_of
 from tests.crowds import crowd, errors
 from tests.servers import (
@@ -274,3 +284,36 @@ def test_a_dead_uri_evicts_one_idle_connection(
             pool.acquire(dead.uri_for("/"), 0.1)
     assert pool.stats().discards["evicted"] == 1
     assert pool.stats().idle_connections == 3
+
+
+def test_a_dead_uri_that_was_first_leaves_a_slot_to_a_healthy_one(
+    echo: EchoServer, raw_server: MakeRaw, make_pool: MakePool
+) -> None:
+    """All slots are taken by dials to a server that accepts and never answers, and no connection is open."""
+
+    def mute(sock: socket.socket) -> None:
+        while sock.recv(65536):
+            pass
+
+    dead = raw_server(mute)
+    pool = make_pool(echo, max_connections=4, manager_kwargs={"connect_timeout": 4.0})
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        with pytest.raises(JetSocketError) as caught:
+            pool.acquire(dead.uri_for("/"), 10)
+        failures.append(caught.value)
+
+    callers = [threading.Thread(target=call) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    wait_until(lambda: pool.stats().connecting == 4)
+    outcomes = crowd(3, lambda number: pool.request("/", number, 2.0))
+    assert errors(outcomes) == []
+    assert pool.stats().discards == {"evicted": 1}
+    assert dead.accepted <= 4
+    assert faults(pool) == []
+    for caller in callers:
+        caller.join(10)
+    assert [type(error) for error in failures] == [TimeoutError] * 6  # once, as the three that were left
+    assert pool.stats().connect_errors == 3

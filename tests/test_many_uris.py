@@ -1,4 +1,7 @@
-"""Several URIs share a pool: reuse, fairness, and which connection makes room for which caller."""
+"""Several URIs share a pool: reuse, fairness, and which connection makes room for which caller.
+
+Also tests: `line`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How connections are opened for those in line, by servers that are down, slow, full, or refuse."""
+"""How connections are opened for those in line, by servers that are down, slow, full, or refuse.
+
+Also tests: `demand`, `refusals`, `info`.
+"""
 
 from __future__ import annotations
 
