@@ -100,11 +100,16 @@ def _variable(name: str) -> str | None:
     try:
         return os.environ[name]
     except KeyError as error:
-        within = error.__context__
         # A tenth of what connecting costs would be spent on looking for alarms behind what is just not there.
-        if error.args != (name,) or within is None or within.args != (os.fsencode(name),):
+        if not _tells_of(error, name):
             raise_alarm_behind(error)
         return None
+
+
+def _tells_of(error: KeyError, name: str) -> bool:
+    """Whether `os.environ` says that there is no such variable."""
+    within = error.__context__  # in a frame of its own, which that one's traceback does not lead to: no cycle
+    return error.args == (name,) and within is not None and within.args == (os.fsencode(name),)
 
 
 def _from_system(target: uris.Target, scheme: str) -> Choice | None:
