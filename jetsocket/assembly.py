@@ -92,7 +92,7 @@ class Assembly(Generic[T]):
             self._options.serializer, self._options.deserializer, self._options.message_type
         )
         self._configure, self._reset, self._check, self._limiter = configure, reset, check, limiter
-        self._targets: dict[object, tuple[Target, str]] = {}  # resolving costs as much as borrowing
+        self._targets: dict[str, tuple[Target, str]] = {}  # resolving costs as much as borrowing
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`

@@ -70,7 +70,12 @@ class ConnectionPool(Assembly[T]):
         if lending.state.pid != PID[0]:
             lending = self._begin_anew()
         borrower = Borrower()
-        known = self._targets.get(uri_or_path) if type(uri_or_path) is str else None
+        try:
+            known = self._targets[uri_or_path]
+        except (KeyError, TypeError) as error:  # it is new, or no str
+            if is_alarm(error):
+                raise
+            known = None
         borrower.target, borrower.key = known or self._target(uri_or_path)
         borrower.limit = limit = config.acquire_timeout if timeout is None else _limit(timeout)
         try:
