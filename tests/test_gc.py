@@ -21,7 +21,7 @@ from jetsocket import (
     InvalidStateError,
     PoolExhaustedError,
 )
-from jetsocket.idle import Idle
+from jetsocket.fast_path import FastPath
 from tests import scripts
 from tests.conftest import Tls
 from tests.servers import EchoServer, wait_until
@@ -175,7 +175,8 @@ def test_a_generator_that_is_collected_inside_another_pool_runs_no_callback_ther
             yield
 
     def collect(frame: Any, event: str, arg: Any) -> None:
-        if frame.f_code is Idle.take.__code__:  # within a step: the lock is held
+        # Within a step: the lock is held.
+        if frame.f_code is FastPath.take.__code__ and getattr(arg, "__name__", "") == "popitem":
             sys.setprofile(None)
             held.clear()
 
