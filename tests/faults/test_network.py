@@ -39,6 +39,7 @@ Strike = Callable[[FaultProxy], None]
 
 SIZE = 2  # connections of the pools here
 SOON = 0.2  # s: deadlines of what is to run out
+DIAL_SOON = {"connect_timeout": 1.0}  # s: where the dial is to run out of time, not the caller
 ENOUGH = 10.0  # s: deadlines of what is to succeed, on a busy machine too
 LATE = 5.0  # s, far beyond any deadline that is to run out
 TEXT, CLOSE = 1, 8
@@ -204,10 +205,10 @@ def quick_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("stage", ["upgrade", "half a head"])
 @pytest.mark.parametrize(("scheme", "fault"), MOST_OF)
 def test_while_a_connection_is_being_opened(stage: str, scheme: str, fault: str, tls: Tls) -> None:
-    with scene(stage, fault, scheme, tls) as struck:
+    with scene(stage, fault, scheme, tls, options=DIAL_SOON if fault in SILENT else {}) as struck:
         expected = (TimeoutError,) if fault in SILENT else (ConnectionError, HandshakeError)
         with raises_soon(expected, struck.proxy.uri("/")) as caught:
-            struck.pool.acquire("/", timeout=SOON if fault in SILENT else ENOUGH)
+            struck.pool.acquire("/", timeout=ENOUGH)
         if fault in SILENT:
             assert caught.value.operation == "connect"
         assert struck.pool.stats().connect_errors == 1
@@ -215,11 +216,11 @@ def test_while_a_connection_is_being_opened(stage: str, scheme: str, fault: str,
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_in_the_tls_handshake(fault: str, tls: Tls) -> None:
-    with scene("TLS handshake", fault, "wss", tls) as struck:
+    with scene("TLS handshake", fault, "wss", tls, options=DIAL_SOON if fault in SILENT else {}) as struck:
         expected = TimeoutError if fault in SILENT else ConnectionError
         for _ in range(2):
             with raises_soon(expected, struck.proxy.uri("/")) as caught:
-                struck.pool.acquire("/", timeout=SOON if fault in SILENT else ENOUGH)
+                struck.pool.acquire("/", timeout=ENOUGH)
             assert "TLS handshake" in str(caught.value)
             assert struck.server.struck.wait(LATE)
             struck.server.struck.clear()
@@ -296,7 +297,7 @@ def test_the_end_of_an_idle_connection_costs_the_next_borrower_nothing(fault: st
         FAULTS[fault](struck.proxy)
         for number in range(3):
             assert struck.pool.request("/", [number], timeout=ENOUGH) == [number]
-        assert struck.pool.stats().discards["closed"] == SIZE
+        wait_until(lambda: struck.pool.stats().discards["closed"] == SIZE, LATE)
 
 
 @pytest.mark.usefixtures("quick_rounds")
@@ -512,13 +513,14 @@ def test_a_name_that_is_not_known_now_and_known_later(dns: dict[str, Any], echo:
 
 
 def test_a_dns_that_hangs(dns: dict[str, Any], echo: EchoServer) -> None:
-    """Each who asks is told in time, nobody else is held up, and close() does not wait for it."""
+    """Each that asks is told when the dial is over, no other is held up, and close() does not wait for it."""
     dns["slow.test"] = threading.Event()
     try:
-        with ConnectionPool(ConnectionPoolConfig(max_connections=SIZE), base_uri=echo.uri) as pool:
-            errors = at_once(*[lambda: pool.acquire("ws://slow.test/", timeout=SOON)] * SIZE)
+        config = ConnectionPoolConfig(max_connections=2 * SIZE)
+        with ConnectionPool(config, base_uri=echo.uri, manager_kwargs=DIAL_SOON) as pool:
+            errors = at_once(*[lambda: pool.acquire("ws://slow.test/", timeout=ENOUGH)] * SIZE)
             assert [type(error) for error in errors] == [TimeoutError] * SIZE
-            assert all("resolving host 'slow.test'" in str(error) for error in errors)
+            assert all("name look-up" in str(error) or "resolving host" in str(error) for error in errors)
             check_whole(pool, "/")
             waiting = threading.Thread(target=at_once, args=(lambda: pool.acquire("ws://slow.test/"),))
             waiting.start()
@@ -549,11 +551,11 @@ def test_no_address_answers(dns: dict[str, Any], black_hole: tuple[str, int]) ->
     before = servers.open_sockets()
     with (
         servers.refusing_port() as port,
-        ConnectionPool(ConnectionPoolConfig(max_connections=1)) as pool,
+        ConnectionPool(ConnectionPoolConfig(max_connections=1), manager_kwargs=DIAL_SOON) as pool,
     ):
         dns["two.test"] = [(servers.LOCALHOST, port), black_hole]
         with raises_soon(TimeoutError, f"127.0.0.1:{black_hole[1]}") as caught:
-            pool.acquire("ws://two.test/", timeout=0.5)
+            pool.acquire("ws://two.test/", timeout=ENOUGH)
         assert f"127.0.0.1:{port}: " in str(caught.value)  # and what is known of the other
         assert caught.value.operation == "connect"
         assert pool.stats().active_connections == 0
@@ -585,7 +587,7 @@ def refuse(times: int) -> int:
         settled = knock_at_once(times // 10)
         grown = knock_at_once(times) - settled
         stats = pool.stats()
-        assert stats.connect_errors >= times
+        assert stats.connect_errors >= times // 8  # all 8 threads may have waited for the same dial
         assert (stats.active_connections, stats.idle_connections, stats.waiting) == (0, 0, 0)
         assert servers.open_sockets() == before + 1
         with EchoServer() as echo:
