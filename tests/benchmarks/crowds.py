@@ -46,7 +46,7 @@ def idle(place: Place, count: int, seconds: float) -> Figures:
     figures = {
         "connections": float(count),
         "rss": (resident() - before) / (count - 1),
-        "threads": float(threading.active_count() - others),
+        "threads": lasting_threads(others),
     }
     began, cpu = monotonic(), process_time()
     threading.Event().wait(seconds)
@@ -55,6 +55,14 @@ def idle(place: Place, count: int, seconds: float) -> Figures:
         raise AssertionError(f"{count - pool.stats().idle_connections} connections were lost meanwhile")
     figures["close seen"] = time_of_closing(pool, place, path, min(CLOSED_AT_ONCE, count // 2))
     return figures
+
+
+def lasting_threads(others: int) -> float:
+    """How many threads a pool has once those that opened its connections have ended, for want of work."""
+    patience = monotonic() + 10
+    while (count := threading.active_count() - others) > 1 and monotonic() < patience:
+        threading.Event().wait(0.05)
+    return float(count)
 
 
 def time_of_closing(pool: Any, place: Place, path: str, closed: int) -> float:
