@@ -236,7 +236,7 @@ def test_a_dead_uri_costs_a_healthy_one_no_deadline(
 
     dead = raw_server(Flaky() if how == "refuses" else mute)
     pool = make_pool(echo, max_connections=4, acquire_timeout=3, manager_kwargs={"connect_timeout": 1.0})
-    until = monotonic() + 4.0
+    until = monotonic() + 2.5
     failures: list[Exception] = []
 
     def healthy() -> int:
@@ -266,7 +266,7 @@ def test_a_dead_uri_costs_a_healthy_one_no_deadline(
     assert failures
     # One connection at a time, and another only after 1 s, 2 s, ...
     evicted = pool.stats().discards.get("evicted", 0)
-    assert evicted <= 3
+    assert evicted <= 3  # the last callers are there for 3.5 s
     assert echo.opened - 4 <= evicted
     assert min(each.value for each in outcomes[:4]) > 50
     assert faults(pool) == []
@@ -296,7 +296,7 @@ def test_a_dead_uri_that_was_first_leaves_a_slot_to_a_healthy_one(
             pass
 
     dead = raw_server(mute)
-    pool = make_pool(echo, max_connections=4, manager_kwargs={"connect_timeout": 4.0})
+    pool = make_pool(echo, max_connections=4, manager_kwargs={"connect_timeout": 2.5})
     failures: list[BaseException] = []
 
     def call() -> None:

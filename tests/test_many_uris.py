@@ -69,7 +69,7 @@ def test_most_calls_reuse_a_connection(
     echo: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(echo, max_connections=CAP, acquire_timeout=40)
-    ours = Traffic(pool, 4.0)
+    ours = Traffic(pool, 2.5)
     stats = pool.stats()
     assert stats.reuses / stats.acquires >= 0.6
     assert echo.most_open <= CAP
@@ -77,7 +77,7 @@ def test_most_calls_reuse_a_connection(
     # The same with a strict line: a connection that comes back is closed for the head of the whole line.
     strict = make_pool(echo, max_connections=CAP, acquire_timeout=40)
     monkeypatch.setattr(Planning, "_served_by", serve_strictly)
-    theirs = Traffic(strict, 4.0)
+    theirs = Traffic(strict, 2.5)
     stats = strict.stats()
     assert stats.reuses / stats.acquires < 0.5  # it is another one
     bound = 3 * max(median(ours.waits), median(theirs.waits))
@@ -88,7 +88,7 @@ def test_most_calls_reuse_a_connection(
 @pytest.mark.slow
 def test_threads_of_one_uri_take_equal_turns(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_connections=CAP, acquire_timeout=40)
-    traffic = Traffic(pool, 5.0, fixed=True)
+    traffic = Traffic(pool, 3.0, fixed=True)
     by_uri: dict[int, list[int]] = defaultdict(list)
     for number, turns in traffic.turns.items():
         by_uri[number % URIS].append(turns)

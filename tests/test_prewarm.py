@@ -261,7 +261,7 @@ def test_kept_ones_make_room_for_a_waiting_caller(echo: EchoServer, make_pool: M
         assert pool.stats().idle_connections == 2
         conn.discard()
     wait_until(lambda: pool.stats().idle_connections == 3)
-    assert sum(path == "/kept" for path in echo.paths) == 4
+    wait_until(lambda: sum(path == "/kept" for path in echo.paths) == 4)
 
 
 def test_nought_ends_it(echo: EchoServer, make_pool: MakePool) -> None:
