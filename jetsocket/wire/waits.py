@@ -31,11 +31,11 @@ def take(box: queue.SimpleQueue[_T], seconds: float) -> _T:
     Raises:
         queue.Empty: None came.
     """
-    if seconds > 0 and sys.version_info >= (3, 11):
+    if seconds > 0 and sys.version_info >= (3, 13):
         return box.get(timeout=seconds)
     try:
-        # On Python 3.10, get(timeout=...) of an empty queue may find its time over before it has begun to
-        # wait, and then waits for ever: unless the queue has been found empty before.
+        # Before Python 3.13, get(timeout=...) of an empty queue may find its time over before it has begun
+        # to wait, and then waits for ever: unless the queue has been found empty before.
         return box.get_nowait()
     except queue.Empty as error:
         if seconds <= 0 or is_alarm(error):
