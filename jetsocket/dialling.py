@@ -11,7 +11,7 @@ from jetsocket.demand import PACE, Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.exceptions import TimeoutError
 from jetsocket.locking import step
-from jetsocket.places import CLOSING
+from jetsocket.places import CLOSING, OPENING
 from jetsocket.rebuilding import Rebuilding
 from jetsocket.uris import Target
 
@@ -107,6 +107,7 @@ class Dialling(Rebuilding):
         if dial not in self.dials or entry not in self.entries or entry.place == CLOSING:
             return False
         self.totals.connections += 1
+        self.totals.connect_time.add(monotonic() - dial.began_at)
         if self.totals.lost:
             self.totals.lost -= 1
             self.totals.reconnects += 1
@@ -125,9 +126,9 @@ class Dialling(Rebuilding):
     @step
     def attempt_failed(self, dial: Dial, entry: Entry, error: BaseException) -> bool:
         """An attempt failed, and another is to follow after a pause; False: the dial is over already."""
-        self._count_failure(error)
         dial.entry, dial.overdue_at = None, float("inf")
         if dial in self.dials:
+            self._count_failure(error)
             self.resting.add(dial)
         self._forget_unopened(entry)
         return dial in self.dials and not self.closed
@@ -141,8 +142,9 @@ class Dialling(Rebuilding):
         As long as a connection to that URI is open, or another is being opened, its line goes on waiting.
         Else all that wait for it get this error.
         """
-        if dial in self.dials:  # all this first: the slot that comes free now is for no other dial to there
+        if dial in self.dials:  # else it was given up, and counted then
             self._count_failure(error)
+            # All this first: the slot that comes free below is for no other dial to there.
             key, now = dial.key, monotonic()
             if dial.purpose == "prewarm":  # its caller looks; the frames of the opener refer to the dial
                 dial.error = error
@@ -199,8 +201,15 @@ class Dialling(Rebuilding):
 
     @step
     def overdue_dials(self, now: float) -> list[Dial]:
-        """The dials whose time is over though their thread has not come back; they are to be given up."""
+        """The dials whose time is over though their thread has not come back; they are to be given up.
+
+        From here on their connections are closing: one that opens at this moment comes too late.
+        """
         overdue = [dial for dial in self.dials if dial.entry is not None and now >= dial.overdue_at]
+        for dial in overdue:
+            if (entry := dial.entry) is not None and entry.place == OPENING:
+                entry.move(CLOSING)
+                self.closing[entry] = None
         return overdue
 
     @step

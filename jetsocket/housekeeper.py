@@ -129,6 +129,8 @@ class Housekeeper:
                 next_round = min(next_round, monotonic() + _AT_ONCE)
             elif ring == "openers":
                 self._do(self._opening.start_threads)
+            elif ring == "tokens":
+                self._do(self._release_tokens)
             if monotonic() >= self.state.plan_at:
                 self._do(self._mind_the_times)
             if monotonic() >= next_round:
@@ -282,13 +284,10 @@ class Housekeeper:
             self._warn_of_drop(borrower)
 
     def _take_back(self, borrower: Borrower, reason: str) -> None:
-        entry = borrower.entry
+        entry = self.state.take_over(borrower, reason)
         if entry is not None:
             entry.wire.holder = None
             entry.wire.start_close()
-            borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
-        borrower.reason = reason
-        self.state.come_back(borrower)
 
     def _warn_of_drop(self, borrower: Borrower) -> None:
         file, line, function = borrower.where()

@@ -8,6 +8,7 @@ it; the context variables of the first caller in line do.
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 import sys
@@ -81,7 +82,7 @@ class Opening:
             thread = threading.Thread(target=self._run, name=name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # the system's limit, or the interpreter ends: the callers dial themselves
+            except (RuntimeError, MemoryError):  # the system's limit, or the interpreter ends: callers dial
                 self._state.openers_not_started(wanted - number)
                 return
             self._threads = [each for each in self._threads if each.is_alive()]
@@ -161,19 +162,17 @@ class Opening:
 
     def _open(self, dial: Dial) -> None:
         state, attempts = self._state, self._options.connect_attempts
-        token: Hashable | None = None
-        if self._limiter is not None and (token := self._ask(self._limiter, dial)) is None:
-            state.drop_dial(dial)
-            return
-        if dial.room is not None:
-            self._close_room(dial, dial.room)
         for attempt in range(1, attempts + 1):
+            token: Hashable | None = None  # one for each attempt: that of the last went back with its end
+            if self._limiter is not None and (token := self._ask(self._limiter, dial)) is None:
+                state.drop_dial(dial)
+                return
+            self._close_room(dial)
             entry = Entry(dial.target, self._new_wire(), self._expiry())
             entry.token = token
             if not state.begin(dial, entry, monotonic() + self._most_time()):
                 state.give_token_back(token)
                 return
-            token = None
             failure = self._attempt(entry)
             if failure is None:
                 if not state.opened(dial, entry):
@@ -241,8 +240,10 @@ class Opening:
             return float("inf")
         return monotonic() + lifetime * (1.0 - random.random() * _LIFETIME_JITTER)
 
-    def _close_room(self, dial: Dial, room: Entry) -> None:
-        """Close a connection whose slot is wanted: the server is to see it go before the new one comes."""
+    def _close_room(self, dial: Dial) -> None:
+        """Close the connection whose slot is wanted: the server is to see it go before the new one comes."""
+        if (room := dial.room) is None:
+            return
         now, patience = monotonic(), min(_ROOM_PATIENCE, self._options.close_timeout)
         until = now + patience
         if room.close_by:  # it has been closing for a while already
@@ -253,13 +254,12 @@ class Opening:
         else:  # a dial that was broken off
             room.wire.shutdown()
         self._state.room_is_closed(dial)
-        self._state.log.tell("[%s] connection %d made room", self._state.name, room.id)
+        self._state.log.note(logging.DEBUG, "[%s] connection %d made room", self._state.name, room.id)
 
     def _dial(self, entry: Entry) -> None:
         """Connect, and prepare the connection for its first borrower."""
         options, target = self._options, entry.target
-        began = monotonic()
-        deadline = began + options.connect_timeout
+        deadline = monotonic() + options.connect_timeout
         ours = self._base is None or options.cross_origin_headers or same_origin(self._base, target)
         try:
             entry.wire.connect(
@@ -292,7 +292,6 @@ class Opening:
         entry.created = monotonic()
         if self._configure is not None:
             configure(self._terms, entry, self._configure, options.connect_timeout)
-        self._state.totals.connect_time.add(monotonic() - began)
 
     def _ask(self, limiter: Limiter, dial: Dial) -> Hashable | None:
         """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile."""
@@ -300,6 +299,7 @@ class Opening:
         wanted: Callable[[], bool] = lambda: state.is_wanted(dial)  # noqa: E731  # read as an argument
         token, limit = limiter.acquire(0, wanted), self._options.connect_timeout
         while state.pid == getpid() and token is None and wanted():
+            self._close_room(dial)  # or it would keep its slot for as long
             state.give_slot_back(dial)
             token = limiter.acquire(limit, wanted)
         if state.pid != getpid():

@@ -133,6 +133,60 @@ def test_a_dial_that_ends_after_its_pool_gives_its_token_back(
     assert failures == []
 
 
+def test_each_attempt_asks_for_a_token_of_its_own(
+    raw_server: Callable[..., RawServer], failures: list[Any]
+) -> None:
+    """That of an attempt that failed goes back with it: the next one is not without."""
+    limiter, raw = Counting(5), raw_server(answer("503 Service Unavailable"))
+    with ConnectionPool(
+        base_uri=raw.uri, limiter=limiter, manager_kwargs={"connect_attempts": 3, "connect_timeout": 2.0}
+    ) as pool:
+        with pytest.raises(ConnectionError):
+            pool.acquire("/")
+        assert next(limiter.numbers) == 3
+        wait_until(lambda: not limiter.out)
+    assert failures == []
+
+
+def test_while_it_is_waited_for_a_connection_that_made_room_is_closed(
+    echo: EchoServer, failures: list[Any]
+) -> None:
+    """Its slot is free for those who can use it."""
+    limiter = Counting(1)
+    with pool_to(echo, limiter, max_connections=1) as pool, ThreadPoolExecutor(1) as threads:
+        pool.request("/a", 1, 5)
+        limiter.most = 0
+        waiting = threads.submit(pool.request, "/b", 2, 5)
+        wait_until(lambda: not pool.connections())
+        wait_until(lambda: not limiter.out)
+        limiter.most = 1
+        assert waiting.result(5) == 2
+    wait_until(lambda: not limiter.out)
+    assert failures == []
+
+
+def test_a_token_waits_until_a_thread_can_be_started_to_release_it(
+    echo: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter, start, failed = Counting(5), threading.Thread.start, []
+    may_start = threading.Event()
+
+    def start_unless_it_releases(self: threading.Thread) -> None:
+        if "limiter" in self.name and not may_start.is_set():
+            failed.append(self.name)
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_unless_it_releases)
+    with pool_to(echo, limiter) as pool:
+        assert pool.prewarm("/", 2) == 2
+        pool.clear()
+        wait_until(lambda: len(failed) >= 2)
+        assert len(limiter.out) == 2
+        may_start.set()
+        wait_until(lambda: not limiter.out)
+
+
 def test_what_is_no_limiter_is_refused() -> None:
     with pytest.raises(TypeError, match="limiter"):
         ConnectionPool(limiter=object())  # type: ignore[arg-type]
