@@ -43,7 +43,8 @@ class Borrower:
         reused: Whether the connection had another borrower before.
         reason: Why the connection must not be lent again; None if it may.
         gone: Whether the connection is closed already.
-        lent_for: How long it was lent (s); `UNTIL_BOOKED`; 0.0 if it was not, or is counted already.
+        lent_for: How long it was lent (s); `UNTIL_BOOKED`; 0.0 if it was not.
+        is_counted: Whether that is in the statistics.
         returning_until: Until when its return may take, with a callback of the user's (monotonic, s).
         warned: Whether its leak was reported.
         known_name: The name of the thread that asked, if leak_threshold is set.
@@ -68,6 +69,7 @@ class Borrower:
     reason: str | None = None
     gone: bool = False
     lent_for: float = 0.0
+    is_counted: bool = False
     returning_until: float = 0.0
     warned: bool = False
     known_name: str = ""
@@ -96,10 +98,11 @@ class Borrower:
         """Whether its lease is gone."""
         return self.lease is not None and self.lease() is None
 
-    def wait(self, timeout: float) -> None:
-        """Wait until `rouse`, at most so long (s); for the thread that asked."""
-        if self.wake is not None:
-            self.wake.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
+    def wait(self, timeout: float) -> bool:
+        """Wait until `rouse`, at most so long (s), and say whether it came; for the thread that asked."""
+        if self.wake is None:
+            return False
+        return self.wake.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
     def rouse(self) -> None:
         """Wake the thread that waits."""

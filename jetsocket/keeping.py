@@ -170,15 +170,36 @@ class Keeping(Dialling):
                 self._forget(entry)
 
     def dropped(self) -> list[Borrower]:
-        """The borrowers whose lease is gone and that no thread returns. Takes no lock: it may be many."""
-        everybody = [*list(self.lent), *self.line]
+        """The borrowers whose lease is gone and that no thread returns. Without the lock: it may be many."""
+        everybody = [*list(self.lent), *self.waiting()]
         return [borrower for borrower in everybody if borrower.is_dropped and borrower not in self.returned]
+
+    @step
+    def waiting(self) -> list[Borrower]:
+        """Who waits in line: an OrderedDict can't be copied while another thread changes it."""
+        return list(self.line)
 
     @step
     def unreturned(self) -> list[Borrower]:
         """The borrowers whose return was claimed and is not booked: under way, or struck by an exception."""
         claimed = [entry.borrower for entry in self.entries if entry.place == LENT]
         return [b for b in claimed if b is not None and b not in self.lent and b not in self.returned]
+
+    @step
+    def take_over(self, borrower: Borrower, reason: str) -> Entry | None:
+        """Take what a borrower holds whose lease was dropped or whose return was struck; its connection.
+
+        In one step, for the thread that was returning it may have been stopped only, and go on at any time.
+        """
+        entry = borrower.entry
+        self.lent.pop(borrower, None)
+        if entry is None or entry.borrower is not borrower or entry.place != LENT:
+            entry = None
+        else:
+            borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
+            self._retire(entry, reason)
+        self._book(borrower)
+        return entry
 
     @step
     def keep(self, key: str, target: Target, count: int) -> None:

@@ -184,8 +184,12 @@ class Lending(Returning):
             self._refuse(borrower, answer.error, at_once=answer.is_refused)
         while True:
             if not self.ensure_housekeeper() or sys.is_finalizing():
+                state.plan()  # no other thread looks at the times
                 self._dial_oneself(borrower)
-            borrower.wait(deadline - monotonic())
+            keeper, left = self.housekeeper, deadline - monotonic()
+            if keeper is None or not keeper.runs:  # it may never, and what is ordered meanwhile tells nobody
+                left = min(left, _OPENER_PATIENCE)
+            is_roused = borrower.wait(left)
             if state.pid != getpid():
                 raise Forked
             if borrower.entry is not None:
@@ -198,7 +202,8 @@ class Lending(Returning):
                 if (entry := state.leave_line(borrower)) is not None:
                     return entry
                 self._refuse(borrower, borrower.error)
-            self._dial_oneself(borrower)  # roused without a result: no thread could be started
+            if is_roused:  # without a result: no thread could be started
+                self._dial_oneself(borrower)
 
     def _dial_oneself(self, borrower: Borrower) -> None:
         """Open the connection in the borrower's own thread, where no other runs."""
@@ -217,7 +222,7 @@ class Lending(Returning):
         """An acquire failed or was struck: what it was about to get comes back, unused."""
         self.state.claim(borrower)
         entry = borrower.entry
-        if entry is not None:
+        if entry is not None and entry.wire.holder is borrower:
             entry.wire.holder = None
         self.state.come_back(borrower)
         if not isinstance(error, (PoolExhaustedError, PoolClosedError)):

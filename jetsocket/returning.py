@@ -14,6 +14,7 @@ from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed
 from jetsocket.moves import NEVER
+from jetsocket.process import getpid
 from jetsocket.state import State
 from jetsocket.suspects import ended_silently, ping_siblings
 from jetsocket.threads import is_housekeeping
@@ -87,7 +88,9 @@ class Returning:
         """Say what there is to be said of a return."""
         state = self.state
         if borrower.reason is not None and entry is not None:
-            if _seems_dead(borrower, entry) and not (state.closed or state.is_interrupted()):
+            # In a forked child a thread that is not there may hold the lock of the parent's state.
+            is_ours = state.pid == getpid() and not state.closed
+            if is_ours and _seems_dead(borrower, entry) and not state.is_interrupted():
                 ping_siblings(state, entry)
             text = "[%s] connection %d not kept: %s"
             state.log.note(logging.DEBUG, text, state.name, entry.id, borrower.reason)

@@ -78,6 +78,8 @@ class State(FastPath):
         is_down = trouble is not None and not (self.idle.open(key) or self.idle.opening(key))
         if trouble is not None and is_down and monotonic() < trouble.refuse_until:
             return Answer(error=trouble.error)
+        if self.draining:  # nothing is opened any more, and the line was told already
+            raise self.closed_error()
         borrower.context = copy_context()  # this is the borrower's thread
         if not may_wait:
             self._order_for_a_poller(borrower)
@@ -121,7 +123,7 @@ class State(FastPath):
         """Take a stale connection from its borrower, and give it another, or its place in line.
 
         Raises:
-            PoolClosedError: The pool is closed.
+            PoolClosedError: The pool is closed, or drained and has no other idle one.
             InvalidStateError: Another thread has released the lease.
         """
         if self.closed:
@@ -176,13 +178,13 @@ class State(FastPath):
             borrower.reason = borrower.reason or "in use"
         if self.line and borrower in self.line:
             self._turn_away(borrower, borrower.error or self._over())
-        if borrower.lent_for:
+        if borrower.lent_for and not borrower.is_counted:
+            borrower.is_counted = True
             taken_at, leases = borrower.taken_at, self.totals.leases
             lent_for = borrower.lent_for if borrower.lent_for > 0 else monotonic() - taken_at
             leases.append((taken_at - borrower.asked_at, lent_for, borrower.reused))
             if len(leases) >= LEASES_AT_ONCE:
                 self.totals.count_leases()
-            borrower.lent_for = 0.0
         entry = borrower.entry
         if entry is not None and entry.borrower is borrower and entry.place == LENT:
             if borrower.reason is not None:
@@ -242,7 +244,7 @@ class State(FastPath):
             return None
         self.closed = self.draining = True
         self.floors.clear()
-        self.cut = self.cut or any(borrower not in self.returned for borrower in self.lent)
+        self.cut = self.cut or any(borrower not in self.returned for borrower in list(self.lent))
         self._turn_away_the_line()
         self._wake_drainers()
         for entry in list(self.idle):

@@ -95,7 +95,10 @@ class Worker:
                 job()
             except BaseException:  # noqa: BLE001  # a log handler's, SystemExit too: it costs its line, no more
                 told = (*sys.exc_info(), threading.current_thread())
-                threading.excepthook(threading.ExceptHookArgs(told))  # as if it had ended the thread
+                try:
+                    threading.excepthook(threading.ExceptHookArgs(told))  # as if it had ended the thread
+                except BaseException:  # noqa: BLE001  # the user's hook; `threading` does the same with it
+                    sys.__excepthook__(*sys.exc_info())
             del job
 
     def _park(self) -> bool:

@@ -596,5 +596,31 @@ def test_a_child_keeps_no_connection_of_a_pool_that_was_dropped(raw_server: Call
     scripts.run(START + _flat(script), server.uri).check()
 
 
+def test_a_lease_of_the_parents_is_released_though_a_thread_held_the_lock_at_the_fork(
+    echo: EchoServer,
+) -> None:
+    """The thread is not there in the child, and will never let go."""
+    script = """
+    pool.acquire("/ids").release()
+    lent = pool.acquire("/ids")
+    state, held, go = pool._lending.state, threading.Event(), threading.Event()
+
+    def hold():
+        with state.lock:
+            held.set()
+            go.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    assert in_child(lent.release) == 0
+    go.set()
+    thread.join(10)
+    lent.release()
+    pool.close()
+    """
+    scripts.run(START + _flat(script), echo.uri).check()
+
+
 def _flat(script: str) -> str:
     return dedent(script)

@@ -919,3 +919,29 @@ def test_warnings_that_are_errors_make_no_noise(echo_server: MakeServer) -> None
     assert "was dropped without release" in done.stdout
     assert "failed" not in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("reason", ["discarded", "returned"])
+def test_where_no_thread_runs_a_borrower_in_line_gets_the_slot_that_comes_free(
+    make_pool: MakePool, echo: EchoServer, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """No thread looks after the line then, nor closes what is to be closed."""
+    start = threading.Thread.start
+
+    def start_no_thread_of_a_pool(self: threading.Thread) -> None:
+        if self.name.startswith("jetsocket"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_no_thread_of_a_pool)
+    pool = make_pool(echo, max_connections=1, acquire_timeout=8.0)
+    first = pool.acquire("/")
+    served: list[Any] = []
+    waiting = threading.Thread(target=lambda: served.append(request(pool)), daemon=True)
+    waiting.start()
+    wait_until(lambda: pool.stats().waiting == 1)
+    if reason == "discarded":
+        first.discard()
+    first.release()
+    waiting.join(4)
+    assert served == [{"hello": 1}]

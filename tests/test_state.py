@@ -311,11 +311,9 @@ class Model:
         for borrower in self.state.dropped():
             was_lent = self.state.claim(borrower)
             if was_lent or borrower.entry is None or borrower.entry.borrower is not borrower:
-                borrower.reason = "dropped"
-                self.state.come_back(borrower)
+                self.state.take_over(borrower, "dropped")
         for borrower in self.state.unreturned():
-            borrower.reason = "interrupted"
-            self.state.come_back(borrower)
+            self.state.take_over(borrower, "interrupted")
         for lease in [lease for lease in self.waiting if lease.is_served]:
             self.waiting.remove(lease)
             self.leases.append(lease)
@@ -459,3 +457,97 @@ def test_a_close_that_is_struck_is_made_good_by_the_next(seed: int) -> None:
     assert list(faults_in(state)) == []
     with pytest.raises(PoolClosedError):
         state.enter(Lease(0).borrower, True)
+
+
+def opened(state: State, lease: Lease) -> tuple[Dial, Entry]:
+    """Have a dial begin for this lease, which waits in line."""
+    assert acquire(state, lease, True)
+    dial = state.next_dial(is_new=False)
+    assert dial is not None
+    entry = Entry(dial.target, Wire())  # type: ignore[arg-type]
+    assert state.begin(dial, entry, 0.0)
+    return dial, entry
+
+
+def lent(state: State) -> tuple[Lease, Entry]:
+    """Lend a new connection."""
+    lease = Lease(0)
+    dial, entry = opened(state, lease)
+    assert state.opened(dial, entry)
+    assert lease.borrower.entry is entry
+    return lease, entry
+
+
+@pytest.fixture
+def state() -> State:
+    return State(ConnectionPoolConfig(max_connections=2), "state", 1.0)
+
+
+def test_a_connection_that_opens_while_its_dial_is_given_up_comes_too_late(state: State) -> None:
+    """The housekeeper is about to cut it: no borrower may get it any more."""
+    lease = Lease(0)
+    dial, entry = opened(state, lease)
+    assert state.overdue_dials(1.0) == [dial]
+    assert not state.opened(dial, entry)
+    state.failed(dial, entry, jetsocket.TimeoutError("late", operation="connect", timeout=1.0))
+    assert lease.borrower.entry is None
+    assert lease.borrower.error is not None
+    assert (list(faults_in(state)), state.entries, state.idle.keys) == ([], set(), [])
+
+
+def test_a_failure_is_counted_once_though_its_thread_comes_back_later(state: State) -> None:
+    dial, entry = opened(state, Lease(0))
+    state.failed(dial, entry, ConnectionError("given up"))
+    state.failed(dial, entry, ConnectionError("its thread"))
+    assert state.stats().connect_errors == 1
+    assert str(state.last_connect_error) == "given up"
+
+
+@pytest.mark.parametrize("set_aside", [False, True])
+def test_a_borrower_whose_connection_is_stale_in_a_drained_pool_is_told_at_once(
+    state: State, set_aside: bool
+) -> None:
+    lease, entry = lent(state)
+    waiter = state.drain()
+    assert waiter is not None
+    with pytest.raises(PoolClosedError):
+        if set_aside:
+            state.set_aside(lease.borrower, entry, NEVER, may_wait=True)
+        else:
+            state.refuse(lease.borrower, entry, "closed", gone=True, may_wait=True)
+    assert len(state.line) == 0
+    state.come_back(lease.borrower)  # as `give_up` does
+    assert waiter.acquire(blocking=False), "drain waits on"
+
+
+def test_a_return_that_was_only_stopped_takes_nothing_from_the_next_borrower(state: State) -> None:
+    """Its thread is stopped between the claim and the booking, is taken for struck, and goes on."""
+    lease, entry = lent(state)
+    assert state.claim(lease.borrower)
+    assert state.unreturned() == [lease.borrower]
+    assert state.take_over(lease.borrower, "interrupted") is entry
+    lease.borrower.reason, lease.borrower.lent_for = None, UNTIL_BOOKED
+    state.come_back(lease.borrower)
+    assert entry.place == "closing"
+    assert state.stats().acquires == 1
+    assert list(faults_in(state)) == []
+
+
+def test_what_another_borrower_has_by_now_is_not_taken_over(state: State) -> None:
+    lease, entry = lent(state)
+    give_back(state, lease.borrower, None, False)
+    lease.borrower.entry = entry  # a strike has left it there
+    other = Lease(0)
+    acquire(state, other, False)
+    assert other.borrower.entry is entry
+    assert state.take_over(lease.borrower, "dropped") is None
+    assert (entry.place, entry.borrower) == (LENT, other.borrower)
+
+
+def test_a_wait_says_whether_it_was_roused() -> None:
+    borrower = Borrower()
+    borrower.wake = threading.Lock()
+    borrower.wake.acquire()
+    assert not borrower.wait(0.0)
+    borrower.rouse()
+    assert borrower.wait(0.0)
