@@ -20,6 +20,7 @@ import pytest
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import ConnectionClosedError
 from jetsocket.housekeeper import Housekeeper
+from jetsocket.liveness import Liveness
 from tests.books import faults, state_of
 from tests.conftest import Tls
 from tests.faults.proxy import FaultProxy
@@ -199,16 +200,16 @@ def test_a_housekeeper_that_was_stopped_looks_for_the_pong_before_it_gives_up(
             sock.sendall(frame(PONG, pings[-1]))
             answered.set()
 
-    keep_alive = Housekeeper._keep_alive
+    keep_alive = Liveness.keep_alive
 
-    def stop_and_go_on(self: Housekeeper) -> None:
+    def stop_and_go_on(self: Liveness) -> None:
         if not answered.is_set() and any(entry.wire.ping_due_since for entry in self._watched.values()):
             stopped.set()
             assert answered.wait(10)
             let_pass(1.1)
         keep_alive(self)
 
-    monkeypatch.setattr(Housekeeper, "_keep_alive", stop_and_go_on)
+    monkeypatch.setattr(Liveness, "keep_alive", stop_and_go_on)
     with pool_to(raw_server(pong_when_stopped), health_check_interval=0.1, health_check_timeout=1.0) as pool:
         first = make_idle(pool)
         wait_until(lambda: len(pings) >= 2, 10)
