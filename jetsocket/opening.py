@@ -327,6 +327,8 @@ def _headers(options: Options, target: Target) -> list[tuple[str, str]]:
     try:
         return options.checked_headers(given)
     except (TypeError, ValueError) as error:
+        if is_alarm(error):
+            raise
         raise ConnectionError(f"{what}{error}") from error
 
 

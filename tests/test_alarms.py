@@ -103,10 +103,15 @@ def strike() -> None:
 
 
 ASKING = {"is_alarm", "raise_alarm_behind", "self._fail of messages.py", "fail of messages.py"}
-SWALLOW_NOTHING = {"ImportError", "PackageNotFoundError", "_Fault"}  # nobody's handler raises these
+SWALLOW_NOTHING = {"ImportError", "PackageNotFoundError", "_Fault", "Forked"}  # nobody's handler raises these
 # Where no signal handler ever runs: threads of the library's own, and finalizers, whose errors go nowhere.
-IN_OTHER_THREADS = {"pool.py: check", "connection.py: __del__"}
-NOT_IN_USE = {"demo.py", "demo_server.py", "__main__.py", "housekeeper.py"}
+IN_OTHER_THREADS = {
+    "callbacks.py: is_healthy",
+    "lease.py: __del__",
+    *(f"opening.py: {name}" for name in ("start_threads", "_run", "_serve", "_park")),
+    *(f"workers.py: {name}" for name in ("submit", "_serve", "_park")),
+}
+NOT_IN_USE = {"demo.py", "demo_server.py", "demo_work.py", "demo_process.py", "__main__.py", "housekeeper.py"}
 
 
 def clauses(path: Path) -> Iterator[tuple[str, ast.ExceptHandler]]:
@@ -429,9 +434,9 @@ def test_an_alarm_in_a_connect_is_neither_retried_nor_counted(
             base_uri=server.uri, manager_kwargs={"connect_attempts": 3, "close_timeout": 0.1}
         ) as pool,
     ):
-        alarm(make, "_read_answer")
+        alarm(make, "wait")
         surfaces(lambda: pool.acquire("/"), make)
-        assert len(opened) == 1
+        assert len(opened) <= 1  # by the thread that dials, which no alarm reaches
         assert pool.stats().connect_errors == 0
         wait_until(lambda: not state_of(pool).lent)
 
