@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, Generic, NoReturn
 
-from jetsocket import ending
+from jetsocket import ending, forking
 from jetsocket.callbacks import Callback, checker
 from jetsocket.checks import runs_later
 from jetsocket.clock import monotonic
@@ -20,7 +20,7 @@ from jetsocket.limits import Limiter
 from jetsocket.messages import Codec
 from jetsocket.opening import Opening
 from jetsocket.options import Options
-from jetsocket.process import getpid
+from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.stats import PoolStats
 from jetsocket.uris import Target, parse, resolve
@@ -100,7 +100,7 @@ class Assembly(Generic[T]):
     def _new_lending(self) -> Lending:
         options, config = self._options, self._config
         state = State(config, self._name, options.close_timeout)
-        ending.register(self, state)
+        forking.register(self, state)
         state.known.minds = config.reuse == "balanced" and self._reset is None
         terms = Terms(
             self._codec,
@@ -203,7 +203,7 @@ class Assembly(Generic[T]):
         pid, old = getpid(), self._lending
         if old.state.pid == pid:
             return old
-        ending.disown(old.state)
+        forking.disown(old.state)
         new = self._new_lending()
         new.state.end_as(old.state)
         new.state.known.learn_from(old.state.known)

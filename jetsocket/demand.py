@@ -1,8 +1,7 @@
-"""How many connections are to be opened, and which one makes room: pure decisions, and the order to dial.
+"""How many connections are to be opened: a pure decision, and the order to dial.
 
-The pool opens as many connections to a URI as its line needs and no more (`dials_allowed`). At a full pool,
-an idle connection of another URI makes room for the head of a line that has waited or been overtaken enough
-(`room_allowed_at`).
+The pool opens as many connections to a URI as its line needs and no more (`dials_allowed`). Which one makes
+room for another at a full pool is decided in `making_room`.
 """
 
 from __future__ import annotations
@@ -12,26 +11,13 @@ from contextvars import Context
 from typing import Literal, TypeAlias
 
 from jetsocket.clock import monotonic
-from jetsocket.cooldown import Trouble
 from jetsocket.entry import Entry
 from jetsocket.uris import Target
 
 Purpose: TypeAlias = Literal["line", "poll", "prewarm", "keep"]
 
-GRACE = 0.05
-"""s that the head of a line waits before a connection of another URI is closed for it, by trial."""
-
 PACE = 0.02
 """s before more are opened for a line whose callers are being served, counted from the last one served."""
-
-DIAL_GRACE = 0.5
-"""s that it waits before a dial is broken off for it, one of several to a URI that has no connection."""
-
-CHECK_GRACE = 1.0
-"""s that it waits before one that the user's `check` runs on is closed for it."""
-
-MOST_OVERTAKEN = 5
-"""Callers of other URIs that may be served before the head of a line, at a full pool."""
 
 
 class Dial:
@@ -111,43 +97,4 @@ def dials_allowed(more: int, *, opening: int, open_now: int, most_opening: int, 
     return max(0, allowed)
 
 
-def room_allowed_at(
-    *,
-    asked_at: float,
-    overtaken: int,
-    has_connection: bool,
-    has_dial: bool,
-    trouble: Trouble | None,
-    is_checked: bool = False,
-) -> float:
-    """When another URI's idle connection may be closed for the head of a line, at a full pool (monotonic, s).
-
-    At once if its URI has no connection, open or being opened, or if it has been overtaken too often; else
-    after a moment in line. A URI that is not known to have a server takes one slot at a time, and the next
-    after a pause.
-
-    Args:
-        asked_at: When it came (monotonic, s).
-        overtaken: How many callers of other URIs were served before it, though they came later.
-        has_connection: Whether a connection to its URI is open.
-        has_dial: Whether one is being opened.
-        trouble: Its URI's, if its last dial failed.
-        is_checked: Whether the user's `check` runs on that connection, which deserves its end.
-    """
-    if has_dial and not has_connection:
-        return float("inf")
-    at_once = not has_connection or overtaken >= MOST_OVERTAKEN
-    grace = CHECK_GRACE if is_checked else 0.0 if at_once else GRACE
-    return max(asked_at + grace, 0.0 if trouble is None else trouble.next_eviction_at)
-
-
-__all__ = [
-    "DIAL_GRACE",
-    "GRACE",
-    "MOST_OVERTAKEN",
-    "PACE",
-    "Dial",
-    "Purpose",
-    "dials_allowed",
-    "room_allowed_at",
-]
+__all__ = ["PACE", "Dial", "Purpose", "dials_allowed"]

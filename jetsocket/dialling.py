@@ -10,8 +10,8 @@ from jetsocket.clock import monotonic
 from jetsocket.demand import PACE, Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.exceptions import TimeoutError
+from jetsocket.lifecycle import CLOSING, OPENING
 from jetsocket.locking import step
-from jetsocket.places import CLOSING, OPENING
 from jetsocket.rebuilding import Rebuilding
 from jetsocket.uris import Target
 

@@ -1,35 +1,23 @@
-"""How a pool ends: `close`, the end of the interpreter, and the fork, after which a child begins anew."""
+"""How a pool ends: `close`, the end of the interpreter, or when it is referred to no more."""
 
 from __future__ import annotations
 
 import atexit
-import os
-import weakref
 from logging import DEBUG
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jetsocket.clock import monotonic
 from jetsocket.closing import close_all
+from jetsocket.forking import all_pools
 from jetsocket.housekeeper import ABANDONED, STOP
 from jetsocket.lending import Lending
-from jetsocket.places import IDLE
-from jetsocket.process import getpid
-from jetsocket.state import State
+from jetsocket.lifecycle import IDLE
 
 if TYPE_CHECKING:
-    from jetsocket.assembly import Assembly
+    pass
 
 _EXIT_PATIENCE = 0.1  # s, for the closing handshakes of all pools together when the interpreter ends
 _JOIN_PATIENCE = 1.0  # s for the pool's threads to end
-
-_pools: set[weakref.ref[Assembly[Any]]] = set()
-_states: weakref.WeakSet[State] = weakref.WeakSet()
-
-
-def register(pool: Assembly[Any], state: State) -> None:
-    """Remember a pool, for the end of the interpreter and for forks."""
-    _pools.add(weakref.ref(pool, _pools.discard))
-    _states.add(state)
 
 
 def close(lending: Lending, limit: float, *, again: bool) -> None:
@@ -90,36 +78,12 @@ def leave(lending: Lending, deadline: float) -> None:
     close_all([*closing, *idle, *unused], max(0.0, deadline - monotonic()))
 
 
-def disown(state: State) -> None:
-    """In a forked child: let go of the parent's connections without touching them; wake who waits."""
-    state.doorbell.put(STOP)  # the housekeeper is here only if it is a greenlet
-    for entry in list(state.entries):
-        entry.wire.disown()
-    for borrower in [*state.line, *list(state.lent)]:
-        borrower.rouse()
-
-
-def _all_pools() -> list[Assembly[Any]]:
-    # No WeakSet: others may make pools meanwhile. CPython copies a plain set in one go.
-    return [pool for ref in list(_pools) if (pool := ref()) is not None]
-
-
-def _after_fork_in_child() -> None:
-    for state in list(_states):  # also those of pools that were dropped and are closing still
-        if state.pid != getpid():
-            disown(state)
-    for pool in _all_pools():
-        pool._begin_anew()
-
-
 def _close_at_exit() -> None:
     deadline = monotonic() + _EXIT_PATIENCE
-    for pool in _all_pools():
+    for pool in all_pools():
         leave(pool._begin_anew(), deadline)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_close_at_exit)
 
-__all__ = ["abandon", "close", "disown", "leave", "register"]
+__all__ = ["abandon", "close", "leave"]

@@ -10,8 +10,8 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.keeping import Keeping
+from jetsocket.lifecycle import IDLE, LENT
 from jetsocket.locking import CALM, TORN, written_out
-from jetsocket.places import IDLE, LENT
 from jetsocket.stats import LEASES_AT_ONCE
 
 

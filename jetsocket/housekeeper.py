@@ -23,11 +23,11 @@ from jetsocket.closing import close_all
 from jetsocket.demand import Dial
 from jetsocket.exceptions import TimeoutError
 from jetsocket.interrupts import suppress
+from jetsocket.lifecycle import IDLE
 from jetsocket.limits import Limiter
 from jetsocket.liveness import Check, Liveness
 from jetsocket.moves import TICK
 from jetsocket.opening import Opening
-from jetsocket.places import IDLE
 from jetsocket.state import State
 from jetsocket.threads import keep_house, rest_if_forked
 from jetsocket.wire.waits import take

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jetsocket.borrower import Borrower
 from jetsocket.entry import Entry
-from jetsocket.places import Place
+from jetsocket.lifecycle import Place
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import SHORTEST_SLEEP, monotonic
 from jetsocket.dialling import Dialling
 from jetsocket.entry import Entry
+from jetsocket.lifecycle import CHECKING, CLOSING, IDLE, LENT
 from jetsocket.locking import step
-from jetsocket.places import CHECKING, CLOSING, IDLE, LENT
 from jetsocket.uris import Target
 
 _REPLACED_BEFORE = 5.0  # s before its lifetime ends, a kept connection is replaced

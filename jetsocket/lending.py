@@ -24,7 +24,7 @@ from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.limits import Limiter
 from jetsocket.opening import Opening
-from jetsocket.process import getpid
+from jetsocket.process_id import getpid
 from jetsocket.refusals import exhausted
 from jetsocket.returning import Returning, close_now
 from jetsocket.state import Answer, State

@@ -1,4 +1,7 @@
-"""The line: the callers that wait for a connection, first come, first served for each URI."""
+"""The line: the callers that wait for a connection, first come, first served for each URI.
+
+Whose turn it is between URIs is decided by `Planning._served_by`.
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from functools import partial
 from jetsocket.clean import stale
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
-from jetsocket.places import CHECKING, IDLE
-from jetsocket.process import getpid
+from jetsocket.lifecycle import CHECKING, IDLE
+from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.suspects import ping_after_sleep, ping_siblings
 from jetsocket.wire.waits import Watcher, waiting

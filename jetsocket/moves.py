@@ -24,11 +24,11 @@ from jetsocket.deferred_log import DeferredLog
 from jetsocket.demand import PACE, Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import PoolClosedError
-from jetsocket.idle import Idle, Shared
+from jetsocket.idle_queues import Idle, Shared
 from jetsocket.known_uris import KnownUris
+from jetsocket.lifecycle import CLOSING, GONE, IDLE, LENT, OPENING
 from jetsocket.line import Line
 from jetsocket.locking import BUSY, CALM, Steps
-from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING
 from jetsocket.stats import Totals
 from jetsocket.uris import Target
 from jetsocket.wire.channel import Channel

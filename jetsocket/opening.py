@@ -29,7 +29,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
 from jetsocket.limits import Limiter
 from jetsocket.options import Options
-from jetsocket.process import getpid
+from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin

@@ -1,19 +1,20 @@
-"""What the callers in line need: which connections are ordered, for whom, and which make room for them.
+"""What the callers in line need: which connections are ordered, and for whom.
 
-The decisions that need no state are in `demand`. All is called with the lock held.
+The decisions that need no state are in `demand`; what makes room is found in `making_room`. All is called
+with the lock held.
 """
 
 from __future__ import annotations
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.demand import DIAL_GRACE, MOST_OVERTAKEN, Dial, dials_allowed, room_allowed_at
+from jetsocket.demand import Dial, dials_allowed
 from jetsocket.entry import Entry
-from jetsocket.moves import NEVER, TICK, Moves
-from jetsocket.places import CHECKING, OPENING
+from jetsocket.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom
+from jetsocket.moves import NEVER, TICK
 
 
-class Planning(Moves):
+class Planning(MakingRoom):
     """Orders dials, and makes room for them."""
 
     def _served_by(self, entry: Entry) -> Borrower | None:
@@ -97,27 +98,6 @@ class Planning(Moves):
         self._end_dial(dial)
         return NEVER
 
-    def _dial_too_many(self, key: str) -> Dial | None:
-        """The latest dial to another URI that has no connection, and several dials or a failed one before."""
-        for dial in reversed(self.dials):
-            entry = dial.entry
-            if dial.key == key or entry is None or entry.place != OPENING or self.idle.open(dial.key):
-                continue
-            if self.idle.opening(dial.key) > 1 or (self.troubles.of(dial.key) and not self.troubles.of(key)):
-                return dial
-        return None
-
-    def _room_allowed_at(self, head: Borrower, room: Entry) -> float:
-        """When that connection may be closed for the head of a line (monotonic, s)."""
-        return room_allowed_at(
-            asked_at=head.asked_at,
-            overtaken=head.overtaken,
-            has_connection=self.idle.open(head.key) > 0,
-            has_dial=self.idle.opening(head.key) > 0,
-            trouble=self.troubles.of(head.key),
-            is_checked=room.place == CHECKING and not room.answer_by,
-        )
-
     def _dialled_again_at(self, key: str) -> float:
         """When a URI may be dialled for callers who wait (monotonic, s): its last dial may have failed.
 
@@ -140,19 +120,6 @@ class Planning(Moves):
                 return NEVER
         return trouble.next_dial_at if is_open or opening else 0.0
 
-    def _closing_one_of(self, key: str) -> Entry | None:
-        """A connection that has to be gone before another to its URI is opened, which gets its slot.
-
-        The server sees those that are closing, too: they count for `max_per_uri`.
-        """
-        most = self.config.max_per_uri
-        if most is None:
-            return None
-        closing = [entry for entry in self.closing if entry.key == key and entry.wanted_by is None]
-        if self.idle.open(key) + self.idle.opening(key) + len(closing) < most:
-            return None
-        return closing[0] if closing else None
-
     def _wanted(self, head: Borrower) -> int:
         """How many more dials the callers of that URI need."""
         return self._allowed(head.key, self.line.count(head.key) - self.idle.opening(head.key))
@@ -167,21 +134,6 @@ class Planning(Moves):
             most_opening=config.max_connecting,
             most=config.max_per_uri,
         )
-
-    def _room_elsewhere(self, key: str) -> Entry | None:
-        """The connection that may make room for that URI: to another URI, for which no caller waits.
-
-        The one that has been idle for longest; else one that may be dead, of this URI too; else one that the
-        user's `check` runs on.
-        """
-        for entry in self.idle:
-            if entry.key != key and not self.line.count(entry.key):
-                return entry
-        checked = [entry for entry in self.entries if entry.place == CHECKING]
-        for entry in sorted(checked, key=lambda each: not each.answer_by):
-            if entry.answer_by or (entry.key != key and not self.line.count(entry.key)):
-                return entry
-        return None
 
     def _order(self, head: Borrower, *, has_slot: bool = False, room: Entry | None = None) -> Dial:
         """Order a dial for the first of those who wait for that URI."""

@@ -18,7 +18,7 @@ from jetsocket.connection import PooledConnection
 from jetsocket.exceptions import ConnectionClosedError, ConnectionError, DecodeError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
-from jetsocket.process import PID
+from jetsocket.process_id import PID
 from jetsocket.text import short_repr
 from jetsocket.threads import Forked, stack_of
 

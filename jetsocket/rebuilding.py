@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from jetsocket.idle import Idle, Shared
-from jetsocket.places import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING
+from jetsocket.idle_queues import Idle, Shared
+from jetsocket.lifecycle import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING
 from jetsocket.planning import Planning
 
 

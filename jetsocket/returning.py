@@ -14,7 +14,7 @@ from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed
 from jetsocket.moves import NEVER
-from jetsocket.process import getpid
+from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.suspects import ended_silently, ping_siblings
 from jetsocket.threads import is_housekeeping

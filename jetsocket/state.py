@@ -18,9 +18,9 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError
 from jetsocket.fast_path import FastPath
 from jetsocket.interrupts import is_alarm
+from jetsocket.lifecycle import CLOSING, IDLE, LENT
 from jetsocket.locking import step
 from jetsocket.moves import NEVER
-from jetsocket.places import CLOSING, IDLE, LENT
 from jetsocket.stats import LEASES_AT_ONCE, PoolStats
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jetsocket.places import IDLE, LENT, OPENING
+from jetsocket.lifecycle import IDLE, LENT, OPENING
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry

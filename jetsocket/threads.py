@@ -7,7 +7,7 @@ import traceback
 from queue import SimpleQueue
 from types import FrameType
 
-from jetsocket.process import getpid
+from jetsocket.process_id import getpid
 
 _here = threading.local()
 

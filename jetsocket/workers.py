@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from jetsocket.clock import monotonic
-from jetsocket.process import getpid
+from jetsocket.process_id import getpid
 from jetsocket.threads import rest_if_forked
 from jetsocket.wire.waits import take
 

@@ -1,4 +1,7 @@
-"""How many connections are to be opened, and which makes room: pure decisions; and the order to dial."""
+"""How many connections are to be opened, and which makes room: pure decisions; and the order to dial.
+
+Also tests: `making_room`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import pytest
 
 from jetsocket import ConnectionError
 from jetsocket.cooldown import Trouble
-from jetsocket.demand import CHECK_GRACE, GRACE, MOST_OVERTAKEN, Dial, dials_allowed, room_allowed_at
+from jetsocket.demand import Dial, dials_allowed
+from jetsocket.making_room import CHECK_GRACE, GRACE, MOST_OVERTAKEN, room_allowed_at
 from jetsocket.uris import parse
 
 

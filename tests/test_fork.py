@@ -1,6 +1,8 @@
 """os.fork() beside open connections: both sides work, and neither hears the other (DESIGN §4.8).
 
 Also tests: `threads`.
+
+Also tests: `forking`.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, idle
+from jetsocket import ConnectionPool
 from jetsocket.borrower import Borrower
 from jetsocket.entry import Entry
-from jetsocket.idle import IdleQueue, Shared
+from jetsocket.idle_queues import IdleQueue, Shared
 from jetsocket.planning import Planning
 from tests.books import faults, state_of
 from tests.crowds import crowd, errors

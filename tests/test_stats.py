@@ -195,6 +195,6 @@ def test_stats_from_many_threads_add_up(echo: EchoServer, make_pool: MakePool) -
     stats = pool.stats()
     assert (stats.acquires, stats.total_messages_sent, stats.total_messages_received) == (400, 400, 400)
     assert stats.total_connections == echo.opened
-    # Not always as many: one that was opened for a caller who got another may make room before its first lease.
+    # Not always as many: one that was opened for a caller who got another may make room before its lease.
     assert 400 - echo.opened <= stats.reuses <= 400 - 6
     assert stats.wait_time.count == stats.lend_time.count == 400

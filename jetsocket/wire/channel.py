@@ -13,7 +13,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.wire.frames import PING
 from jetsocket.wire.incoming import READ_AHEAD, Incoming
 from jetsocket.wire.link import Ping, not_held, takes
-from jetsocket.wire.pings import PING_SIZE
+from jetsocket.wire.own_pings import PING_SIZE
 from jetsocket.wire.stream import Stream
 
 _TOO_MUCH = "no pong came before more messages than are kept unread (receive them first)"

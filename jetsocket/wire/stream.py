@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Callable
 
 from jetsocket.interrupts import is_alarm, suppress
-from jetsocket.process import PID, getpid
+from jetsocket.process_id import PID, getpid
 from jetsocket.wire.sockets import CLOSED, ClosedSocket, Socket
 from jetsocket.wire.tls import Tls
 from jetsocket.wire.waits import Poll, ask_kernel, pollers, wait_for, waiting

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jetsocket.process import PID, System, getpid
+from jetsocket.process_id import PID, System, getpid
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
