@@ -190,7 +190,7 @@ def test_a_late_answer_reaches_no_lease_without_ids(
 ) -> None:
     pool = make_pool(server, max_connections=1, **options)
     with pool.acquire("/late") as conn:
-        conn.send({"id": 1, "delay": 0.2})
+        conn.send({"id": 1, "delay": 0.6})
         first = conn.id
     with pool.acquire("/late") as conn:
         assert conn.id == first
