@@ -36,7 +36,7 @@ def why_unclean(  # noqa: PLR0912  # one fact a line: to split the rule would hi
         failed: An exception left the borrower's `with` block.
         timed_out: An operation of the lease ran out of time: its reply may still come.
         half_read: Part of a message has come.
-        unread: A message has come that nobody read.
+        unread: A message has come that no borrower has read.
         sent: Messages sent in this lease, without tagged ones (those with an id of their own; see `ids`).
         received: Messages received in this lease that carry no id of a tagged one.
         tagged: Tagged messages sent in this lease.

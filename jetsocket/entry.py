@@ -112,7 +112,7 @@ class Entry:
         self.place = to
 
     def count_from_here(self) -> None:
-        """Begin a lease: what came and went before counts for nobody in it."""
+        """Begin a lease: what came and went before does not count in it."""
         self.sent, self.received = self.wire.messages_sent, self.wire.reader.received
 
     def forgive(self) -> None:

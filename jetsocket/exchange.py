@@ -153,7 +153,7 @@ class Exchange(Lease[T]):
             except ConnectionClosedError as error:
                 if not fresh or wire.bytes_out != out or is_alarm(error):
                     raise
-                # Not a byte has left, and this borrower has neither sent nor received: nobody will notice.
+                # Not a byte has left, and this borrower has neither sent nor received: nothing shows.
                 self._touched = False
                 self._account = self._watched = None  # its ids have been sent on the other connection
                 self._lender.move(self, entry, deadline)

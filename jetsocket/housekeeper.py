@@ -2,8 +2,8 @@
 
 It knows the state but not the pool, so that a pool which is not referred to any more can be collected; the
 pool's finalizer then rings, and the housekeeper closes what is left and ends. It runs no user code and
-nothing that may
-block: log records, warnings and `check` go to the workers, dials to the openers, both of which it starts.
+nothing that may block: log records, warnings and `check` go to the workers, dials to the openers, both of
+which it starts.
 """
 
 from __future__ import annotations

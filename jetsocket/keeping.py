@@ -171,8 +171,8 @@ class Keeping(Dialling):
 
     def dropped(self) -> list[Borrower]:
         """The borrowers whose lease is gone and that no thread returns. Without the lock: it may be many."""
-        everybody = [*list(self.lent), *self.waiting()]
-        return [borrower for borrower in everybody if borrower.is_dropped and borrower not in self.returned]
+        all_of_them = [*list(self.lent), *self.waiting()]
+        return [borrower for borrower in all_of_them if borrower.is_dropped and borrower not in self.returned]
 
     @step
     def waiting(self) -> list[Borrower]:

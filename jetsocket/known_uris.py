@@ -54,7 +54,7 @@ class KnownUris:
             forget_some(self.echoing, MOST)
 
     def note_idle(self, entry: Entry, why: str) -> None:
-        """Look at an idle connection that is about to be closed for `why`; whoever calls owns it."""
+        """Look at an idle connection that is about to be closed for `why`; the caller owns it."""
         if self.minds and why == UNREAD_WHILE_IDLE:
             if not entry.wire.reader.messages:
                 entry.wire.tend(0.0)  # a look at an acquire stops before it reads much

@@ -79,7 +79,7 @@ class Lending(Returning):
         if entry is None or not may_be_lent(entry, state.config, state.known, borrower.asked_at, slept):
             entry = self._find(borrower, entry, deadline, slept)
         keeper = self.housekeeper
-        if keeper is None or not keeper.runs:  # whatever was to be had: who else would keep it alive?
+        if keeper is None or not keeper.runs:  # it may have ended, and idle connections need it, too
             self.ensure_housekeeper()
         wire, uses = entry.wire, entry.uses
         if uses:  # what comes unasked on a new one counts, however early it came
@@ -125,7 +125,7 @@ class Lending(Returning):
                 now = monotonic()
             if not entry.idle_since:
                 borrower.taken_at = now
-                return entry  # new: nobody else has had it
+                return entry  # new: no other borrower has had it
             why = why_not_lent(entry, config, known, now)
             if why == "idle" and entry.key in state.floors:
                 why = None  # as long as it is kept, that is no reason
@@ -187,7 +187,7 @@ class Lending(Returning):
                 state.plan()  # no other thread looks at the times
                 self._dial_oneself(borrower)
             keeper, left = self.housekeeper, deadline - monotonic()
-            if keeper is None or not keeper.runs:  # it may never, and what is ordered meanwhile tells nobody
+            if keeper is None or not keeper.runs:  # it may never, and then no thread takes up orders
                 left = min(left, _OPENER_PATIENCE)
             is_roused = borrower.wait(left)
             if state.pid != getpid():

@@ -6,7 +6,7 @@ A connection is in one place at a time. In which list it stands follows from tha
 - **idle**: it waits for its next borrower.
 - **lent**: a borrower has it, until what it did is judged and booked.
 - **checking**: a worker runs the user's `check` on it, or it owes a ping before it may be lent.
-- **closing**: nobody gets it any more; its closing handshake is under way.
+- **closing**: no borrower gets it any more; its closing handshake is under way.
 - **gone**: it is closed, and its slot is free.
 """
 

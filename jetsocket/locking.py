@@ -9,12 +9,13 @@ If one of them waited for the lock, it would wait for its own thread. So
 
 - a step that is asked for where its own thread is inside one raises InvalidStateError;
 - `come_back` never waits: it puts the borrower on `returned`, one call that CPython does not interrupt, and
-  books it if the lock is free. If it is not, whoever holds it books it after letting go.
+  books it if the lock is free. If it is not, the thread that holds it books it after letting go.
 
 **What an exception may strike.** Ctrl-C, an alarm or `PyThreadState_SetAsyncExc` may raise between any two
 bytecodes, in a step too. Then `condition` is still `TORN`, and the next step begins with `_rebuild`, which
 derives all lists from what is written in one assignment each: the place of each entry, and who is in line.
-The lock is only ever taken as `with self.lock`, which CPython does not interrupt half-way.
+The lock is only ever taken as `with self.lock`, which CPython does not interrupt half-way. Only 3.14 looks
+for signals there, too (its issue 148874): what a handler raises in that very instruction leaves it locked.
 
 **What is struck outside a step** is found by the housekeeper within two of its rounds, less than a second: a
 lease that is gone while its connection is lent (`dropped`), a return that was claimed and never booked

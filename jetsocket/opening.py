@@ -47,6 +47,8 @@ def is_worth_retrying(error: BaseException) -> bool:
     """Whether a second attempt to connect may go better."""
     if isinstance(error, HandshakeError) and error.status_code in _NEVER_RETRIED:
         return False
+    if isinstance(error, ConnectionError) and error._is_final:
+        return False
     return not isinstance(error.__cause__, ssl.SSLCertVerificationError)
 
 

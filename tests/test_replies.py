@@ -186,11 +186,11 @@ def _leave_it_to_others(conn: Any) -> None:
 @pytest.mark.parametrize("options", [{"reuse": "quiet"}, {"reset": _leave_it_to_others}])
 @pytest.mark.parametrize("receive", ["request", "recv", "iterate"])
 def test_a_late_answer_reaches_no_lease_without_ids(
-    server: EchoServer, make_pool: MakePool, options: dict[str, Any], receive: str
+    echo: EchoServer, make_pool: MakePool, options: dict[str, Any], receive: str
 ) -> None:
-    pool = make_pool(server, max_connections=1, **options)
+    pool = make_pool(echo, max_connections=1, **options)
     with pool.acquire("/late") as conn:
-        conn.send({"id": 1, "delay": 0.2})
+        conn.send({"id": 1, "delay": 0.3})
         first = conn.id
     with pool.acquire("/late") as conn:
         assert conn.id == first

@@ -94,6 +94,27 @@ def test_whatever_a_job_raises_costs_no_thread(
     assert ran == [thread.ident for thread in running()]
 
 
+def test_a_hook_that_raises_costs_no_thread_either(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`threading.excepthook` is the user's; without its thread a worker would take no job any more."""
+
+    def hook(_told: object) -> None:
+        raise LookupError("the hook")
+
+    def fail() -> None:
+        raise OSError("the job")
+
+    ran = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", hook)
+    worker.submit(fail)
+    worker.submit(ran.set)
+    assert ran.wait(5)
+    told = capfd.readouterr().err
+    assert "LookupError: the hook" in told
+    assert "OSError: the job" in told
+
+
 def test_a_thread_without_work_ends_and_another_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_PARK", 0.05)
     worker, ran = Worker("jetsocket-test"), list[int]()
