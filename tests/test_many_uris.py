@@ -240,7 +240,7 @@ def test_idle_queues_are_small(echo: EchoServer, make_pool: MakePool) -> None:
     finally:
         tracemalloc.stop()
     assert (after - before) / len(queues) - sys.getsizeof(queues) / len(queues) <= 500
-    assert isinstance(queues[0], idle_queues.queue.Queue)
+    assert isinstance(queues[0], queue.Queue)
 
 
 def test_a_uri_that_no_one_uses_any_more_leaves_nothing(echo: EchoServer, make_pool: MakePool) -> None:
