@@ -5,6 +5,7 @@ Also tests: `line`.
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
