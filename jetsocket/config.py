@@ -65,7 +65,7 @@ class ConnectionPoolConfig:
         health_check_timeout: Time for the pong, s; a connection that takes longer is dead.
         max_lifetime: Age at which a connection is closed, s, less up to 10 % at random so that they don't all
             end at once; None: no limit.
-        max_waiting: Callers in line before the next one is refused at once; 0: nobody waits; None: no limit.
+        max_waiting: Callers in line before the next one is refused at once; 0: none waits; None: no limit.
         reuse: When a returned connection is clean: ``"balanced"`` each id that was sent came back, of
             messages without one as many came as went, and nothing is unread; ``"quiet"`` nothing is unread;
             ``"always"`` the next borrower gets what is unread.

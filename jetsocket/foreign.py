@@ -2,7 +2,7 @@
 
 Its text may quote what the server sent: ``int("…")`` does, and so does pydantic. So what is told of it is its
 type, where it was raised, and the frames of its traceback, which show lines of code and no values. Only the
-errors of this package keep their text: whoever wants to have a text of their own shown raises one of these.
+errors of this package keep their text: user code that wants its own text shown raises one of these.
 """
 
 from __future__ import annotations

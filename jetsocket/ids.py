@@ -111,7 +111,7 @@ def object_in(payload: Payload, read: Read) -> dict[str, Any] | None:
 
 
 class SentIds:
-    """The last 256 ids that one connection was sent, whoever had it.
+    """The last 256 ids that one connection was sent, by all of its borrowers.
 
     Attributes:
         count: How many messages with an id it was sent.
@@ -252,7 +252,7 @@ class Account:
         return key is None or not self._is_late(key)
 
     def waits_for(self, wanted: Key) -> Callable[[Payload], bool | None]:
-        """What says of a message whether it is the answer (True), for nobody (False), or for later (None)."""
+        """What says of a message whether it is the answer (True), to be dropped (False), or to stay (None)."""
 
         def judge(payload: Payload) -> bool | None:
             key = self._key_in(payload)

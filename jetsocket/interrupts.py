@@ -3,7 +3,7 @@
 A signal handler runs between any two bytecodes of the main thread, and inside every system call of it that
 waits. What it raises comes out of whatever was going on: the usual recipe for a time limit raises a
 `TimeoutError` out of a `recv`, where it looks like the kernel's own. Code that catches what a system call or
-a library may raise asks here first, and lets an alarm pass: it is the business of whoever has set it.
+a library may raise asks here first, and lets an alarm pass: it is the business of the code that has set it.
 
 CPython hands a signal handler the frame that it interrupts, and the traceback of what it raises has its own
 frame. Nothing else that is called from here gets one but trace functions, whose exceptions are alarms, too.
@@ -80,7 +80,7 @@ def _alarm_behind(error: BaseException, above: set[FrameType], users_code: bool)
         if is_alarm(refusal, users_code=users_code):
             return refusal
     hidden = _hidden_behind(error)
-    # What is being handled above us, whoever called us, is in that chain as well: it has surfaced before.
+    # What is handled above us, in our callers, is in that chain as well: it has surfaced before.
     while hidden is not None and id(hidden) not in seen:
         trace = hidden.__traceback__
         if trace is not None and trace.tb_frame in above:

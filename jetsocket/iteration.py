@@ -1,7 +1,7 @@
 """Iterating over what comes on a lease: all that is parsed goes out before the socket is looked at again.
 
-The wire parses some hundred short messages out of one read. They wait in a queue, which is lent to whoever
-iterates: each is taken from it by a single call, without a lock and without asking whose turn it is. That is
+The wire parses some hundred short messages out of one read. They wait in a queue, which is lent to the
+loop: each is taken from it by a single call, without a lock and without asking whose turn it is. That is
 safe because the queue is the lease's only as long as the lease is held. At release the wire *recalls* it:
 what is left moves to another queue, and the one that was lent is empty for good. So a loop that goes on
 after its lease was released, by its own body or by another thread, finds nothing, asks the wire for more, and

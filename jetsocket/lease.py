@@ -242,7 +242,7 @@ class Lease(Generic[T]):
         wire.raise_failure()
 
     def _told(self) -> Entry:
-        assert self._shown is not None, "a lease that nobody has got yet"
+        assert self._shown is not None, "a lease without a connection"
         return self._shown
 
     def _decode(self, payload: str | bytes) -> T:

@@ -47,7 +47,7 @@ class Codec(Generic[T]):
             serialize: Makes ``str`` (text) or ``bytes`` (binary) of a value.
             deserialize: Makes a value of a payload; whatever it raises becomes a ``DecodeError``.
             describe: Says what an error of ``deserialize`` means, without quoting the payload.
-            read_json: Reads JSON, for whoever looks into messages; `is_json` tells if it is ``deserialize``.
+            read_json: Reads JSON, to look into messages; `is_json` tells if it is ``deserialize``.
             as_given: Whether ``serialize`` writes a dict as JSON, with the keys and values that it has.
         """
         self._serialize = serialize

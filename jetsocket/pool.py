@@ -29,7 +29,7 @@ class ConnectionPool(Assembly[T]):
     """A bounded set of open WebSocket connections, lent to one borrower at a time. Thread-safe.
 
     A connection is reused only if it is clean; see `ConnectionPoolConfig.reuse`. Use the pool as a
-    context manager, or call `close`; one that nobody refers to any more closes itself.
+    context manager, or call `close`; one that is referred to no more closes itself.
 
     Example:
         >>> with ConnectionPool(base_uri="wss://stream.example.com") as pool:
