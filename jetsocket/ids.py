@@ -252,7 +252,7 @@ class Account:
         return key is None or not self._is_late(key)
 
     def waits_for(self, wanted: Key) -> Callable[[Payload], bool | None]:
-        """What says of a message whether it is the answer (True), to be dropped (False), or to stay (None)."""
+        """What says of a message whether it is the answer (True), to be dropped (False) or to stay (None)."""
 
         def judge(payload: Payload) -> bool | None:
             key = self._key_in(payload)
