@@ -388,6 +388,10 @@ class EchoServer:
         self._acceptor.join()
         for thread in tracked.values():
             thread.join(10)
+        for name in ("shutdown_watcher", "shutdown_notifier"):
+            end: object = getattr(self._server, name, None)
+            if isinstance(end, int):  # before version 17, websockets leaves its pipe open
+                os.close(end)
         self._server = self._acceptor = None
 
     def close_all(self, code: int = 1001, reason: str = "") -> None:

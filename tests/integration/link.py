@@ -194,7 +194,7 @@ def silence() -> Facts:
             "timed reader": lambda: leases["timed reader"].recv_raw(0.7),
             "borrower": lambda: pools["borrower"].request("/", [1], timeout=0.7),
             "opener": lambda: pools["opener"].acquire("/", timeout=0.7),
-            "idle": lambda: wait_until(lambda: pools["idle"].stats().idle_connections == 0, ENOUGH),
+            "idle": lambda: wait_until(lambda: sum(pools["idle"].stats().discards.values()) == SIZE, ENOUGH),
         }
         threads = [sending, *(threading.Thread(target=do, args=given) for given in works.items())]
         for thread in threads[1:]:

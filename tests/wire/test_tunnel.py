@@ -87,7 +87,9 @@ def says_hello(stream: Stream) -> bool:
     answer = b""
     while len(answer) < 5:
         assert stream.wait_readable(soon())
-        answer += stream.read_now() or b""
+        data = stream.read_now()
+        assert data != b"", "the stream has ended"
+        answer += data or b""
     return answer == b"hello"
 
 
