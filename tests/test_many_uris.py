@@ -72,7 +72,8 @@ def test_most_calls_reuse_a_connection(
     pool = make_pool(echo, max_connections=CAP, acquire_timeout=40)
     ours = Traffic(pool, 2.5)
     stats = pool.stats()
-    assert stats.reuses / stats.acquires >= 0.6
+    reused = stats.reuses / stats.acquires
+    assert reused >= 0.6
     assert echo.most_open <= CAP
     assert faults(pool) == []
     # The same with a strict line: a connection that comes back is closed for the head of the whole line.
@@ -80,7 +81,7 @@ def test_most_calls_reuse_a_connection(
     monkeypatch.setattr(Planning, "_served_by", serve_strictly)
     theirs = Traffic(strict, 2.5)
     stats = strict.stats()
-    assert stats.reuses / stats.acquires < 0.5  # it is another one
+    assert stats.reuses / stats.acquires < 0.9 * reused  # it is another one
     bound = 3 * max(median(ours.waits), median(theirs.waits))
     late = sum(wait > bound for wait in ours.waits)
     assert late / len(ours.waits) <= 0.005, f"{late} of {len(ours.waits)} waits were above {bound:.3f} s"

@@ -198,7 +198,8 @@ def test_a_refusal_without_one_has_none(raw_server: MakeRaw, make_pool: MakePool
 
 def test_close_ends_the_waiting(raw_server: MakeRaw, make_pool: MakePool) -> None:
     server = raw_server(refusing(9, ("Retry-After", "30")))
-    pool = make_pool(server, manager_kwargs={"connect_attempts": 5})
+    kwargs = {"connect_attempts": 5, "connect_timeout": 60.0}  # a longer pause would end the dial
+    pool = make_pool(server, manager_kwargs=kwargs)
     caught: list[BaseException] = []
 
     def borrow() -> None:
