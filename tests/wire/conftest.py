@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from jetsocket.wire.stream import Stream
 from jetsocket.wire.websocket import WebSocket
 from tests.servers import RawServer
 
@@ -65,6 +66,18 @@ def without_python_socks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def soon(seconds: float = 5.0) -> float:
     return monotonic() + seconds
+
+
+def says_hello(stream: Stream) -> bool:
+    """Whether an echo server answers at the other end."""
+    stream.write(b"hello", soon())
+    answer = b""
+    while len(answer) < 5:
+        assert stream.wait_readable(soon())
+        data = stream.read_now()
+        assert data != b"", "the stream has ended"
+        answer += data or b""
+    return answer == b"hello"
 
 
 class Stopwatch:

@@ -26,10 +26,9 @@ import pytest
 
 from jetsocket import exceptions, uris
 from jetsocket.wire.dial import Dialing, default_ssl_context
-from jetsocket.wire.stream import Stream
 from tests.conftest import Tls
 from tests.servers import RawServer, drip, hold, open_sockets, read_exactly, refusing_port, reset, wait_until
-from tests.wire.conftest import in_background
+from tests.wire.conftest import in_background, says_hello, soon
 from tests.wire.proxies import http_proxy, socks_proxy
 
 Serve = Callable[..., RawServer]
@@ -46,10 +45,6 @@ def reset_after_reading(sock: socket.socket) -> None:
     reset(sock)
 
 
-def soon(seconds: float = 5.0) -> float:
-    return monotonic() + seconds
-
-
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
     """Nothing can be opened while the block runs."""
@@ -63,18 +58,6 @@ def no_descriptors() -> Iterator[None]:
 
 def dialing(uri: str, seconds: float = 5.0, **kwargs: Any) -> Dialing:
     return Dialing(uris.parse(uri), deadline=soon(seconds), **kwargs)
-
-
-def says_hello(stream: Stream) -> bool:
-    """Whether an echo server answers at the other end."""
-    stream.write(b"hello", soon())
-    answer = b""
-    while len(answer) < 5:
-        assert stream.wait_readable(soon())
-        data = stream.read_now()
-        assert data != b"", "the stream has ended"
-        answer += data or b""
-    return answer == b"hello"
 
 
 @pytest.fixture(autouse=True)

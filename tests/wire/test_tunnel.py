@@ -34,7 +34,7 @@ from tests.servers import (
     reset,
     wait_until,
 )
-from tests.wire.conftest import soon
+from tests.wire.conftest import says_hello, soon
 from tests.wire.proxies import answering, relay, socks_proxy
 
 Serve = Callable[..., RawServer]
@@ -79,18 +79,6 @@ def echo(sock: socket.socket) -> None:
 
 def dialing(uri: str, seconds: float = 10.0, **kwargs: Any) -> Dialing:
     return Dialing(uris.parse(uri), deadline=soon(seconds), **kwargs)
-
-
-def says_hello(stream: Stream) -> bool:
-    """Whether an echo server answers at the other end."""
-    stream.write(b"hello", soon())
-    answer = b""
-    while len(answer) < 5:
-        assert stream.wait_readable(soon())
-        data = stream.read_now()
-        assert data != b"", "the stream has ended"
-        answer += data or b""
-    return answer == b"hello"
 
 
 def refused(proxy: RawServer, *, login: str = "", scheme: str = "http", seconds: float = 10.0) -> str:
