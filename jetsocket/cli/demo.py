@@ -28,7 +28,7 @@ _KEPT, _BROKEN, _INTERRUPTED = 0, 1, 130
 
 
 def missing_extra() -> str | None:
-    """What to tell somebody who has not installed the extra `demo`; None if all of it is there."""
+    """What to tell a user who has not installed the extra `demo`; None if all of it is there."""
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if not missing:
         return None
@@ -90,7 +90,7 @@ def _share(
         finally:
             work.stop()
             stats = pool.stats()
-            pool.close()  # wakes whoever waits
+            pool.close()  # wakes the threads that wait in acquire
     took = monotonic() - began
     if server is not None:
         server.stop()

@@ -65,7 +65,7 @@ class Race:
         return self._woken is not None
 
     def watch(self, woken: Stream) -> None:
-        """Make ready to wait, also for ``woken``, which becomes readable when somebody cancels."""
+        """Make ready to wait, also for ``woken``, which becomes readable when another thread cancels."""
         self._woken = woken
 
     def go_on(self, longest: float) -> None:
@@ -203,7 +203,7 @@ def _outcome(sock: socket.socket) -> OSError | None:
         if is_alarm(error):
             raise
         return error.with_traceback(None)  # whose frames lead back to it and to the socket: a cycle
-    # With nobody listening on the port dialled, the kernel may pick it as ours: a socket connected to itself.
+    # With no server on the port dialled, the kernel may pick it as ours: a socket connected to itself.
     return _os_error(errno.ECONNREFUSED) if met_itself else None
 
 

@@ -195,7 +195,7 @@ class Tls:
 
     @property
     def mid_record(self) -> bool:
-        """Whether part of a record has come and the rest has not: nobody knows yet what it carries."""
+        """Whether part of a record has come and the rest has not: what it carries is not known yet."""
         return self._missing > 0 or bool(self._head)
 
     @property

@@ -90,7 +90,7 @@ class Watcher:
 
 
 def waiting(fd: int) -> int:
-    """How many B the kernel holds for whoever reads ``fd``; 0 where it does not tell."""
+    """How many B the kernel holds to be read from ``fd``; 0 where it does not tell."""
     return ask_kernel(fd, "FIONREAD")
 
 
