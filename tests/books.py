@@ -27,7 +27,7 @@ def faults_in(state: State) -> Iterator[str]:  # noqa: PLR0912  # one fact a lin
     """The same of a state whose lock is held, or that no thread uses."""
     cap, entries, dials = state.config.max_connections, state.entries, state.dials
     used = len(entries) + sum(dial.has_slot for dial in dials)
-    free = state.slots._value  # type: ignore[attr-defined]
+    free = state.slots._value  # type: ignore[attr-defined]  # typeshed hides it
     if used - state.owed + free != cap:
         yield f"{used} slots used, {state.owed} owed, {free} free, the cap is {cap}"
     if used > cap + state.owed:

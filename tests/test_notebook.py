@@ -27,7 +27,7 @@ class Shell:
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     made, module = Shell(), types.ModuleType("IPython")
-    module.get_ipython = lambda: made  # type: ignore[attr-defined]
+    module.get_ipython = lambda: made  # type: ignore[attr-defined]  # a module made here
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.delattr(sys, "last_traceback", raising=False)
     return made
@@ -76,7 +76,7 @@ def test_an_ipython_that_runs_no_shell_is_no_notebook(monkeypatch: pytest.Monkey
     module = types.ModuleType("IPython")
     monkeypatch.setitem(sys.modules, "IPython", module)
     assert what_keeps(lambda _: True) is None  # it is being imported
-    module.get_ipython = lambda: found  # type: ignore[attr-defined]
+    module.get_ipython = lambda: found  # type: ignore[attr-defined]  # a module made here
     assert what_keeps(lambda _: True) is None
 
 

@@ -122,7 +122,7 @@ def test_an_error_says_what_was_tried_and_the_pool_is_whole(make_pool: MakePool)
             pool.acquire("/feed")
         assert isinstance(caught.value.__cause__, ConnectionRefusedError)
     assert faults(pool) == []
-    assert state_of(pool).slots._value == 10  # type: ignore[attr-defined]
+    assert state_of(pool).slots._value == 10  # type: ignore[attr-defined]  # typeshed hides it
 
 
 # --- a server that refuses some

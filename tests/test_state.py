@@ -229,7 +229,7 @@ class Model:
     def _begin(self, dial: Dial) -> None:
         if dial.room is not None:
             self.state.room_is_closed(dial)
-        entry = Entry(dial.target, Wire())  # type: ignore[arg-type]
+        entry = Entry(dial.target, Wire())  # type: ignore[arg-type]  # a stand-in
         if self.state.begin(dial, entry, NEVER):
             self.dialling.append((dial, entry))
 
@@ -464,7 +464,7 @@ def opened(state: State, lease: Lease) -> tuple[Dial, Entry]:
     assert acquire(state, lease, True)
     dial = state.next_dial(is_new=False)
     assert dial is not None
-    entry = Entry(dial.target, Wire())  # type: ignore[arg-type]
+    entry = Entry(dial.target, Wire())  # type: ignore[arg-type]  # a stand-in
     assert state.begin(dial, entry, 0.0)
     return dial, entry
 

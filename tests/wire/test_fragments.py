@@ -249,7 +249,7 @@ def test_one_between_two_frames_ends_it_too(raw_server: RawFactory, connect: Con
             raise builtins.TimeoutError
         real(data, deadline)
 
-    stream.write = write  # type: ignore[method-assign]
+    stream.write = write  # type: ignore[method-assign]  # it is watched
     with pytest.raises(TimeoutError):
         ws.send_message(b"x" * 100, soon())
     assert len(written) == 3
@@ -272,7 +272,7 @@ def test_an_interrupt_between_two_frames_ends_it_too(raw_server: RawFactory, mak
         real(data, deadline)
         signal.raise_signal(signal.SIGINT)
 
-    stream.write = write  # type: ignore[method-assign]
+    stream.write = write  # type: ignore[method-assign]  # it is watched
     with contextlib.suppress(KeyboardInterrupt):
         lease.send_raw(b"x" * 100)
     del stream.write
