@@ -142,6 +142,13 @@ class Connection(ServerConnection):
 
     echo_server: EchoServer
 
+    def handshake(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().handshake(*args, **kwargs)
+        finally:
+            if self.protocol.state is not State.OPEN:
+                self.echo_server._forget(self)
+
     def recv(self, *args: Any, **kwargs: Any) -> Any:
         message = super().recv(*args, **kwargs)
         self.echo_server._count_message()
@@ -155,7 +162,7 @@ class Connection(ServerConnection):
     @property
     def is_open(self) -> bool:
         """Whether neither side has begun to close, by the protocol's state and by the kernel's."""
-        return self.protocol.state is State.OPEN and _established(self.socket)
+        return self.protocol.state in (State.CONNECTING, State.OPEN) and _established(self.socket)
 
     def cut(self) -> None:
         """Drop the TCP connection without a closing handshake."""
@@ -275,7 +282,7 @@ class EchoServer:
         subprotocols, process_request, **options: As for `websockets.sync.server.serve`.
 
     Attributes:
-        opened: Connections that finished the upgrade, ever.
+        opened: Connections whose upgrade was accepted, ever; counted before the client can know of it.
         most_open: The most that were open at one moment.
         messages: Messages received.
         pings: Pings received; one may be counted a moment after its pong arrived.
@@ -303,6 +310,7 @@ class EchoServer:
         self._ssl_context = ssl_context
         if ssl_context is not None:
             ssl_context.sslsocket_class = SerialSSLSocket
+        self._process_response = options.pop("process_response", None)
         self._options = {
             "ping_interval": ping_interval,
             "ping_timeout": ping_timeout,
@@ -368,6 +376,7 @@ class EchoServer:
             self.port,
             ssl=self._ssl_context,
             create_connection=self._create_connection,
+            process_response=self._answer,
             **self._options,
         )
         self._acceptor = threading.Thread(target=self._server.serve_forever, name="echo-acceptor")
@@ -415,8 +424,9 @@ class EchoServer:
             for conn in connections:
                 conn.cut()
             return
+        opened = [conn for conn in connections if conn.protocol.state is State.OPEN]
         with ThreadPoolExecutor(len(connections)) as closers:
-            list(closers.map(lambda conn: conn.close(code, reason), connections))
+            list(closers.map(lambda conn: conn.close(code, reason), opened))
 
     def __enter__(self) -> EchoServer:
         return self.start()
@@ -432,22 +442,32 @@ class EchoServer:
         conn.echo_server = self
         return conn
 
+    def _answer(self, conn: ServerConnection, request: ServerRequest, response: Any) -> Any:
+        """Count a connection before its 101 leaves, in the thread that will serve it."""
+        assert isinstance(conn, Connection)
+        changed = self._process_response and self._process_response(conn, request, response)
+        with self._lock:
+            if (changed or response).status_code == 101 and not self.stopping.is_set():
+                self._connections[conn] = threading.current_thread()
+                self.opened += 1
+                self.requests.append(request)
+                self.most_open = max(self.most_open, sum(other.is_open for other in self._connections))
+        return changed
+
+    def _forget(self, conn: Connection) -> None:
+        with self._lock:
+            self._connections.pop(conn, None)
+
     def _serve_connection(self, conn: ServerConnection) -> None:
         assert isinstance(conn, Connection) and conn.request is not None
-        with self._lock:
-            if self.stopping.is_set():
-                return  # stop() does not know of this one; websockets closes it
-            self._connections[conn] = threading.current_thread()
-            self.opened += 1
-            self.requests.append(conn.request)
-            self.most_open = max(self.most_open, sum(other.is_open for other in self._connections))
+        if conn not in self._connections:
+            return  # it came while the server stops; websockets closes it
         try:
             with contextlib.suppress(ConnectionClosed):
                 self._choose(conn.request.path)(conn)
                 conn.close()
         finally:
-            with self._lock:
-                del self._connections[conn]
+            self._forget(conn)
 
     def _choose(self, path: str) -> Handler:
         if self.handler is not None:
