@@ -56,7 +56,7 @@ class Returning:
             if entry is not None:
                 wire, account = entry.wire, lease._account
                 wire.holder = None
-                if lease._iterated:
+                if wire.reader.lent:  # looked at when the holder is gone: see `_lend`
                     wire.recall_queue()
                 sent = wire.messages_sent - entry.sent
                 tagged = 0 if account is None else account.tagged

@@ -90,6 +90,61 @@ def test_a_release_in_the_middle_stops_the_loop_and_hands_nothing_on(
         assert pool.stats().discards == {"unread": 1}
 
 
+@pytest.mark.parametrize("take_three", [
+    lambda conn: [conn.recv() for _ in range(3)],
+    lambda conn: [next(conn) for _ in range(3)],
+    lambda conn: take(conn, 3),
+])  # fmt: skip
+def test_a_lease_that_took_all_takes_none_of_its_successors(
+    raw_server: MakeRaw, make_pool: MakePool, take_three: Callable[[PooledConnection[Any]], list[Any]]
+) -> None:
+    def script(sock: socket.socket) -> None:
+        servers.upgrade(sock)
+        for number in (1, 2, 3, 4):
+            assert servers.read_client_frame(sock).opcode == 1
+            if number >= 3:
+                sock.sendall(numbers(1, 4) if number == 3 else numbers(4, 5))
+        servers.hold(sock)
+
+    pool = make_pool(raw_server(script), max_connections=1)
+    conn = pool.acquire("/")
+    for _ in range(3):
+        conn.send_raw("each gets a number")
+    assert take_three(arrived(conn, 3)) == [1, 2, 3]
+    conn.release()
+    with pool.acquire("/") as successor:
+        assert successor.id == conn.id
+        successor.send_raw("and so does this")
+        arrived(successor, 4)
+        for use in (conn.recv, conn.recv_raw, lambda: next(conn), lambda: take(conn, 1)):
+            with pytest.raises(InvalidStateError, match="released"):
+                use()
+        assert successor.recv(0) == 4
+    assert pool.stats().discards == {}
+
+
+def test_a_queue_is_not_lent_to_who_is_losing_the_connection(
+    raw_server: MakeRaw, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(raw_server(after_upgrade(numbers())))
+    with pool.acquire("/") as conn:
+        wire, holder = arrived(conn)._told().wire, conn._borrower
+        real = wire.reader.lend
+
+        def lend() -> Any:
+            wire.holder = None  # as another thread's release does, at this very moment
+            wire.recall_queue()
+            return real()
+
+        monkeypatch.setattr(wire.reader, "lend", lend)
+        assert wire.lend_queue(holder) is None
+        wire.holder = holder
+        with pytest.raises(InvalidStateError, match="released"):
+            wire.await_queue(0.0, holder)
+        assert not wire.reader.lent
+        conn.discard()
+
+
 def test_a_release_at_any_moment_loses_no_message_and_gives_none_twice(
     raw_server: MakeRaw, make_pool: MakePool, request: pytest.FixtureRequest
 ) -> None:

@@ -67,7 +67,9 @@ class Incoming(Closing):
             if holder is not self.holder:
                 raise not_held(self.target)
             self._await_message(deadline)
-            return self.reader.lend()
+            if (queue := self._lend(holder)) is None:
+                raise not_held(self.target)
+            return queue
         finally:
             self.readlock.release()
 
@@ -77,9 +79,18 @@ class Incoming(Closing):
         if not self.readlock.acquire(blocking=False):
             return None
         try:
-            return self.reader.lend() if holder is self.holder else None
+            return self._lend(holder)
         finally:
             self.readlock.release()
+
+    def _lend(self, holder: object) -> deque[str | bytes] | None:
+        was_lent = self.reader.lent
+        queue = self.reader.lend()
+        # Only now: who takes the connection from its holder recalls, after that, what is lent by then.
+        if holder is self.holder:
+            return queue
+        self.reader.lent = was_lent
+        return None
 
     def recall_queue(self) -> None:
         """End what `await_queue` has allowed: what has not been taken is unread. For any thread, any time."""

@@ -50,6 +50,7 @@ class MessageReader:
         frames_only: Set when the messages will not be read any more: they come out empty, at no cost.
         rest: The beginning of a frame, of which more is to come.
         kind: TEXT or BINARY while inside a message of several pieces; else None.
+        lent: Whether others may take from `messages`, see `lend`.
         paused: Whether something that came has not been looked at, because what came before it inflated to so
             much; `feed(b"")` goes on, and is what to do next. Nothing is when nothing was inflated.
     """
@@ -66,7 +67,7 @@ class MessageReader:
         self.inflater: Inflater | None = None
         self.frames_only = False
         self.paused = False
-        self._lent = False  # whether others may take from `messages`
+        self.lent = False
         self._burst = PING_BURST  # how many pings may wait by themselves
         self._flooded = False  # whether more came within this call of `feed`
         self._made = 0  # B inflated since the last pause
@@ -125,7 +126,7 @@ class MessageReader:
 
     def lend(self) -> deque[str | bytes]:
         """The queue of messages, for one who takes from it without the read lock; until `recall`."""
-        self._lent = True
+        self.lent = True
         return self.messages
 
     def recall(self) -> None:
@@ -133,9 +134,9 @@ class MessageReader:
 
         Takes no lock: each message is either taken by who has the queue, or moved.
         """
-        if not self._lent:
+        if not self.lent:
             return
-        lent, self.messages, self._lent = self.messages, deque(), False
+        lent, self.messages, self.lent = self.messages, deque(), False
         left: deque[str | bytes] = deque()
         with suppress(IndexError):
             while lent:
