@@ -23,6 +23,7 @@ from jetsocket.options import Options
 from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.stats import PoolStats
+from jetsocket.text import public_names
 from jetsocket.uris import Target, parse, resolve
 
 _numbers = itertools.count(1)
@@ -110,6 +111,7 @@ class Assembly(Generic[T]):
             config.match_ids,
             state.known,
             config.reuse == "always",
+            state.totals.reply_time,
         )
         opening = Opening(state, options, self._base, terms, on_open=self._configure, limiter=self._limiter)
         return Lending(
@@ -181,6 +183,9 @@ class Assembly(Generic[T]):
     def name(self) -> str:
         """What log lines and threads call it."""
         return self._name
+
+    def __dir__(self) -> list[str]:
+        return public_names(super().__dir__())
 
     def __repr__(self) -> str:
         stats = self.stats()

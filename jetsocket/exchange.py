@@ -276,9 +276,14 @@ class Exchange(Lease[T]):
         else:
             deadline = deadline if self._deadline is None else min(deadline, self._deadline)
             since = self._send(payload, None, deadline, limit, key)
+        sent_at = monotonic()
         if since is None or key is None:
-            return self._decode(self._recv(deadline, limit))
-        return self._decode(self._recv_answer(key, since, deadline, limit))
+            answer = self._recv(deadline, limit)
+        else:
+            answer = self._recv_answer(key, since, deadline, limit)
+        if self._deadline is None:  # else it is a callback's
+            terms.reply_time.add(monotonic() - sent_at)
+        return self._decode(answer)
 
     def _recv_answer(self, key: Key, since: int, deadline: float | None, limit: float | None) -> str | bytes:
         """Receive the message that carries this id; `since`: how many had come before it was sent."""

@@ -17,7 +17,8 @@ from jetsocket.exceptions import TimeoutError
 from jetsocket.ids import Account, SentIds
 from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
-from jetsocket.text import short_repr
+from jetsocket.stats import SharedRecorder
+from jetsocket.text import public_names, short_repr
 from jetsocket.wire.link import not_held
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Terms(Generic[T]):
         match_ids: Whether replies are told by the ids of what they answer.
         known: What was found out about the URIs.
         hands_on: Whether what is unread is the next borrower's.
+        reply_time: Where the times of replies are counted.
     """
 
     codec: Codec[T]
@@ -64,6 +66,7 @@ class Terms(Generic[T]):
     match_ids: bool
     known: KnownUris
     hands_on: bool
+    reply_time: SharedRecorder
 
 
 def note_owed(lease: Lease[Any], entry: Entry) -> None:
@@ -212,6 +215,9 @@ class Lease(Generic[T]):
     def response_headers(self) -> Mapping[str, str]:
         """The headers of the server's upgrade response; names are case-insensitive."""
         return self._told().wire.response_headers
+
+    def __dir__(self) -> list[str]:
+        return public_names(super().__dir__())
 
     def __repr__(self) -> str:
         entry = self._shown

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 
 def _outputs() -> Mapping[int, Any] | None:
@@ -36,9 +36,9 @@ def what_keeps(is_lease: Callable[[object], bool]) -> str | None:
 def _holds(value: object, is_lease: Callable[[object], bool]) -> bool:
     if is_lease(value):
         return True
-    if isinstance(value, Mapping):
-        return any(map(is_lease, list(value.values())))
-    return isinstance(value, (list, tuple, set)) and any(map(is_lease, list(value)))
+    if type(value) is dict:  # not any Mapping: its methods are the user's code
+        value = list(value.values())
+    return type(value) in (list, tuple, set) and any(map(is_lease, list(cast("list[object]", value))))
 
 
 __all__ = ["what_keeps"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
@@ -40,7 +42,7 @@ def exhausted(state: State, borrower: Borrower, *, at_once: bool) -> PoolExhaust
     shown = holders[:_MOST_HOLDERS]
     if shown:
         text += "; lent for longest: " + "; ".join(map(str, shown))
-    if shown and (kept := what_keeps(lambda value: isinstance(value, PooledConnection))) is not None:
+    if shown and (kept := what_keeps(partial(_is_lent, state))) is not None:
         text += f"; {kept}"
     if figures.last_connect_error is not None:
         text += f"; the last attempt to connect failed: {figures.last_connect_error}"
@@ -54,6 +56,10 @@ def exhausted(state: State, borrower: Borrower, *, at_once: bool) -> PoolExhaust
         connecting=figures.opening,
         holders=tuple(map(str, shown)),
     )
+
+
+def _is_lent(state: State, value: object) -> bool:
+    return isinstance(value, PooledConnection) and value._borrower in state.lent
 
 
 def why(borrower: Borrower, config: ConnectionPoolConfig, *, at_once: bool) -> str:
@@ -79,8 +85,15 @@ def remedy(figures: Exhaustion, config: ConnectionPoolConfig, borrower: Borrower
         return "Ask again in a moment, or give a timeout"
     if at_once:
         return "Release sooner, raise max_connections, or let more callers wait (max_waiting)"
-    if figures.opening and len(figures.lent) < config.max_connections:
-        return "The server takes its time to accept connections: see why, or wait longer (acquire_timeout)"
+    if config.max_per_uri is not None and figures.open_there >= config.max_per_uri:
+        return "Release sooner, raise max_per_uri, or wait longer (acquire_timeout)"
+    if len(figures.lent) < config.max_connections:
+        if figures.opening:
+            return (
+                "The server takes its time to accept connections: see why, or wait longer (acquire_timeout)"
+            )
+        if figures.last_connect_error is not None:
+            return "The server refuses more connections for now: release sooner, or wait (acquire_timeout)"
     return "Release sooner, raise max_connections, or wait longer (acquire_timeout)"
 
 

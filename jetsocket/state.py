@@ -47,6 +47,8 @@ class Exhaustion(NamedTuple):
     opening: int
     opening_since: float | None
     last_connect_error: BaseException | None
+    open_there: int
+    """Connections to the URI that was asked for."""
 
 
 class State(FastPath):
@@ -294,6 +296,7 @@ class State(FastPath):
             opening=len(self.dials),
             opening_since=min(opening, default=None),
             last_connect_error=self.last_connect_error,
+            open_there=self.idle.open(borrower.key),
         )
 
     @step

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import threading
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jetsocket.lifecycle import IDLE, LENT, OPENING
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry
 
+LEASES_AT_ONCE = 64
+"""Leases that come back before they are counted: one by one it would cost several times as much."""
+
+_REPLIES_AT_ONCE = 64
 _UNIT = 1e-6  # s
 _OCTAVES = 48  # of microseconds: up to nine years
 _PER_OCTAVE = 8  # buckets for each doubling, of equal width: a percentile is exact to 13 %
@@ -39,7 +44,7 @@ class Histogram:
     """How often which durations occurred.
 
     Attributes:
-        counts: Occurrences by bucket; `upper_bound` tells what a bucket means.
+        counts: Occurrences by number of the bucket; `buckets` tells what durations it stands for.
         total: Sum of all durations (s).
         longest: The longest of all (s).
     """
@@ -69,7 +74,11 @@ class Histogram:
         return 0.0
 
     def buckets(self) -> list[tuple[float, int]]:
-        """Pairs of an upper bound (s) and how many durations were at most that long, as Prometheus counts."""
+        """Pairs of an upper bound (s) and how many durations were at most that long, as Prometheus counts.
+
+        Only bounds of buckets that hold something; the last pair has all durations. The bounds are the same
+        in every process: eight for each doubling, from a microsecond on.
+        """
         pairs, seen = [], 0
         for bucket in sorted(self.counts):
             seen += self.counts[bucket]
@@ -124,6 +133,38 @@ class Recorder:
         return Histogram(dict(self._counts), self._total, self._longest)
 
 
+class SharedRecorder:
+    """A histogram in the making that any thread adds to, without the lock of the pool's state.
+
+    What is added is kept for a while, and counted many at once. A signal handler or finalizer that comes
+    while its own thread counts leaves that for the next.
+    """
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._lock = threading.Lock()  # guards `_recorder`; no other lock is taken with it
+        self._recorder = Recorder()
+        self._fresh: deque[float] = deque()
+
+    def add(self, seconds: float) -> None:
+        """Count one duration (s)."""
+        self._fresh.append(seconds)
+        if len(self._fresh) >= _REPLIES_AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        if self._lock.locked():  # by this very thread, perhaps
+            return
+        with self._lock:
+            if fresh := [self._fresh.popleft() for _ in range(len(self._fresh))]:
+                self._recorder.add_all(fresh)
+
+    def histogram(self) -> Histogram:
+        """What was counted so far."""
+        self._count()
+        return self._recorder.histogram()
+
+
 @dataclass(frozen=True)
 class PoolStats:
     """The figures of a pool at one moment. Totals keep counting connections that are gone.
@@ -147,6 +188,7 @@ class PoolStats:
         wait_time: From `acquire` to the lease, connecting included.
         lend_time: From the lease to its return.
         connect_time: From the beginning of a dial to its connection, `configure` included.
+        reply_time: From the moment that a `request` has left to its reply; those of callbacks not counted.
     """
 
     total_connections: int
@@ -167,35 +209,42 @@ class PoolStats:
     wait_time: Histogram = field(default_factory=Histogram)
     lend_time: Histogram = field(default_factory=Histogram)
     connect_time: Histogram = field(default_factory=Histogram)
+    reply_time: Histogram = field(default_factory=Histogram)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, int | float]:
         """All figures by name, flat: of the histograms count, mean, p50, p95, p99 and longest (s)."""
-        flat: dict[str, Any] = {}
+        flat: dict[str, int | float] = {}
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, Histogram):
                 for name in ("count", "mean", "p50", "p95", "p99", "longest"):
                     flat[f"{each.name}_{name}"] = getattr(value, name)
             elif isinstance(value, Mapping):
+                flat[each.name] = sum(value.values())
                 flat.update({f"{each.name}_{name.replace(' ', '_')}": count for name, count in value.items()})
             else:
                 flat[each.name] = value
         return flat
 
     def __str__(self) -> str:
-        """Two readable lines: what is now, and what has been."""
+        """Readable lines: what is now, what has been, and how long it took."""
         discards = ", ".join(f"{count} {reason}" for reason, count in sorted(self.discards.items())) or "none"
+        times = ("wait", self.wait_time), ("lent", self.lend_time), ("connect", self.connect_time)
+        told = [f"{name} {_told(of)}" for name, of in (*times, ("reply", self.reply_time)) if of.count]
         return (
             f"now: {self.active_connections} lent, {self.idle_connections} idle, {self.connecting} being"
             f" opened, {self.waiting} waiting\n"
-            f"so far: {self.total_connections} opened, {self.connect_errors} connect errors, {self.acquires}"
-            f" acquires ({self.reuses} reused), {self.timeouts} timeouts, discarded: {discards};"
-            f" waited p50 {self.wait_time.p50:.3g} s, p99 {self.wait_time.p99:.3g} s"
+            f"so far: {self.acquires} acquires ({self.reuses} reused, {self.timeouts} timed out),"
+            f" {self.total_connections} opened ({self.total_reconnects} for lost ones,"
+            f" {self.connect_errors} connect errors), not kept: {discards}\n"
+            f"messages: {self.total_messages_sent} sent, {self.total_messages_received} received"
+            f" ({self.bytes_sent} and {self.bytes_received} B)\n"
+            f"p50 / p99: {', '.join(told) or 'nothing yet'}"
         )
 
 
-LEASES_AT_ONCE = 64
-"""Leases that come back before they are counted: one by one it would cost several times as much."""
+def _told(times: Histogram) -> str:
+    return f"{times.p50:.3g} / {times.p99:.3g} s"
 
 
 class Totals:
@@ -221,6 +270,7 @@ class Totals:
         self.wait_time = Recorder()
         self.lend_time = Recorder()
         self.connect_time = Recorder()
+        self.reply_time = SharedRecorder()
         self._acquires = 0
         self._reuses = 0
         self.leases: list[tuple[float, float, bool]] = []
@@ -270,4 +320,5 @@ class Totals:
             wait_time=wait_time.histogram(),
             lend_time=self.lend_time.histogram(),
             connect_time=self.connect_time.histogram(),
+            reply_time=self.reply_time.histogram(),
         )

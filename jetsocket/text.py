@@ -1,10 +1,12 @@
-"""What a peer said, fit to be shown: no control characters, and not long."""
+"""What is fit to be shown: of what a peer said, of a value, of an object's names."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jetsocket.interrupts import is_alarm
 
-__all__ = ["MOST_SHOWN", "printable", "short_repr"]
+__all__ = ["MOST_SHOWN", "printable", "public_names", "short_repr"]
 
 MOST_SHOWN = 200
 """Characters of what a peer said that go into a message."""
@@ -25,3 +27,8 @@ def short_repr(value: object, most: int = 5 * MOST_SHOWN) -> str:
         if is_alarm(error, users_code=True):
             raise
         return f"{'a negative' if isinstance(value, int) and value < 0 else 'an'} int of thousands of digits"
+
+
+def public_names(names: Iterable[str]) -> list[str]:
+    """Those without the private ones: what `dir()` and completion in a notebook are to show."""
+    return [name for name in names if not name.startswith("_") or name.endswith("__")]

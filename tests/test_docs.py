@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import json
 import logging
 import os
+import pydoc
 import re
 import socket
 import subprocess
@@ -216,3 +218,23 @@ def test_every_public_member_is_in_the_api_reference(kind: type) -> None:
     }  # told by the class's own text, or internal
     public = {name for name in vars(kind) if not name.startswith("_")} - internal - data
     assert public <= listed
+
+
+# --- what is public
+
+
+@pytest.mark.parametrize("kind", ["ConnectionPool", "PooledConnection"])
+def test_help_dir_and_the_reference_show_the_same_names(echo: EchoServer, kind: str) -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    found = re.search(rf"autoclass:: jetsocket\.{kind}\n +:members: ([\w, \n]+?)\n(?:\.\.|```)", text)
+    assert found is not None
+    documented = {name for name in re.findall(r"\w+", found[1]) if not name.startswith("_")}
+    cls = getattr(jetsocket, kind)
+    helped = {
+        each.name for each in inspect.classify_class_attrs(cls) if pydoc.visiblename(each.name, obj=cls)
+    }
+    assert {name for name in helped if not name.startswith("__")} == documented
+    with ConnectionPool(base_uri=echo.uri) as pool, pool.acquire("/") as conn:
+        shown = dir(pool if kind == "ConnectionPool" else conn)
+        assert {name for name in shown if not name.startswith("__")} == documented
+        assert {"__enter__", "__exit__", "__repr__"} <= set(shown)  # which specs of mocks are made of

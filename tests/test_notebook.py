@@ -50,6 +50,24 @@ def test_the_outputs_that_hold_leases_are_named(echo: EchoServer, make_pool: Mak
     shell.outputs[7][1].release()
 
 
+def test_only_leases_that_are_out_and_of_this_pool_are_named(
+    echo: EchoServer, make_pool: MakePool, shell: Shell
+) -> None:
+    class Surprise(dict[str, Any]):
+        def values(self) -> Any:
+            raise RuntimeError("the user's code, which is not to run here")
+
+    pool, other = make_pool(echo, max_connections=1), make_pool(echo)
+    with pool.acquire("/") as released:
+        pass
+    shell.outputs.update(
+        {1: released, 2: other.acquire("/"), 3: Surprise(a=1), 4: {"conn": pool.acquire("/")}}
+    )
+    assert "notebook: Out[4] keeps a lease" in refusal(pool)
+    shell.outputs[2].release()
+    shell.outputs[4]["conn"].release()
+
+
 def test_others_that_may_hold_them_are_named_too(
     echo: EchoServer, make_pool: MakePool, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from tests.servers import EchoServer, RawServer, answer, wait_until
 
 MakePool = Callable[..., ConnectionPool[Any]]
 
-NOTHING = Exhaustion(0, 0, [], 0, None, None)
+NOTHING = Exhaustion(0, 0, [], 0, None, None, 0)
 
 
 def asked(limit: float) -> Borrower:
@@ -54,6 +54,22 @@ def test_more_connections_are_no_remedy_where_they_are_slow_to_open() -> None:
     assert "raise max_connections" in remedy(
         full, ConnectionPoolConfig(max_connections=4), asked(1.0), at_once=False
     )
+
+
+def test_the_limit_of_a_uri_is_named() -> None:
+    config = ConnectionPoolConfig(max_connections=9, max_per_uri=2)
+    full = NOTHING._replace(lent=[asked(1.0)] * 2, open_there=2)
+    advice = remedy(full, config, asked(1.0), at_once=False)
+    assert "raise max_per_uri" in advice
+    assert "raise max_connections" not in advice
+    assert "max_per_uri" not in remedy(full._replace(open_there=1), config, asked(1.0), at_once=False)
+
+
+def test_more_connections_are_no_remedy_where_the_server_refuses_them() -> None:
+    refused = NOTHING._replace(lent=[asked(1.0)], last_connect_error=HandshakeError("429"), open_there=1)
+    advice = remedy(refused, ConnectionPoolConfig(max_connections=4), asked(1.0), at_once=False)
+    assert "refuses more connections for now" in advice
+    assert "raise max_connections" not in advice
 
 
 def test_the_three_longest_holders_are_named(echo: EchoServer, make_pool: MakePool) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
+import re
 import statistics
 import threading
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetsocket import ConnectionPool, Histogram, PoolExhaustedError, PoolStats
-from jetsocket.stats import Recorder, bucket_of, upper_bound
+from jetsocket.stats import Recorder, SharedRecorder, bucket_of, upper_bound
 from tests.servers import EchoServer, wait_until
 
 MakePool = Callable[..., ConnectionPool[Any]]
@@ -77,6 +79,58 @@ def test_a_histogram_does_not_change_later() -> None:
     copy.add(3.0)
     copy.add(3.0)
     assert (told.count, recorder.histogram().count, copy.histogram().count) == (1, 2, 3)
+
+
+@given(st.lists(DURATIONS, min_size=1, max_size=200))
+def test_buckets_count_as_prometheus_does(durations: list[float]) -> None:
+    pairs = histogram_of(durations).buckets()
+    bounds, counts = [bound for bound, _ in pairs], [count for _, count in pairs]
+    assert bounds == sorted(set(bounds))
+    assert counts == sorted(counts)
+    assert counts[-1] == len(durations)
+    for bound, count in pairs:
+        assert count == sum(seconds < bound for seconds in durations)
+
+
+def test_an_empty_histogram_has_no_buckets() -> None:
+    assert Histogram().buckets() == []
+
+
+def test_what_many_threads_add_is_counted_once() -> None:
+    shared = SharedRecorder()
+    stop = threading.Event()
+
+    def watch() -> int:
+        counts = [0]
+        while not stop.wait(0.0005):
+            counts.append(shared.histogram().count)
+            assert counts[-2] <= counts[-1]
+        return counts[-1]
+
+    def add(number: int) -> None:
+        for turn in range(1000):
+            shared.add(number + turn / 1000)
+
+    with ThreadPoolExecutor(9) as threads:
+        watching = threads.submit(watch)
+        list(threads.map(add, range(8)))
+        stop.set()
+        assert watching.result(10) <= 8000
+    told = shared.histogram()
+    assert told.count == 8000
+    assert told.longest == 7.999
+    assert told.mean == pytest.approx(3.9995)
+
+
+def test_an_interrupted_count_is_no_obstacle_for_the_handler() -> None:
+    """A signal handler adds, and asks, while its own thread counts."""
+    shared = SharedRecorder()
+    shared.add(1.0)
+    with shared._lock:
+        for _ in range(200):
+            shared.add(2.0)
+        assert shared.histogram().count == 0
+    assert shared.histogram().count == 201
 
 
 # --- a pool's figures
@@ -163,6 +217,61 @@ def test_wait_and_lend_times(echo: EchoServer, make_pool: MakePool) -> None:
     assert stats.wait_time.longest >= 0.19
     assert stats.wait_time.p50 < 0.1  # the first one was idle
     assert stats.wait_time.count == 2
+
+
+def test_reply_time_is_from_the_request_to_its_reply(echo: EchoServer, make_pool: MakePool) -> None:
+    def greet(conn: Any) -> None:
+        conn.request({}, 5)
+
+    pool = make_pool(echo, max_connections=1, configure=greet, reset=greet)
+    pool.request("/late", {"delay": 0.2}, 5)
+    with pool.acquire("/late") as conn:
+        conn.send({"delay": 0.01})
+        assert conn.recv(5) == {"delay": 0.01}  # this is no request
+        conn.request({"id": 1}, 5)
+        with pytest.raises(TimeoutError):
+            conn.request({"id": 2, "delay": 1.0}, 0.1)
+    stats = pool.stats()
+    assert stats.reply_time.count == 2  # neither the callbacks' nor the one that got none
+    assert 0.2 <= stats.reply_time.longest < stats.lend_time.longest + 1.0
+    assert stats.reply_time.p50 < 0.2
+
+
+def test_stats_as_a_flat_dict(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo)
+    pool.request("/", 1, 5)
+    with pool.acquire("/") as conn:
+        conn.discard()
+    with pytest.raises(KeyError), pool.acquire("/") as conn:
+        conn.send("left alone")
+        raise KeyError
+    stats = pool.stats()
+    flat = stats.as_dict()
+    assert json.loads(json.dumps(flat)) == flat
+    assert all(type(value) in (int, float) for value in flat.values())
+    assert set(flat) >= {each.name for each in dataclasses.fields(PoolStats) if each.type == "int"}
+    assert flat["acquires"] == 3
+    assert flat["discards"] == flat["discards_discarded"] + flat["discards_exception"] == 2
+    for name in ("wait_time", "lend_time", "connect_time", "reply_time"):
+        told = getattr(stats, name)
+        assert (flat[f"{name}_count"], flat[f"{name}_p99"]) == (told.count, told.p99)
+        assert flat[f"{name}_longest"] == told.longest > 0
+
+
+def test_stats_are_readable(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo)
+    assert "nothing yet" in str(pool.stats())
+    pool.request("/", 1, 5)
+    with pool.acquire("/") as conn:
+        conn.discard()
+        told = str(pool.stats()).splitlines()
+    assert told[0] == "now: 1 lent, 0 idle, 0 being opened, 0 waiting"
+    assert "2 acquires (1 reused, 0 timed out), 1 opened" in told[1]
+    assert told[1].endswith("not kept: none")
+    assert told[2].startswith("messages: 1 sent, 1 received (")
+    names = re.findall(r"(\w+) [\d.e-]+ / [\d.e-]+ s", told[3])
+    assert names == ["wait", "lent", "connect", "reply"]
+    assert str(pool.stats()).splitlines()[1].endswith("not kept: 1 discarded")
 
 
 def test_stats_from_many_threads_add_up(echo: EchoServer, make_pool: MakePool) -> None:

@@ -1,4 +1,4 @@
-"""What may be shown of what a peer said."""
+"""What may be shown of what a peer said, and of an object's names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jetsocket.text import MOST_SHOWN, printable, short_repr
+from jetsocket.text import MOST_SHOWN, printable, public_names, short_repr
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,7 @@ def test_what_the_user_gave_is_shown_short() -> None:
 def test_an_int_that_python_does_not_write_is_described() -> None:
     assert short_repr(10**5000) == "an int of thousands of digits"
     assert short_repr(-(10**5000)) == "a negative int of thousands of digits"
+
+
+def test_names_that_are_public() -> None:
+    assert public_names(["send", "_sent", "__enter__", "__mangled", "_"]) == ["send", "__enter__"]
