@@ -213,6 +213,7 @@ class TimeoutError(JetSocketError, builtins.TimeoutError):
     """
 
     _facts: ClassVar[tuple[str, ...]] = ("operation", "timeout")
+    _ran_out = True  # of time; False: of room for messages that came meanwhile
 
     def __init__(self, message: str, operation: str = "unknown", timeout: float | None = None) -> None:
         """Keep the message, the operation and the time it had."""

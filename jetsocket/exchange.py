@@ -13,6 +13,7 @@ from jetsocket.ids import Account, Key, SentIds, key_in, shown
 from jetsocket.interrupts import is_alarm
 from jetsocket.iteration import iterate
 from jetsocket.lease import Lease, T, seconds
+from jetsocket.wire.waits import Patience
 
 _ECHO_PATIENCE = 10.0  # s for a service that has not yet been seen to send ids back, where no timeout is set
 
@@ -230,7 +231,7 @@ class Exchange(Lease[T]):
 
     def _admits(self, entry: Entry, account: Account, payload: str | bytes) -> bool:
         admitted = account.admits(payload)
-        if account.answered:
+        if account.echoed:
             self._terms.known.note_echo(entry.key)
         if account.is_done:
             self._watched = None
@@ -289,30 +290,38 @@ class Exchange(Lease[T]):
         """Receive the message that carries this id; `since`: how many had come before it was sent."""
         entry, account, known = self._entry or self._current(), self._account, self._terms.known
         assert account is not None, "an answer to what was not asked"
-        patience = None if deadline is not None or entry.key in known.echoing else _ECHO_PATIENCE
-        wire = entry.wire
+        wire, patience = entry.wire, None
+        if deadline is None:
+            patience = Patience(_ECHO_PATIENCE, lambda: account.echoed or entry.key in known.echoing)
         try:
-            answer = wire.recv_answer(account.waits_for(key), since, deadline, self._borrower, patience)
+            return wire.recv_answer(account.waits_for(key), since, deadline, self._borrower, patience)
         except TimeoutError as error:
             if is_alarm(error):
                 raise
             came = wire.reader.received - since
             if not came:
                 raise self._late(error, limit) from None
-            raise self._unanswered(error, key, came, limit) from None
-        known.note_echo(entry.key)
-        return answer
+            raise self._unanswered(
+                error, key, came, limit, limit if patience is None else patience.seconds
+            ) from None
+        finally:
+            if account.echoed:
+                known.note_echo(entry.key)
 
-    def _unanswered(self, error: TimeoutError, key: Key, came: int, limit: float | None) -> TimeoutError:
+    def _unanswered(
+        self, error: TimeoutError, key: Key, came: int, limit: float | None, waited: float | None
+    ) -> TimeoutError:
         self._timed_out = True
         messages = "1 message" if came == 1 else f"{came} messages"
-        waited = f"{_ECHO_PATIENCE if limit is None else limit:g}"
-        return TimeoutError(
+        told = (
             f"{error}: {messages} came, none with id {shown(key)}; if this service does not echo ids:"
-            f" match_ids=False (waited for {waited} s)",
-            operation=error.operation,
-            timeout=limit,
+            " match_ids=False"
         )
+        if self._is_callback_over():
+            told, limit = f"{told} (the time of the callback is over)", None
+        elif error._ran_out and waited is not None:
+            told += f" (waited for {waited:g} s)"
+        return TimeoutError(told, operation=error.operation, timeout=limit)
 
     def __iter__(self) -> Iterator[T]:
         """Yield messages until the server closes normally (1000, 1001, or without a status code).

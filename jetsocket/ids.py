@@ -154,7 +154,8 @@ class SentIds:
         """When this id was last sent (a number that grows), and whether tagged; None: not lately."""
         told = self._last.get(key, 0)
         if not told and (rounded := _rounded(key)) is not None:
-            told = self._last.get(self._left_of.get(rounded, ""), 0)
+            alike = self._left_of.get(rounded)
+            told = 0 if alike is None else self._last.get(alike, 0)
         number, tagged = divmod(told, 2)
         return (number, bool(tagged)) if number > max(0, self.count - REMEMBERED) else None
 
@@ -168,6 +169,7 @@ class Account:
         answered: How many of them were answered.
         late: Answers that came to what earlier borrowers of the connection had asked.
         again: Whether an id came back twice: what else will?
+        echoed: Whether any message carried an id that the connection was sent.
         parsed: The last payload that was looked at, and its value, if that is what the borrower gets: so that
             it need not be parsed twice.
     """
@@ -181,6 +183,7 @@ class Account:
         "_sent",
         "again",
         "answered",
+        "echoed",
         "late",
         "open",
         "parsed",
@@ -203,7 +206,7 @@ class Account:
         self.open: set[Key] = set()
         self._left_of: dict[float, set[Key]] = {}  # those of `open` that look alike where numbers are doubles
         self.tagged = self.answered = self.late = 0
-        self.again = False
+        self.again = self.echoed = False
         self.parsed: tuple[Payload, Any] | None = None
 
     @property
@@ -259,13 +262,17 @@ class Account:
             if key == wanted:
                 self._answered(wanted)
                 return True
-            return False if key is not None and key not in self.open and self._is_late(key) else None
+            if key in self.open:
+                self.echoed = True
+                return None
+            return False if key is not None and self._is_late(key) else None
 
         return judge
 
     def _answered(self, key: Key | None) -> None:
         if key is not None:
             self._behind = 0
+            self.echoed = True
             self.open.discard(key)
             if (rounded := _rounded(key)) is not None:
                 self._left_of.get(rounded, set()).discard(key)
@@ -276,6 +283,7 @@ class Account:
         last = self._sent.last(key)
         if last is None:
             return False
+        self.echoed = True
         number, tagged = last
         if number <= self._before:
             self.late += 1

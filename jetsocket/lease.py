@@ -265,10 +265,15 @@ class Lease(Generic[T]):
         deadline = monotonic() + timeout
         return deadline if self._deadline is None else min(deadline, self._deadline)
 
+    def _is_callback_over(self) -> bool:
+        return self._deadline is not None and monotonic() >= self._deadline
+
     def _late(self, error: TimeoutError, limit: float | None) -> TimeoutError:
         self._timed_out = True
         told = str(error)
-        if limit is not None:
+        if self._is_callback_over():
+            told, limit = f"{told}: the time of the callback is over", None
+        elif limit is not None and error._ran_out:
             option = "send_timeout" if error.operation == "send" else "recv_timeout"
             told += f": {limit:g} s were given; allow more (timeout, or {option})"
         return TimeoutError(told, operation=error.operation, timeout=limit)

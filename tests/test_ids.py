@@ -92,6 +92,16 @@ def test_large_integers_that_differ_are_tagged_each_and_answer_their_own_request
     assert later.open == {first + 9}
 
 
+def test_a_large_number_that_is_pushed_is_no_answer_to_an_empty_id() -> None:
+    sent = SentIds()
+    assert Account(sent, read).ask("")
+    later = Account(sent, read)
+    assert later.ask("x")
+    assert later.admits(json.dumps({"id": 2**60}))
+    assert not later.admits('{"id": ""}')
+    assert (later.late, later.open) == (1, {"x"})
+
+
 def test_what_is_shown_of_an_id_is_short() -> None:
     assert [shown(key) for key in (7, "7", key_of(1.5), "x" * 100) if key is not None] == [
         "7",

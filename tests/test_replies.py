@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.servers import (
     upgrade,
     wait_until,
 )
+from tests.wire.conftest import in_background
 
 MakePool = Callable[..., ConnectionPool[Any]]
 MakeServer = Callable[..., EchoServer]
@@ -723,6 +725,82 @@ def test_where_ids_were_echoed_once_a_request_waits_for_ever(
     assert pool.request("/", {"id": 3, "slow": 1}) == {"id": 3, "slow": 1}
 
 
+class Slow:
+    """Echoes; where "slow" is in a message, only when told to, and pushes until then."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def __call__(self, conn: Connection) -> None:
+        for text in conn:
+            if "slow" in text:
+                while not (self.go_on.wait(0.01) or conn.echo_server.stopping.is_set()):
+                    conn.send('{"push": 1}')
+            conn.send(text)
+
+
+def test_what_another_request_finds_out_meanwhile_counts(
+    echo_server: MakeServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetsocket.exchange._ECHO_PATIENCE", 0.5)
+    slow = Slow()
+    server = echo_server(slow)
+    pool = make_pool(server)
+    message = {"id": 1, "slow": True}
+    asked = in_background(lambda: pool.request("/", message))
+    wait_until(lambda: server.messages == 1)
+    assert pool.request("/", {"id": 2}) == {"id": 2}
+    with pytest.raises(FutureTimeout):
+        asked.result(1)
+    slow.go_on.set()
+    assert asked.result(5) == message
+
+
+def test_the_answer_to_another_message_of_the_lease_counts_as_an_echo(
+    echo_server: MakeServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetsocket.exchange._ECHO_PATIENCE", 0.2)
+    slow = Slow()
+    pool = make_pool(echo_server(slow))
+    with pool.acquire("/") as conn:
+        conn.send({"id": 1})
+        asked = in_background(lambda: conn.request({"id": 2, "slow": True}))
+        with pytest.raises(FutureTimeout):
+            asked.result(0.6)
+        slow.go_on.set()
+        assert asked.result(5) == {"id": 2, "slow": True}
+        conn.discard()
+
+
+def test_a_callback_is_not_told_of_times_that_it_did_not_have(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    told: list[TimeoutError] = []
+
+    def ask(conn: Any) -> None:
+        for use in (
+            lambda: conn.request({"id": 1, "say": [{"push": 1}]}),
+            lambda: conn.request({"id": 2, "say": [{"push": 1}]}, 60),
+            lambda: conn.recv(60),
+            lambda: conn.ping(60),
+        ):
+            try:
+                use()
+            except TimeoutError as error:
+                told.append(error)
+        raise told[0]
+
+    server = echo_server(lambda conn: scripted(conn))
+    pool = make_pool(server, configure=ask, manager_kwargs={"connect_timeout": 0.3})
+    with pytest.raises(TimeoutError, match=r"configure\(\) had not ended .* within connect_timeout=0\.3 s"):
+        pool.acquire("/")
+    assert "1 message came, none with id 1" in str(told[0])
+    for error in told:
+        assert "the time of the callback is over" in str(error)
+        assert "60 s" not in str(error) and "10 s" not in str(error)
+        assert error.timeout is None
+
+
 def test_a_silent_service_is_waited_for(echo: EchoServer, make_pool: MakePool, monkeypatch: Any) -> None:
     monkeypatch.setattr("jetsocket.exchange._ECHO_PATIENCE", 0.01)
     message = {"id": 1, "delay": 0.3}
@@ -739,8 +817,9 @@ def test_a_flood_ends_a_request_before_it_fills_the_memory(
 
     pool = make_pool(echo_server(floods), manager_kwargs={"max_message_size": 1 << 20})
     with pool.acquire("/") as conn:
-        with pytest.raises(TimeoutError, match="more messages than are kept unread"):
+        with pytest.raises(TimeoutError, match="more messages than are kept unread") as raised:
             conn.request({"id": 1}, 30)
+        assert "30 s" not in str(raised.value)  # it did not take that long
         assert conn.recv_raw(5) == "x" * 100_000
 
 

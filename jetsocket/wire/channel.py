@@ -136,8 +136,11 @@ class Channel(Incoming):
                         raise not_held(self.target)
                     in_time = self._fill(deadline)
                     full = self._taken_in >= enough
-                    if (full or not in_time) and not ping.is_answered() and not self.is_over:
-                        raise self._late("ping", deadline, _TOO_MUCH if full else "")
+                    if not ping.is_answered() and not self.is_over:
+                        if full:
+                            raise self._flooded("ping", _TOO_MUCH)
+                        if not in_time:
+                            raise self._late("ping", deadline)
                 finally:
                     self.readlock.release()
             elif deadline is not None and monotonic() >= deadline:

@@ -14,6 +14,7 @@ from jetsocket.wire.closing import Closing
 from jetsocket.wire.link import LAST_LOOK, LITTLE, not_held, takes
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.tls import ReentryError
+from jetsocket.wire.waits import Patience
 
 READ_AHEAD = 1024 * 1024
 """B that are read for a borrower who does not."""
@@ -103,7 +104,7 @@ class Incoming(Closing):
         since: int,
         deadline: float | None = None,
         holder: object = None,
-        patience: float | None = None,
+        patience: Patience | None = None,
     ) -> str | bytes:
         """Receive the one message that is wanted; what comes before it stays for `recv_message`, in order.
 
@@ -112,7 +113,7 @@ class Incoming(Closing):
             since: What `reader.received` was before the question left: what came earlier answers it not.
             deadline: As for `recv_message`, and so is `holder`.
             holder: Who asks.
-            patience: s to wait from the first message on that is not wanted; None: no limit.
+            patience: In place of a deadline; begins with the first message that is not wanted.
 
         Raises:
             TimeoutError: Not by the deadline, or not before more messages than are kept unread.
@@ -149,7 +150,7 @@ class Incoming(Closing):
         judge: Callable[[str | bytes], bool | None],
         since: int,
         deadline: float | None,
-        patience: float | None,
+        patience: Patience | None,
     ) -> str | bytes:
         self.reader.recall()  # nothing may be taken meanwhile
         messages = self.reader.messages
@@ -164,8 +165,7 @@ class Incoming(Closing):
                     if wanted is None:
                         kept += 1
                         if patience is not None:
-                            until, patience = monotonic() + patience, None
-                            deadline = until if deadline is None else min(until, deadline)
+                            patience.begin()
                         continue
                     messages.remove(message)  # or one like it, which is as good
                     if wanted:
@@ -181,8 +181,10 @@ class Incoming(Closing):
             if self.failure is not None:
                 self.raise_failure()
             if self._taken_in >= enough:
-                raise self._late("recv", deadline, _TOO_MANY)
-            if not self._fill(deadline) and kept >= len(messages) and not self.is_over:
+                raise self._flooded("recv", _TOO_MANY)
+            if self._fill(deadline if patience is None else patience.until) or self.is_over:
+                continue
+            if kept >= len(messages) and (patience is None or patience.is_over()):
                 raise self._late("recv", deadline, "no reply came in time")
 
     def _fill(self, deadline: float | None) -> bool:

@@ -219,6 +219,12 @@ class Link:
         told = why or f"{doing[operation]} in time"
         return TimeoutError(f"{told}{where}", operation=operation, timeout=None)
 
+    def _flooded(self, operation: str, why: str) -> TimeoutError:
+        """What to tell who would have to keep more messages unread than there is room for."""
+        error = self._late(operation, None, why)
+        error._ran_out = False
+        return error
+
     def refuse_reentry(self, name: _LockName, operation: str) -> None:
         """Refuse an operation that would need that lock, which is not free, and is held by this very thread.
 

@@ -161,3 +161,31 @@ def wait_for(poll: Poll, deadline: float | None) -> bool:
 
 
 __all__ = ["Poll", "Watcher", "ask_kernel", "pollers", "take", "wait_for", "waiting"]
+
+
+class Patience:
+    """How long to wait for what may never come, unless it turns out meanwhile that it will.
+
+    Attributes:
+        seconds: From `begin` on.
+        until: When it is over (monotonic, s); None before it has begun, and when there is hope.
+    """
+
+    __slots__ = ("_is_hopeful", "seconds", "until")
+
+    def __init__(self, seconds: float, is_hopeful: Callable[[], bool]) -> None:
+        """Have so much of it, as long as `is_hopeful` says no; it is asked at the start and the end."""
+        self.seconds = seconds
+        self.until: float | None = None
+        self._is_hopeful = is_hopeful
+
+    def begin(self) -> None:
+        """Begin, unless it has begun or there is hope."""
+        if self.until is None and not self._is_hopeful():
+            self.until = monotonic() + self.seconds
+
+    def is_over(self) -> bool:
+        """The time has passed: whether that is the end; False: there is hope."""
+        if self._is_hopeful():
+            self.until = None
+        return self.until is not None

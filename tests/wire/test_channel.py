@@ -25,6 +25,7 @@ from jetsocket.exceptions import (
     ProtocolError,
     TimeoutError,
 )
+from jetsocket.wire.waits import Patience
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls
@@ -385,8 +386,27 @@ class TestAnswers:
     ) -> None:
         ws = connect(raw_server(after_upgrade(frame(1, b"other"))).uri)
         with Stopwatch(), pytest.raises(TimeoutError, match="no reply came"):
-            ws.recv_answer(lambda message: None, 0, None, patience=0.2)
+            ws.recv_answer(lambda message: None, 0, None, patience=Patience(0.2, lambda: False))
         assert ws.recv_message(soon()) == "other"
+
+    def test_patience_has_no_end_where_there_is_hope(self, raw_server: RawFactory, connect: Connect) -> None:
+        def script(sock: socket.socket) -> None:
+            servers.upgrade(sock)
+            sock.sendall(frame(1, b"other"))
+            go_on.wait(5)
+            sock.sendall(frame(1, b"mine"))
+            servers.hold(sock)
+
+        go_on, asked = threading.Event(), []
+        patience = Patience(0.1, lambda: bool(asked.append(0)) or len(asked) > 1)  # only when it is over
+        ws = connect(raw_server(script).uri)
+        answer = in_background(
+            lambda: ws.recv_answer(lambda message: message == "mine" or None, 0, None, patience=patience)
+        )
+        wait_until(lambda: len(asked) == 2)
+        assert patience.until is None
+        go_on.set()
+        assert answer.result(5) == "mine"
 
     def test_an_answer_before_the_end_is_found_and_the_rest_stays(
         self, raw_server: RawFactory, connect: Connect
