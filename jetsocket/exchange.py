@@ -156,7 +156,6 @@ class Exchange(Lease[T]):
                     raise
                 # Not a byte has left, and this borrower has neither sent nor received: nothing shows.
                 self._touched = False
-                self._account = self._watched = None  # its ids have been sent on the other connection
                 self._lender.move(self, entry, deadline)
 
     def _note_what_came_first(self, entry: Entry) -> None:

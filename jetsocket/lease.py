@@ -152,6 +152,7 @@ class Lease(Generic[T]):
         """Begin to use this connection."""
         entry.wire.holder = self._borrower
         self._entry = self._shown = entry
+        self._account = self._watched = None  # what was asked on another connection says nothing of this one
         if entry.ids is not None and entry.ids.owes and self._deadline is None:
             self._account = self._watched = self._new_account(entry.ids)  # a callback gets whatever comes
 

@@ -843,6 +843,40 @@ def test_a_lease_that_moves_asks_on_the_new_connection_only(
     assert pool.stats().idle_connections == 1
 
 
+@pytest.mark.parametrize("message", [{"id": "c"}, {"n": 3}])
+def test_a_lease_that_moves_from_a_connection_that_owes_answers_is_accounted_on_the_new_one(
+    echo_server: MakeServer, make_pool: MakePool, message: Any
+) -> None:
+    owed = []
+
+    def answers_late(conn: Connection) -> None:
+        for text in conn:
+            if json.loads(text).get("id") in {"a", "b"}:
+                owed.append(text)
+            else:
+                for each in [*owed, text]:
+                    conn.send(each)
+
+    server = echo_server(answers_late)
+    pool = make_pool(server, max_connections=1, reuse="quiet")
+    with pool.acquire("/") as conn:
+        conn.send({"id": "a"})  # "quiet" keeps the connection, and it owes an answer
+        wait_until(lambda: owed)
+    with pool.acquire("/") as conn:
+        first = conn.id
+        server.cut_all()
+        owed.clear()
+        wait_until(lambda: conn._told().wire.tend() and not conn.is_connected)
+        conn.send({"id": "b"})
+        assert conn.id != first
+        wait_until(lambda: owed)
+    with pool.acquire("/") as conn:
+        assert conn.id != first
+        conn.send(message)
+        assert conn.recv(5) == message
+    assert pool.stats().discards["late reply"] == 1
+
+
 def test_an_idempotent_request_waits_for_its_id_each_time(
     echo_server: MakeServer, make_pool: MakePool
 ) -> None:
