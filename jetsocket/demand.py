@@ -35,11 +35,12 @@ class Dial:
         has_slot: Whether it holds a slot that no entry stands for yet.
         room: A connection that is to be closed first; its slot is this dial's then.
         entry: The connection that is being opened now.
-        ordered_at: When it was decided (monotonic, s).
         attempts: How many attempts have begun.
         overdue_at: When it is given up though its thread has not come back (monotonic, s).
         is_over: Whether it has ended, well or not; what its thread still opens is closed then.
         taken: Whether a thread has taken it up.
+        thread: That one's identity.
+        hangs_in: Where in the user's code that thread was when it was given up; "" if it is not known.
         has_opened: Whether it has opened its connection.
         done: Released when it is over; for `prewarm`.
         error: Why it failed, if it did.
@@ -54,11 +55,13 @@ class Dial:
         self.has_slot = False
         self.room: Entry | None = None
         self.entry: Entry | None = None
-        self.ordered_at = self.began_at = monotonic()
+        self.began_at = monotonic()
         self.attempts = 0
         self.overdue_at = float("inf")
         self.is_over = False
         self.taken = self.has_opened = False
+        self.thread = 0
+        self.hangs_in = ""
         self.done = threading.Lock()
         self.done.acquire()
         self.error: BaseException | None = None

@@ -9,7 +9,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.demand import PACE, Dial, Purpose
 from jetsocket.entry import Entry
-from jetsocket.exceptions import TimeoutError
+from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.lifecycle import CLOSING, OPENING
 from jetsocket.locking import step
 from jetsocket.rebuilding import Rebuilding
@@ -200,17 +200,38 @@ class Dialling(Rebuilding):
             self.doorbell.put("tokens")
 
     @step
+    def asks_limiter(self, dial: Dial, overdue_at: float) -> None:
+        """The limiter is asked for a dial; by then (monotonic, s) it has answered, or hangs."""
+        dial.began_at, dial.overdue_at = monotonic(), overdue_at
+        self._look_again_at(overdue_at)
+
+    @step
     def overdue_dials(self, now: float) -> list[Dial]:
         """The dials whose time is over though their thread has not come back; they are to be given up.
 
         From here on their connections are closing: one that opens at this moment comes too late.
         """
-        overdue = [dial for dial in self.dials if dial.entry is not None and now >= dial.overdue_at]
+        overdue = [dial for dial in self.dials if now >= dial.overdue_at]
         for dial in overdue:
+            self.left_behind[dial] = None
             if (entry := dial.entry) is not None and entry.place == OPENING:
                 entry.move(CLOSING)
                 self.closing[entry] = None
         return overdue
+
+    @step
+    def came_back(self, dial: Dial) -> bool:
+        """The thread of a dial has ended it; True: it had been given up."""
+        was_left_behind = dial in self.left_behind
+        self.left_behind.pop(dial, None)
+        if was_left_behind and self.line:
+            self._plan()
+        return was_left_behind
+
+    @step
+    def why_not_dialled(self, key: str) -> ConnectionError | None:
+        """What to tell a caller of a URI for which none is open, and too many threads hang in dials."""
+        return self._why_not_dialled(key)
 
     @step
     def warm(self, key: str, target: Target, count: int, most: int) -> tuple[list[Dial], list[Dial]]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from jetsocket.exceptions import JetSocketError
 from jetsocket.wire.redaction import as_cause
 
-__all__ = ["Misuse", "as_told", "exc_info_of", "place_of", "told"]
+__all__ = ["Misuse", "as_told", "exc_info_of", "place_in", "place_of", "told"]
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _OTHERS = (_PACKAGE, str(Path(os.__file__).parent) + os.sep, "<frozen ")
@@ -37,10 +37,24 @@ def place_of(error: BaseException) -> str:
     place, trace = "", error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not code.co_filename.startswith(_OTHERS) and "site-packages" not in code.co_filename:
+        if not _is_others(code.co_filename):
             place = f"{code.co_name} ({os.path.basename(code.co_filename)}:{trace.tb_lineno})"
         trace = trace.tb_next
     return place
+
+
+def place_in(frame: FrameType | None) -> str:
+    """Function, file and line of the user's code that a thread is in, or that called what it is in; or ""."""
+    while frame is not None:
+        if not _is_others(frame.f_code.co_filename):
+            return f"{frame.f_code.co_name} ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
+        frame = frame.f_back
+    return ""
+
+
+def _is_others(file: str) -> bool:
+    """Whether a file is of this package, the standard library, or another library."""
+    return file.startswith(_OTHERS) or "site-packages" in file
 
 
 def as_told(error: BaseException, text: str = "") -> BaseException:

@@ -17,15 +17,17 @@ from collections.abc import Callable
 from functools import partial
 from queue import Empty
 
+from jetsocket import hanging
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.closing import close_all
 from jetsocket.demand import Dial
 from jetsocket.exceptions import TimeoutError
+from jetsocket.health_checks import Check
 from jetsocket.interrupts import suppress
 from jetsocket.lifecycle import IDLE
 from jetsocket.limits import Limiter
-from jetsocket.liveness import Check, Liveness
+from jetsocket.liveness import Liveness
 from jetsocket.moves import TICK
 from jetsocket.opening import Opening
 from jetsocket.state import State
@@ -39,6 +41,7 @@ ABANDONED = "abandoned"
 _SOON = 0.05  # s, while a connection is closing, or one had to be passed over
 _AT_ONCE = 0.01  # s, while connections owe a pong before they can be lent
 _BUDGET = 0.1  # s that closing handshakes may take of a round, all together
+_MOST_WARNINGS = 1000  # that wait for the user's warnings hook
 _START_PATIENCE = 1.0  # s, after which a thread that does not run is taken for one that never will
 _RETURN_PATIENCE = 0.3  # s that a return may take from its claim to its booking
 _STOP_PATIENCE = 1.0  # s that workers have to empty their queues
@@ -155,12 +158,14 @@ class Housekeeper:
             self._liveness.mind_sleep,
             self._liveness.keep_alive,
             self._liveness.hear_suspects,
+            self._mind_checks,
             self._expire,
             self._keep_floors,
             self._finish_closing,
             self._report_leaks,
             self._find_dropped,
             self._find_unreturned,
+            self._find_come_back,
             self._release_tokens,
             self._opening.start_threads,
             self.state.settle,
@@ -193,16 +198,28 @@ class Housekeeper:
         self.state.plan()
 
     def _give_dial_up(self, dial: Dial) -> None:
-        entry = dial.entry
-        if entry is None:
-            return
-        entry.wire.cut("it was not opened in time")
-        where, lasted = dial.target.redacted, monotonic() - dial.began_at
+        if (entry := dial.entry) is not None:
+            entry.wire.cut("it was not opened in time")
+        dial.hangs_in = hanging.place_of(dial)
+        target, lasted = dial.target.redacted, monotonic() - dial.began_at
         told = (
-            f"cannot connect to {where}: {lasted:.3g} s were not enough for a name look-up or a callback that"
-            " does not end; see what the resolver and your callables do, or allow more time (connect_timeout)"
+            f"cannot connect to {target}: after {lasted:.3g} s its thread hangs {hanging.where([dial])}; give"
+            " what it waits for a timeout of its own, or allow more time (connect_timeout)"
         )
         self.state.failed(dial, entry, TimeoutError(told, operation="connect", timeout=lasted))
+        more = "none is started for it until one comes back"
+        text = "[%s] %s. Its slot is free again; %d such threads are left behind%s"
+        there = f", and {more}" if hanging.too_many(self.state.left_behind, dial.key) else ""
+        self.state.log.note(logging.WARNING, text, self.state.name, told, len(self.state.left_behind), there)
+
+    def _find_come_back(self) -> None:
+        """Strike dials off whose thread came back, and was struck itself before it could say so."""
+        for dial in hanging.have_come_back(list(self.state.left_behind)) if self.state.left_behind else ():
+            self.state.came_back(dial)
+
+    def _mind_checks(self) -> None:
+        if self._liveness.checking is not None:
+            self._liveness.checking.mind()
 
     def _expire(self) -> None:
         """Close what has been idle for max_idle_time or has lived for max_lifetime."""
@@ -297,7 +314,8 @@ class Housekeeper:
         )
         self.state.log.note(logging.WARNING, "[%s] %s", self.state.name, text)
         # A warnings hook is the user's code: not here.
-        self.workers.log.submit(partial(_warn, text, file, max(1, line)))
+        if self.workers.log.backlog < _MOST_WARNINGS:  # else the hook, or a log handler, hangs
+            self.workers.log.submit(partial(_warn, text, file, max(1, line)))
 
     def _release_tokens(self) -> None:
         """Give the limiter back what it gave for connections that are closed."""

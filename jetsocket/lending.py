@@ -269,6 +269,8 @@ class Lending(Returning):
         while True:
             ordered, under_way = state.warm(key, target, count, count - opened)
             if not (ordered or under_way):
+                if (error := state.why_not_dialled(key)) is not None:
+                    raise error
                 return opened
             if not self.ensure_housekeeper():
                 self._dial_here(ordered)

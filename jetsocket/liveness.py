@@ -1,6 +1,6 @@
 """Keeping connections alive: reading where no borrower does, pings, pongs, checks, the end of what is dead.
 
-All of it runs in the housekeeper's thread and waits for nothing; `check` runs in a worker.
+All of it runs in the housekeeper's thread and waits for nothing; for `check` see `health_checks`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
-from functools import partial
 
 from jetsocket.clean import stale
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
+from jetsocket.health_checks import Check, Checking
 from jetsocket.lifecycle import CHECKING, IDLE
-from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.suspects import ping_after_sleep, ping_siblings
 from jetsocket.wire.waits import Watcher, waiting
@@ -26,8 +24,6 @@ from jetsocket.workers import Worker
 _BUDGET = 0.1  # s that a chore may spend on what comes, over all connections
 _LITTLE = 4096  # B: as much as an honest server sends unasked, a ping above all
 
-Check = Callable[[Entry], bool]
-
 
 class Liveness:
     """What the housekeeper knows of the connections that it watches.
@@ -35,6 +31,7 @@ class Liveness:
     Attributes:
         passed_over: Descriptors for which the last round had no time.
         has_suspects: Whether connections owed a pong in the last round.
+        checking: Runs the user's `check`; None without one.
     """
 
     def __init__(self, state: State, checks: Worker, check: Check | None) -> None:
@@ -42,8 +39,7 @@ class Liveness:
         self.state = state
         self.passed_over: set[int] = set()
         self.has_suspects = False
-        self._checks = checks
-        self._check = check
+        self.checking = None if check is None else Checking(state, checks, check, self._retire)
         self._watcher = Watcher()
         self._watched: dict[int, Entry] = {}
         self._watch_version = -1
@@ -161,33 +157,12 @@ class Liveness:
 
     def _ask(self, entry: Entry) -> bool:
         """Ask whether the server is alive; False: not possible, because it takes nothing just now."""
-        if self._check is None:
+        if self.checking is None:
             entry.taken_at_ping = entry.wire.bytes_taken
             return entry.wire.send_ping()
-        if self.state.take_for_check(entry):
-            self._submit(self._check, entry)
+        if not self.checking.is_stuck and self.state.take_for_check(entry):
+            self.checking.submit(entry)
         return True
-
-    def _submit(self, check: Check, entry: Entry) -> None:
-        try:
-            self._checks.submit(partial(self._run_check, check, entry))
-        except RuntimeError:  # no more threads: it was not asked, and stays as it was
-            self.state.put_back(entry)
-            raise
-
-    def _run_check(self, check: Check, entry: Entry) -> None:
-        """In a worker."""
-        healthy = False
-        try:
-            healthy = check(entry)
-        finally:
-            if self.state.pid != getpid():
-                pass  # the user's code has forked, and this is the child: the connection is the parent's
-            elif healthy:
-                entry.wire.last_heard = monotonic()
-                self.state.put_back(entry)
-            else:
-                self._retire(entry, "check failed")
 
     def _mind_the_stall(self, entry: Entry, now: float) -> None:
         """A borrower's send is under way and leaves no room for a ping: then bytes must move instead."""
@@ -219,9 +194,12 @@ class Liveness:
                 self._retire(entry, "closed")
             elif wire.last_heard > entry.suspected_at:
                 self.state.put_back(entry)
-            elif self._check is not None:
+            elif self.checking is not None:
+                if self.checking.is_stuck:
+                    self._retire(entry, "check failed")  # there is no way to ask, and it may be dead
+                    continue
                 self.state.hand_to_check(entry)
-                self._submit(self._check, entry)
+                self.checking.submit(entry)
             elif now >= entry.answer_by:
                 self._cut(entry, "no pong came in time, which it owed before it could be lent again")
             elif wire.ping_due_since is None:  # there was no room for it, or an exception struck its sender
@@ -233,4 +211,4 @@ class Liveness:
         ping_after_sleep(self.state, self.state.slept)
 
 
-__all__ = ["Check", "Liveness"]
+__all__ = ["Liveness"]

@@ -56,6 +56,7 @@ class Moves(Steps):
         dials: The orders to open a connection that are not over.
         resting: Those of which an attempt has failed, and the next one is to come.
         queued: Those that no opener has taken up.
+        left_behind: Those that ended before their thread came back from them; see `hanging`.
         troubles: The URIs whose last dial failed.
         floors: How many connections are to be kept open, by key, as `prewarm(keep=True)` asked.
         closed: No more leases, ever.
@@ -88,6 +89,7 @@ class Moves(Steps):
         self.dials: dict[Dial, None] = {}
         self.resting: set[Dial] = set()
         self.queued: deque[Dial] = deque()
+        self.left_behind: dict[Dial, None] = {}
         self.troubles = Troubles(config.connect_cooldown, random.random)
         self.floors: dict[str, tuple[Target, int]] = {}
         self.closed = self.draining = self.cut = False

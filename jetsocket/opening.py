@@ -25,6 +25,7 @@ from jetsocket.demand import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
 from jetsocket.foreign import as_told, told
+from jetsocket.hanging import carries_out
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
 from jetsocket.limits import Limiter
@@ -39,6 +40,7 @@ from jetsocket.wire.websocket import WebSocket
 _PARK = 5.0  # s that an opener waits for its next order
 _ROOM_PATIENCE = 0.25  # s that a connection has for its closing handshake when its slot is wanted
 _OVERDUE = 0.1  # s after which a dial that has not ended by itself is given up
+_LIMITER_PATIENCE = 1.0  # s that a limiter may take beyond its timeout, for it may do I/O
 _LIFETIME_JITTER = 0.1
 _NEVER_RETRIED = frozenset({401, 403, 404, 410})
 
@@ -91,9 +93,14 @@ class Opening:
             self._threads.append(thread)
 
     def join(self, deadline: float) -> None:
-        """Wait until the openers have ended, at most until then (monotonic, s)."""
+        """Wait until the openers have ended, but for those that hang, at most until then (monotonic, s)."""
+        hanging = {dial.thread for dial in self._state.left_behind}
         for thread in self._threads:
-            if thread is not threading.current_thread() and not sys.is_finalizing():
+            if (
+                thread.ident not in hanging
+                and thread is not threading.current_thread()
+                and not sys.is_finalizing()
+            ):
                 thread.join(max(0.0, deadline - monotonic()))
 
     def _run(self) -> None:
@@ -148,9 +155,11 @@ class Opening:
 
     # --- one order -------------------------------------------------------------------------------------
 
+    @carries_out
     def open(self, dial: Dial) -> None:
         """Carry out an order, in the context of the caller that it was made for."""
         context = copy_context() if dial.context is None else dial.context.copy()
+        dial.thread = threading.get_ident()
         try:
             context.run(self._open, dial)
         except Forked:
@@ -161,6 +170,16 @@ class Opening:
                 failure.__cause__ = as_told(error)
                 self._state.failed(dial, dial.entry, failure)
             raise
+        finally:
+            if dial in self._state.left_behind and self._state.pid == getpid():
+                self._come_back(dial)
+
+    def _come_back(self, dial: Dial) -> None:
+        """This thread comes back from a dial that was given up."""
+        self._state.came_back(dial)
+        if (lasted := monotonic() - dial.overdue_at) > 0:
+            text = "[%s] a thread that hung in a dial to %s has come back after %.3g s more"
+            self._state.log.note(logging.WARNING, text, self._state.name, dial.target.redacted, lasted)
 
     def _open(self, dial: Dial) -> None:
         state, attempts = self._state, self._options.connect_attempts
@@ -299,10 +318,13 @@ class Opening:
         """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile."""
         state = self._state
         wanted: Callable[[], bool] = lambda: state.is_wanted(dial)  # noqa: E731  # read as an argument
-        token, limit = limiter.acquire(0, wanted), self._options.connect_timeout
+        limit = self._options.connect_timeout
+        state.asks_limiter(dial, monotonic() + _LIMITER_PATIENCE)
+        token = limiter.acquire(0, wanted)
         while state.pid == getpid() and token is None and wanted():
             self._close_room(dial)  # or it would keep its slot for as long
             state.give_slot_back(dial)
+            state.asks_limiter(dial, monotonic() + limit + _LIMITER_PATIENCE)
             token = limiter.acquire(limit, wanted)
         if state.pid != getpid():
             raise Forked

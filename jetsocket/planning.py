@@ -10,6 +10,8 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.demand import Dial, dials_allowed
 from jetsocket.entry import Entry
+from jetsocket.exceptions import ConnectionError
+from jetsocket.hanging import refusal, too_many
 from jetsocket.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom
 from jetsocket.moves import NEVER, TICK
 
@@ -55,6 +57,10 @@ class Planning(MakingRoom):
         again_at = max(self._dialled_again_at(head.key), self.idle.paced_until(head.key))
         if now < again_at:
             return again_at
+        if (error := self._why_not_dialled(head.key)) is not None:
+            for borrower in self.line.all(head.key):
+                self._turn_away(borrower, error)
+            return NEVER
         self.idle.pace(head.key, 0.0)
         for _ in range(self._wanted(head)):
             room = self._closing_one_of(head.key)
@@ -92,6 +98,7 @@ class Planning(MakingRoom):
         if now < allowed_at:
             return allowed_at
         room, dial.entry = dial.entry, None
+        self.left_behind[dial] = None  # until its thread comes back, which may be in a callable of the user's
         self._retire(room, "evicted")
         room.close_by = 0.0  # it is not open: there is no closing handshake
         self._order(head, room=room)
@@ -120,12 +127,20 @@ class Planning(MakingRoom):
                 return NEVER
         return trouble.next_dial_at if is_open or opening else 0.0
 
+    def _why_not_dialled(self, key: str) -> ConnectionError | None:
+        """Why callers need not wait for a connection to that URI: none is open, and too many threads hang."""
+        if not too_many(self.left_behind, key) or self.idle.open(key) or self.idle.opening(key):
+            return None
+        return refusal(self.left_behind, key)
+
     def _wanted(self, head: Borrower) -> int:
         """How many more dials the callers of that URI need."""
         return self._allowed(head.key, self.line.count(head.key) - self.idle.opening(head.key))
 
     def _allowed(self, key: str, more: int) -> int:
         """How many of so many more dials of a URI the limits allow, slots aside."""
+        if too_many(self.left_behind, key):
+            return 0
         opening, open_now, config = self.idle.opening(key), self.idle.open(key), self.config
         return dials_allowed(
             more,

@@ -82,6 +82,8 @@ class State(FastPath):
             return Answer(error=trouble.error)
         if self.draining:  # nothing is opened any more, and the line was told already
             raise self.closed_error()
+        if self.left_behind and (error := self._why_not_dialled(key)) is not None:
+            return Answer(error=error)
         borrower.context = copy_context()  # this is the borrower's thread
         if not may_wait:
             self._order_for_a_poller(borrower)

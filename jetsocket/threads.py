@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import traceback
+from collections.abc import Collection
 from queue import SimpleQueue
-from types import FrameType
+from types import CodeType, FrameType
 
 from jetsocket.process_id import getpid
 
@@ -36,10 +38,25 @@ def rest_if_forked(pid: int) -> None:
         SimpleQueue[None]().get()
 
 
+def frame_in(thread: int) -> FrameType | None:
+    """What a thread with that identity runs now; None if there is none, or it is a greenlet's."""
+    return sys._current_frames().get(thread)
+
+
+def is_in(thread: int, functions: Collection[CodeType]) -> bool:
+    """Whether a thread is in one of these functions; also if that can't be known, of a greenlet."""
+    if frame_in(threading.get_ident()) is None:
+        return True  # identities are greenlets' here
+    frame = frame_in(thread)
+    while frame is not None and frame.f_code not in functions:
+        frame = frame.f_back
+    return frame is not None
+
+
 def stack_of(frame: FrameType | None) -> traceback.StackSummary:
     """The stack down to `frame`; source lines are read only when it is shown."""
     frames = [] if frame is None else list(traceback.walk_stack(frame))
     return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
 
 
-__all__ = ["Forked", "is_housekeeping", "keep_house", "rest_if_forked", "stack_of"]
+__all__ = ["Forked", "frame_in", "is_housekeeping", "is_in", "keep_house", "rest_if_forked", "stack_of"]

@@ -20,6 +20,9 @@ from jetsocket.wire.waits import take
 
 Job: TypeAlias = Callable[[], object]
 
+MOST_CHECKS = 3
+"""Threads that run the user's `check`."""
+
 _PARK = 5.0  # s without work, after which a thread ends
 
 
@@ -46,6 +49,11 @@ class Worker:
         """Whether nothing waits and nothing is under way."""
         with self._lock:
             return not self._jobs and self._running == self._parked
+
+    @property
+    def backlog(self) -> int:
+        """How many jobs wait for a thread."""
+        return len(self._jobs)
 
     def submit(self, job: Job) -> None:
         """Have this run soon; for the housekeeper alone, for it may start a thread.
@@ -133,7 +141,7 @@ class Workers:
     def __init__(self, pool: str) -> None:
         """None runs yet."""
         self.log = Worker(f"jetsocket-log-{pool}")
-        self.checks = Worker(f"jetsocket-check-{pool}", most=3)
+        self.checks = Worker(f"jetsocket-check-{pool}", most=MOST_CHECKS)
         self.limiter = Worker(f"jetsocket-limiter-{pool}")
 
     def stop(self, deadline: float) -> None:
@@ -142,4 +150,4 @@ class Workers:
             worker.stop(deadline)
 
 
-__all__ = ["Job", "Worker", "Workers"]
+__all__ = ["MOST_CHECKS", "Job", "Worker", "Workers"]
