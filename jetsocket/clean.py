@@ -123,7 +123,7 @@ def may_be_lent(
         and now < entry.expires
         and not (entry.by_counts and entry.key in known.unasked)
         and with_sleep() - now < slept + SHORTEST_SLEEP
-        and entry.wire.at_rest()
+        and entry.wire.stays_at_rest()
     )
 
 

@@ -78,12 +78,13 @@ class Lending(Returning):
         entry = state.take(borrower)
         if entry is None or not may_be_lent(entry, state.config, state.known, borrower.asked_at, slept):
             entry = self._find(borrower, entry, deadline, slept)
+            if entry.uses:  # what comes unasked on a new one counts, however early it came
+                entry.count_from_here()
         keeper = self.housekeeper
         if keeper is None or not keeper.runs:  # it may have ended, and idle connections need it, too
             self.ensure_housekeeper()
         wire, uses = entry.wire, entry.uses
-        if uses:  # what comes unasked on a new one counts, however early it came
-            entry.sent, entry.received = wire.messages_sent, wire.reader.received
+        if uses:
             borrower.reused = True
         entry.uses = uses + 1
         wire.holder = borrower

@@ -54,23 +54,13 @@ class Returning:
         try:
             entry, lease._entry = lease._entry, None
             if entry is not None:
-                wire, account = entry.wire, lease._account
-                wire.holder = None
-                if wire.reader.lent:  # looked at when the holder is gone: see `_lend`
-                    wire.recall_queue()
-                sent = wire.messages_sent - entry.sent
-                tagged = 0 if account is None else account.tagged
-                if (  # then `why_unclean` finds nothing, and nearly always it is so
-                    sent == wire.reader.received - entry.received
-                    and not (failed or lease._discarded or lease._timed_out)
-                    and (account is None or account.is_settled)
+                wire = entry.wire
+                wire.holder = None  # first: a thread that has not begun to use it by the next line is refused
+                if (  # then it was not used: what has come since, the next acquire sees
+                    not (failed or lease._touched or lease._discarded or wire.stirred)
                     and self._reset is None
                     and (entry.expires == NEVER or monotonic() < entry.expires)
-                    and wire.at_rest()
-                    and (sent == tagged or entry.key not in state.known.unasked)
-                ):
-                    if sent != tagged:
-                        entry.by_counts = True
+                ) or self._is_clean(lease, entry, wire, failed):
                     borrower.reason = None
                     borrower.lent_for = UNTIL_BOOKED
             if borrower.reason is not None:
@@ -83,6 +73,29 @@ class Returning:
             state.come_back(borrower)
         if borrower.reason is not None or borrower.warned:
             self._tell(borrower, entry)
+
+    def _is_clean(self, lease: Lease[Any], entry: Entry, wire: WebSocket, failed: bool) -> bool:
+        """Whether `why_unclean` would find nothing, which nearly always is so; False: ask it."""
+        if wire.reader.lent:  # looked at when the holder is gone: see `_lend`
+            wire.recall_queue()
+        account = lease._account
+        sent, received = wire.messages_sent, wire.reader.received
+        of_lease = sent - entry.sent
+        tagged = 0 if account is None else account.tagged
+        if not (
+            of_lease == received - entry.received
+            and not (failed or lease._discarded or lease._timed_out)
+            and (account is None or account.is_settled)
+            and self._reset is None
+            and (entry.expires == NEVER or monotonic() < entry.expires)
+            and (of_lease == tagged or entry.key not in self.state.known.unasked)
+            and wire.at_rest()
+        ):
+            return False
+        if of_lease != tagged:
+            entry.by_counts = True
+        entry.sent, entry.received = sent, received  # the next lease begins here, unless it is stirred
+        return True
 
     def _tell(self, borrower: Borrower, entry: Entry | None) -> None:
         """Say what there is to be said of a return."""

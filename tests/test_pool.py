@@ -340,6 +340,39 @@ def test_a_second_answer_that_comes_later_reaches_nobody(
     assert pool.stats().total_reconnects == 0  # nothing was lost
 
 
+@pytest.mark.parametrize("seen_by", ["acquire", "housekeeper"])
+def test_what_comes_while_an_unused_lease_is_out_reaches_nobody(
+    echo_server: MakeServer, make_pool: MakePool, seen_by: str
+) -> None:
+    push, pushed = threading.Event(), threading.Event()
+
+    def handler(conn: Connection) -> None:
+        conn.send(conn.recv())
+        if push.wait(5) and not pushed.is_set():
+            conn.send("pushed")
+            conn.ping().wait(5)  # the housekeeper has answered it, unless the lease is back before that
+            pushed.set()
+        for message in conn:
+            conn.send(message)
+
+    server = echo_server(handler)
+    pool = make_pool(server, max_connections=1)
+    assert pool.request("/", '"first"', 5) == "first"
+    with pool.acquire("/") as conn:  # and nothing else
+        push.set()
+        if seen_by == "housekeeper":
+            assert pushed.wait(5)
+            wait_until(lambda: conn._entry.wire.unread)
+        else:
+            wait_until(lambda: conn._entry.wire._stream.waiting > 0 or conn._entry.wire.unread)
+    assert pool.request("/", '"mine"', 5) == "mine"
+    assert server.opened == 2
+    discards = dict(pool.stats().discards)
+    assert discards.pop("counts alone") == 1  # of the second connection: the URI is known now
+    assert discards in ({"unread": 1}, {"unread while idle": 1})
+    assert seen_by == "acquire" or discards == {"unread": 1}
+
+
 def test_a_half_read_message_closes_it(raw_server: MakeRaw, make_pool: MakePool) -> None:
     def script(sock: Any) -> None:
         upgrade(sock)

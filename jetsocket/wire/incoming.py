@@ -204,7 +204,7 @@ class Incoming(Closing):
             self._lose("reading was interrupted half-way")
         if self.failure is not None:
             return False
-        self._reading = True
+        self.stirred = self._reading = True
         data: bytes | None = None
         try:
             paused = self.reader.paused  # then the rest of the last read comes first

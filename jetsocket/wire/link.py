@@ -92,6 +92,7 @@ class Link:
         last_heard: When data or a due pong last came (monotonic, s).
         latency: Round trip of the last `measure_latency` (s).
         waits_since: When a reader last began to wait (monotonic, s); None before.
+        stirred: Whether anything may have been read or sent since `at_rest` was last true; set before it is.
         unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
             the server does not take, or compressed messages too large to be inflated all at once. The thread
             that looks after many connections calls `finish` on those.
@@ -118,6 +119,7 @@ class Link:
         self.last_heard = monotonic()
         self.latency: float | None = None
         self.waits_since: float | None = None
+        self.stirred = True
         self.unfinished: set[Any] | None = None
         self.tell_end: Callable[[ConnectionError], None] = _log_end
         self.reader = MessageReader(max_message_size)

@@ -133,7 +133,7 @@ class Outgoing(Link):
         if self.failure is not None:
             self.raise_failure()
         stream = self._stream or self._live_stream()
-        self._sending = True
+        self.stirred = self._sending = True
         try:
             stream.write(frame, deadline)
         except OSError as error:
@@ -203,7 +203,7 @@ class Outgoing(Link):
         stream = self._stream
         if stream is None or self._sending:
             return False
-        self._sending = True
+        self.stirred = self._sending = True
         try:
             taken = stream.flush_now()
             if taken and not stream.write_now(make()):

@@ -725,6 +725,49 @@ class TestAtRest:
 
     def test_none_is_before_it_is_connected(self) -> None:
         assert not WebSocket().at_rest()
+        assert not WebSocket().stays_at_rest()
+
+    @pytest.mark.parametrize("what", ["a send", "a read", "a ping", "a pong", "an end", "unread", "a look"])
+    def test_one_stays_so_until_something_is_done_with_it(
+        self, connect: Connect, echo: EchoServer, what: str
+    ) -> None:
+        ws = connect(echo.uri + ("/silent" if what == "a send" else "/"))
+        assert ws.at_rest()
+        assert ws.stays_at_rest()
+        if what == "a send":
+            ws.send("hello")
+        elif what == "a read":
+            ws.send("hello")
+            assert ws.recv() == "hello"
+        elif what == "a ping":
+            ws.measure_latency(soon())
+        elif what == "a pong":
+            ws.send_ping()
+            wait_until(lambda: ws.tend() and ws.ping_due_since is None)
+        elif what == "an end":
+            ws.cut("over")
+        elif what == "unread":
+            ws.send("hello")
+            assert select.select([ws], [], [], 5)[0]
+        elif what == "a look":
+            assert ws.look()
+        assert ws.stays_at_rest() == (what == "a look")  # which has found nothing
+        assert ws.at_rest() == (what not in ("an end", "unread"))
+        assert ws.stays_at_rest() == ws.at_rest()
+
+    def test_what_another_thread_takes_in_meanwhile_is_not_missed(
+        self, connect: Connect, echo: EchoServer
+    ) -> None:
+        ws = connect(echo.uri)
+        ws.send("hello")
+        assert select.select([ws], [], [], 5)[0]
+        assert not ws.at_rest()
+        assert ws.look()  # takes it in, so that the socket has nothing to tell
+        assert not ws.stays_at_rest()
+        assert not ws.at_rest()
+        assert ws.recv() == "hello"
+        assert not ws.stays_at_rest()
+        assert ws.at_rest()
 
 
 @pytest.mark.parametrize("pause", [0.04, 1.0])
