@@ -23,6 +23,9 @@ INTEGRATION_PACKAGES := $(call missing,node npm,nodejs npm) $(call missing,nginx
 # Settings of the user's that would make pip install elsewhere than into .venv, or Python look elsewhere.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH
 
+# Some hundred Pythons are started by the tests, and each would compile everything it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint format docs coverage bench integration soak clean

@@ -1,7 +1,7 @@
 """jetsocket: a blocking, thread-safe WebSocket connection pool. Here are the public names, nothing else."""
 
 import logging
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.connection import PooledConnection
@@ -43,9 +43,20 @@ __all__ = [
     "TimeoutError",
 ]
 
-try:
-    __version__ = version("jetsocket")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    __version__ = "0+unknown"
+__version__: str
+
+if not TYPE_CHECKING:  # or every name would be known to type checkers
+
+    def __getattr__(name: str) -> str:
+        """Look up the version when it is asked for: reading metadata is slow."""
+        if name != "__version__":
+            raise AttributeError(f"module 'jetsocket' has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("jetsocket")
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            return "0+unknown"
+
 
 logging.getLogger("jetsocket").addHandler(logging.NullHandler())
