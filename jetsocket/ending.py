@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from logging import DEBUG
-from typing import TYPE_CHECKING
+from logging import DEBUG, WARNING
 
 from jetsocket.clock import monotonic
 from jetsocket.closing import close_all
@@ -12,9 +11,6 @@ from jetsocket.forking import all_pools
 from jetsocket.housekeeper import ABANDONED, STOP
 from jetsocket.lending import Lending
 from jetsocket.lifecycle import IDLE
-
-if TYPE_CHECKING:
-    pass
 
 _EXIT_PATIENCE = 0.1  # s, for the closing handshakes of all pools together when the interpreter ends
 _JOIN_PATIENCE = 1.0  # s for the pool's threads to end
@@ -38,6 +34,10 @@ def close(lending: Lending, limit: float, *, again: bool) -> None:
         entry.wire.dismiss("the pool was closed")
     for borrower in list(state.lent):  # the leases hold nothing any more, and may never be released
         if state.claim(borrower):
+            if borrower.warned and borrower.entry is not None:
+                text = "[%s] the leaked connection %d was cut after %.3g s: the pool is closed"
+                out_for = monotonic() - borrower.taken_at
+                state.log.note(WARNING, text, state.name, borrower.entry.id, out_for)
             borrower.reason, borrower.gone = "pool closed", True
             borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
             state.come_back(borrower)

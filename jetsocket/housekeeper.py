@@ -22,6 +22,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.closing import close_all
 from jetsocket.demand import Dial
+from jetsocket.entry import Entry
 from jetsocket.exceptions import TimeoutError
 from jetsocket.health_checks import Check
 from jetsocket.interrupts import suppress
@@ -293,24 +294,31 @@ class Housekeeper:
 
     def _reclaim(self, borrower: Borrower) -> None:
         """Return what a lease held that was dropped without release."""
-        was_lent = self.state.claim(borrower)
-        if not was_lent and borrower.entry is not None and borrower.entry.borrower is borrower:
+        was_lent, entry = self.state.claim(borrower), borrower.entry
+        if not was_lent and entry is not None and entry.borrower is borrower:
             return  # its return is under way, or `_find_unreturned` finds it
         self._take_back(borrower, "dropped")
         if was_lent:
-            self._warn_of_drop(borrower)
+            self._warn_of_drop(borrower, entry)
 
     def _take_back(self, borrower: Borrower, reason: str) -> None:
         entry = self.state.take_over(borrower, reason)
-        if entry is not None:
-            entry.wire.holder = None
-            entry.wire.start_close()
+        if entry is None:
+            return
+        entry.wire.holder = None
+        entry.wire.start_close()
+        if borrower.warned and reason != "dropped":  # of those that were dropped a warning tells
+            text = "[%s] the leaked connection %d was taken back after %.3g s: its release was %s"
+            out_for = monotonic() - borrower.taken_at
+            self.state.log.note(logging.WARNING, text, self.state.name, entry.id, out_for, reason)
 
-    def _warn_of_drop(self, borrower: Borrower) -> None:
+    def _warn_of_drop(self, borrower: Borrower, entry: Entry | None) -> None:
         file, line, function = borrower.where()
+        which = "" if entry is None else f"connection {entry.id} to {entry.target.redacted}, "
         text = (
-            f"a lease of pool {self.state.name!r} was dropped without release, acquired in {function}"
-            f" ({file}:{line}); its connection was closed. Use `with pool.acquire(…) as conn:`"
+            f"a lease of pool {self.state.name!r} was dropped without release: {which}acquired by thread"
+            f" {borrower.thread_name} in {function} ({file}:{line}); the connection is closed. Use"
+            " `with pool.acquire(…) as conn:`"
         )
         self.state.log.note(logging.WARNING, "[%s] %s", self.state.name, text)
         # A warnings hook is the user's code: not here.

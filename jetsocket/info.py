@@ -19,7 +19,8 @@ class LeaseInfo:
         thread: Name of the thread that acquired it.
         age: How long it has been lent (s).
         where: Function, file and line that acquired it.
-        doing: What its borrower does now: "in recv for 2.9 s", "in send", "in your code".
+        doing: What its borrower waits for now: "in recv for 2.9 s", "in send for 1.2 s", both, or "in your
+            code".
     """
 
     id: int
@@ -74,13 +75,9 @@ def lease_info(borrower: Borrower, now: float) -> LeaseInfo | None:
 
 
 def _doing(entry: Entry, now: float) -> str:
-    wire = entry.wire
-    if wire.lock.locked():
-        return "in send"
-    if wire.readlock.locked():
-        since = wire.waits_since
-        return "in recv" if since is None else f"in recv for {now - since:.3g} s"
-    return "in your code"
+    waits = ("send", entry.wire.blocked_since), ("recv", entry.wire.waits_since)
+    told = [f"in {name} for {max(0.0, now - since):.3g} s" for name, since in waits if since is not None]
+    return " and ".join(told) or "in your code"
 
 
 def connection_info(entry: Entry, now: float) -> ConnectionInfo:

@@ -6,12 +6,15 @@ Also tests: `liveness`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import select
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
@@ -580,6 +583,60 @@ def test_a_leak_is_told_once_with_its_stack_and_its_return(
             assert "test_a_leak_is_told_once_with_its_stack_and_its_return" in told()[0]
         wait_until(lambda: len(told()) == 2)
         assert "came back after" in told()[1]
+
+
+@pytest.mark.usefixtures("quick_rounds")
+@pytest.mark.parametrize("end", ["released", "dropped", "cut"])
+def test_a_leak_has_a_second_line_with_its_id_however_it_ends(
+    echo: EchoServer, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    def told() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        return [line for line in lines if f"connection {number} " in line]
+
+    with pool_to(echo, leak_threshold=0.1) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        pool.acquire("/other").release()
+        path = "/feed?token=" + "hidden"[::-1]  # which the stack does not show
+        held = [pool.acquire(path)]
+        number = held[0].id
+        wait_until(told)
+        if end == "released":
+            held[0].release()
+        elif end == "dropped":
+            held.clear()
+            gc.collect()
+        else:
+            pool.close()
+        wait_until(lambda: len(told()) == 2)
+    first, second = told()
+    assert f"connection {number} to {echo.uri_for('/feed?token=***')} leaked" in first
+    assert "MainThread" in first
+    expected = {
+        "released": "came back after",
+        "dropped": "dropped without release",
+        "cut": "the pool is closed",
+    }
+    assert expected[end] in second
+    assert "hidden" not in caplog.text
+
+
+def test_a_dropped_lease_is_told_with_its_id_uri_and_thread(
+    echo: EchoServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        pool_to(echo) as pool,
+        warnings.catch_warnings(record=True) as warned,
+        ThreadPoolExecutor(1, thread_name_prefix="forgetful") as threads,
+    ):
+        warnings.simplefilter("always", ResourceWarning)
+        number = threads.submit(lambda: pool.acquire("/feed?token=secret").id).result(5)
+        gc.collect()
+        wait_until(lambda: warned)
+    told = str(warned[0].message)
+    assert f"connection {number} to {echo.uri_for('/feed?token=***')}, acquired by thread forgetful" in told
+    assert told in caplog.text
+    assert "secret" not in told
 
 
 # --- the user's check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from jetsocket import ConnectionPool
+from jetsocket.clock import monotonic
 from tests.servers import EchoServer, RawServer, after_upgrade, wait_until
 
 MakePool = Callable[..., ConnectionPool[Any]]
@@ -54,11 +56,22 @@ def test_what_a_borrower_waits_for_is_told(raw_server: MakeRaw, make_pool: MakeP
         waiting = threads.submit(conn.recv)
         wait_until(lambda: pool.leases()[0].doing.startswith("in recv for "))
         sending = threads.submit(conn.send_raw, b"x" * (64 << 20))  # no one reads it
-        wait_until(lambda: pool.leases()[0].doing == "in send")
+        wait_until(lambda: re.fullmatch(r"in send for \S+ s and in recv for \S+ s", pool.leases()[0].doing))
         assert f"acquired in {test_what_a_borrower_waits_for_is_told.__name__}" in str(pool.leases()[0])
         pool.close()
         for each in (waiting, sending):
             assert each.exception(5) is not None
+
+
+def test_a_borrower_that_waits_no_more_is_in_its_own_code(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, health_check_interval=0.01)  # so that the housekeeper is often in it, too
+    with pool.acquire("/") as conn:
+        with pytest.raises(TimeoutError):
+            conn.recv(timeout=0.05)
+        conn.request(1, 5)
+        until = monotonic() + 0.3
+        while monotonic() < until:
+            assert pool.leases()[0].doing == "in your code"
 
 
 def test_connections_are_told_in_whatever_place(

@@ -191,7 +191,11 @@ class Incoming(Closing):
         """Wait for bytes and take them in; after the deadline take in what is there, and return False."""
         assert self.readlock.locked(), "the caller holds `readlock`"
         self.waits_since = monotonic()
-        if self.reader.paused or self._live_stream().wait_readable(deadline):
+        try:
+            there = self.reader.paused or self._live_stream().wait_readable(deadline)
+        finally:
+            self.waits_since = None
+        if there:
             self._read_once()
             return True
         self.read_available()

@@ -91,7 +91,7 @@ class Link:
         messages_sent: Messages sent so far, one that is on its way out included.
         last_heard: When data or a due pong last came (monotonic, s).
         latency: Round trip of the last `measure_latency` (s).
-        waits_since: When a reader last began to wait (monotonic, s); None before.
+        waits_since: Since when a reader waits (monotonic, s); None: none does.
         stirred: Whether anything may have been read or sent since `at_rest` was last true; set before it is.
         unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
             the server does not take, or compressed messages too large to be inflated all at once. The thread
@@ -159,6 +159,12 @@ class Link:
     def bytes_out(self) -> int:
         """B sent, of the whole stream (TLS and the upgrade included)."""
         return 0 if self._stream is None else self._stream.bytes_out
+
+    @property
+    def blocked_since(self) -> float | None:
+        """Since when a writer waits for the server to take more (monotonic, s); None: none does."""
+        stream = self._stream
+        return stream.blocked_since if stream is not None and self.lock.locked() and stream.unsent else None
 
     @property
     def bytes_taken(self) -> int:

@@ -36,3 +36,8 @@ class ClosedSocket:
 
 
 CLOSED = ClosedSocket()
+
+
+def stopped_answering(error: OSError) -> OSError:
+    """The kernel's ETIMEDOUT by another name: TimeoutError means a passed deadline here."""
+    return ConnectionAbortedError(error.errno, f"the peer stopped answering: {error.strerror}")

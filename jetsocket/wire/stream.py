@@ -16,9 +16,10 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from jetsocket.clock import monotonic
 from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.process_id import PID, getpid
-from jetsocket.wire.sockets import CLOSED, ClosedSocket, Socket
+from jetsocket.wire.sockets import CLOSED, ClosedSocket, Socket, stopped_answering
 from jetsocket.wire.tls import Tls
 from jetsocket.wire.waits import Poll, ask_kernel, pollers, wait_for, waiting
 
@@ -39,6 +40,7 @@ class Stream:
     Attributes:
         bytes_in: Bytes received from the kernel (ciphertext, if the stream is encrypted).
         bytes_out: Bytes the kernel took. Unchanged after a failed write: no byte of it left.
+        blocked_since: When a writer last began to wait (monotonic, s).
         broken: A read or write failed half-way, so bytes are lost or half a frame is out. Never usable again.
         unsent: What waits for `flush_now` (ciphertext, if the stream is encrypted); the writer's.
         look: Tells for 0 ms what `has_begun` does, to one thread at a time, the reader or not; None before
@@ -67,8 +69,8 @@ class Stream:
         self._poll_readable: Poll | None = None  # the reader's, for looks
         self._wait_readable: Poll | None = None  # and for waits
         self._poll_writable: Poll | None = None  # the writer's, for waits
-        self.bytes_in = 0
-        self.bytes_out = 0
+        self.bytes_in = self.bytes_out = 0
+        self.blocked_since = 0.0
         self.broken = False
 
     @property
@@ -225,7 +227,7 @@ class Stream:
                 return None
             self.broken = True
             if isinstance(error, TimeoutError) and not is_alarm(error):
-                raise _stopped_answering(error) from error
+                raise stopped_answering(error) from error
             raise
         return received
 
@@ -292,7 +294,7 @@ class Stream:
             else:
                 self.broken = True
                 if isinstance(error, TimeoutError) and not is_alarm(error):
-                    raise _stopped_answering(error) from error
+                    raise stopped_answering(error) from error
                 raise
         self._flush_or_take_back(len(data), deadline)
 
@@ -347,7 +349,7 @@ class Stream:
                     return False
                 self.broken = True
                 if isinstance(error, TimeoutError) and not is_alarm(error):
-                    raise _stopped_answering(error) from error
+                    raise stopped_answering(error) from error
                 raise
         return True
 
@@ -364,6 +366,7 @@ class Stream:
                 return True
             if self._poll_writable is None:
                 _, self._poll_writable = pollers(sock.fileno(), writing=True)
+            self.blocked_since = monotonic()
             return wait_for(self._poll_writable, deadline)
         finally:
             del sock
@@ -393,8 +396,3 @@ class Stream:
         sock, self._sock = self._sock, CLOSED
         with suppress(OSError):  # a descriptor that is gone is what was asked for
             sock.close()
-
-
-def _stopped_answering(error: OSError) -> OSError:
-    """The kernel's ETIMEDOUT by another name: TimeoutError means a passed deadline here."""
-    return ConnectionAbortedError(error.errno, f"the peer stopped answering: {error.strerror}")
