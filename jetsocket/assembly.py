@@ -13,7 +13,7 @@ from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.entry import key_of
 from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
-from jetsocket.known_uris import forget_some
+from jetsocket.known_uris import Remembered
 from jetsocket.lease import T, Terms
 from jetsocket.lending import Lending
 from jetsocket.limits import Limiter
@@ -29,7 +29,6 @@ from jetsocket.uris import Target, parse, resolve
 _numbers = itertools.count(1)
 
 _KNOWN_URIS, _MOST_KNOWN_URIS = 256, 65_536  # resolved URIs that a pool remembers, at least and at most
-_LONG_URI = 2048  # characters; longer ones are resolved each time, rather than kept
 
 
 class Assembly(Generic[T]):
@@ -93,7 +92,10 @@ class Assembly(Generic[T]):
             self._options.serializer, self._options.deserializer, self._options.message_type
         )
         self._configure, self._reset, self._check, self._limiter = configure, reset, check, limiter
-        self._targets: dict[str, tuple[Target, str]] = {}  # resolving costs as much as borrowing
+        self._resolved = Remembered()
+        self._targets: dict[str, tuple[Target, str]] = (
+            self._resolved.items
+        )  # resolving costs as borrowing does
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
@@ -128,10 +130,9 @@ class Assembly(Generic[T]):
             raise TypeError(f"uri_or_path must be a str, not {type(uri_or_path).__name__}")
         target = resolve(uri_or_path, self._base)
         found = target, key_of(target)
-        if len(uri_or_path) <= _LONG_URI:
-            most = min(max(_KNOWN_URIS, self._config.max_connections), _MOST_KNOWN_URIS)
-            forget_some(self._targets, most - 1)
-            self._targets[uri_or_path] = found
+        self._resolved.most = min(max(_KNOWN_URIS, self._config.max_connections), _MOST_KNOWN_URIS)
+        self._targets[uri_or_path] = found
+        self._resolved.added(uri_or_path)
         return found
 
     def __del__(self) -> None:

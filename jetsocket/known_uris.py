@@ -18,7 +18,48 @@ UNREAD_WHILE_IDLE = "unread while idle"
 COUNTS_ALONE = "counts alone"
 
 MOST = 1024
-"""URIs that are remembered; of more, those that were found first are forgotten."""
+"""URIs that are remembered."""
+
+MOST_CHARACTERS = 1 << 20
+"""Characters of all of them together: a URI may have megabytes."""
+
+
+class Remembered:
+    """What is known of URIs, with a limit of their number and of all their characters together.
+
+    Of more, those that were found first are forgotten. Takes no lock.
+
+    Attributes:
+        items: By URI or key. Read and written directly; `added` is to be told of each new one.
+        most: How many.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        """Remember so many at most."""
+        self.items: dict[str, Any] = {}
+        self.most = most
+        self._characters = 0  # about: another thread may add at the same time
+
+    def added(self, key: str) -> None:
+        """One more is remembered; forgets others, or that very one if it is longer than all may be."""
+        if len(key) > MOST_CHARACTERS:
+            self.items.pop(key, None)
+            return
+        self._characters += len(key)
+        if len(self.items) > self.most or self._characters > MOST_CHARACTERS:
+            with suppress(RuntimeError, StopIteration):  # another thread was here at the same time
+                self._forget_some()
+
+    def _forget_some(self) -> None:
+        items = self.items
+        self._characters = sum(map(len, items.copy()))
+        enough = MOST_CHARACTERS
+        if self._characters > MOST_CHARACTERS:
+            enough = MOST_CHARACTERS * 3 // 4  # or it would be so each time
+        while len(items) > self.most or self._characters > enough:
+            key = next(iter(items))
+            items.pop(key, None)
+            self._characters -= len(key)
 
 
 class KnownUris:
@@ -35,13 +76,15 @@ class KnownUris:
         self._log = log
         self._name = name
         self.minds = False
-        self.unasked: dict[str, object] = {}
-        self.echoing: dict[str, object] = {}
+        self._unasked, self._echoing = Remembered(), Remembered()
+        self.unasked: dict[str, object] = self._unasked.items
+        self.echoing: dict[str, object] = self._echoing.items
 
     def learn_from(self, other: KnownUris) -> None:
         """Know what another one does: the parent process's, in a forked child."""
         self.minds = other.minds
-        self.unasked, self.echoing = other.unasked.copy(), other.echoing.copy()
+        self.unasked.update(other.unasked.copy())
+        self.echoing.update(other.echoing.copy())
 
     def relies_on_counts(self, entry: Entry) -> bool:
         """Whether only counts speak for an idle connection, and they prove nothing there."""
@@ -51,7 +94,7 @@ class KnownUris:
         """Remember that replies there carry the ids of their requests."""
         if key not in self.echoing:
             self.echoing[key] = None
-            forget_some(self.echoing, MOST)
+            self._echoing.added(key)
 
     def note_idle(self, entry: Entry, why: str) -> None:
         """Look at an idle connection that is about to be closed for `why`; the caller owns it."""
@@ -66,7 +109,7 @@ class KnownUris:
         token = object()
         if not self.minds or self.unasked.setdefault(entry.key, token) is not token:
             return
-        forget_some(self.unasked, MOST)
+        self._unasked.added(entry.key)
         self._log.note(
             logging.WARNING,
             "[%s] a message that nothing had asked for came from %s, %s. Where that happens, as many messages"
@@ -80,11 +123,4 @@ class KnownUris:
         )
 
 
-def forget_some(known: dict[Any, Any], most: int) -> None:
-    """Leave the latest in it, so many at most."""
-    while len(known) > most:
-        with suppress(RuntimeError, StopIteration):  # another thread was here at the same time
-            known.pop(next(iter(known)), None)
-
-
-__all__ = ["MOST", "KnownUris", "forget_some"]
+__all__ = ["MOST", "MOST_CHARACTERS", "KnownUris", "Remembered"]

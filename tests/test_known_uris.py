@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
-from jetsocket.known_uris import MOST, KnownUris
+from jetsocket.known_uris import MOST, MOST_CHARACTERS, KnownUris, Remembered
 from tests.books import state_of
 from tests.conftest import Tls
 from tests.servers import (
@@ -239,6 +239,38 @@ def test_what_is_remembered_is_bounded(echo: EchoServer, make_pool: MakePool, ca
         assert list(known.unasked) == list(known.echoing) == [f"ws://h/{n}" for n in range(MOST, MOST * 2)]
         entry.key = f"{echo.uri}/"
     warnings_of(pool, caplog, MOST * 2)
+
+
+def test_of_long_ones_fewer_are_remembered() -> None:
+    remembered, size = Remembered(), MOST_CHARACTERS // 10
+    for number in range(100):
+        key = f"{number:05}".ljust(size)
+        remembered.items[key] = None
+        remembered.added(key)
+        assert sum(map(len, remembered.items)) <= MOST_CHARACTERS
+        assert key in remembered.items
+    kept = list(remembered.items)
+    assert len(kept) >= 7
+    remembered.items["x" * (MOST_CHARACTERS + 1)] = None
+    remembered.added("x" * (MOST_CHARACTERS + 1))
+    assert list(remembered.items) == kept
+
+
+def test_threads_that_remember_at_once_keep_the_limits() -> None:
+    remembered = Remembered(10)
+
+    def add(thread: int) -> None:
+        for number in range(3000):
+            key = f"{thread} {number}"
+            remembered.items[key] = None
+            remembered.added(key)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, range(8)))
+    remembered.items["last"] = None
+    remembered.added("last")
+    assert len(remembered.items) == 10
+    assert "last" in remembered.items
 
 
 def test_threads_that_find_out_at_once_warn_once(echo: EchoServer, make_pool: MakePool, caplog: Any) -> None:
