@@ -26,17 +26,7 @@ class Rebuilding(Planning):
                 borrower.entry = None
         for entry in [entry for entry in self.entries if entry.place == GONE]:
             self._leave_slot(entry)
-        dialled = {dial.entry for dial in self.dials}
-        self.closing = {}
-        for entry in self.entries:
-            has_owner = entry.borrower is not None and entry.borrower.entry is entry
-            if (entry.place == LENT and not has_owner) or (entry.place == OPENING and entry not in dialled):
-                entry.close_by = 0.0
-                entry.place = CLOSING
-            if entry.place == CLOSING:
-                self.closing[entry] = None
-            elif entry.place == IDLE:
-                entry.borrower = None
+        self._sort_by_place()
         open_now = [entry for entry in self.entries if entry.place in (IDLE, LENT, CHECKING)]
         self.idle = Idle(Shared(self.lock))
         self.idle.rebuild([dial.key for dial in self.dials], open_now)
@@ -56,6 +46,23 @@ class Rebuilding(Planning):
                 self._hand_over(entry, first)
         self._plan()
         self.doorbell.put("openers")
+
+    def _sort_by_place(self) -> None:
+        """Put each connection into the list of its place; what no dial and no borrower has is closed."""
+        for dial in self.dials:
+            if dial.entry not in self.entries:
+                dial.entry = None  # `begin` was struck: it has no slot, so it can't make room for another
+        dialled = {dial.entry for dial in self.dials}
+        self.closing = {}
+        for entry in self.entries:
+            has_owner = entry.borrower is not None and entry.borrower.entry is entry
+            if (entry.place == LENT and not has_owner) or (entry.place == OPENING and entry not in dialled):
+                entry.close_by = 0.0
+                entry.place = CLOSING
+            if entry.place == CLOSING:
+                self.closing[entry] = None
+            elif entry.place == IDLE:
+                entry.borrower = None
 
     def _renew_slots(self) -> None:
         """Make a semaphore that agrees with what holds a slot."""

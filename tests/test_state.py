@@ -495,6 +495,25 @@ def test_a_connection_that_opens_while_its_dial_is_given_up_comes_too_late(state
     assert (list(faults_in(state)), state.entries, state.idle.keys) == ([], set(), [])
 
 
+def test_a_dial_that_is_struck_as_it_begins_has_no_connection_that_could_make_room(state: State) -> None:
+    class Striking(set[Entry]):
+        def add(self, _entry: Entry) -> None:
+            raise Struck
+
+    lease = Lease(0)
+    assert state.enter(lease.borrower, may_wait=True).is_waiting
+    dial = state.next_dial(is_new=False)
+    assert dial is not None
+    state.entries = Striking(state.entries)
+    with pytest.raises(Struck):
+        state.begin(dial, Entry(dial.target, Wire()), NEVER)  # type: ignore[arg-type]  # a stand-in
+    state.entries = set(state.entries)
+    state.open_entries()  # a whole step puts right what the last one left half-done
+    assert dial.entry is None
+    state.failed(dial, dial.entry, ConnectionError("struck"))
+    assert list(faults_in(state)) == []
+
+
 def test_a_failure_is_counted_once_though_its_thread_comes_back_later(state: State) -> None:
     dial, entry = opened(state, Lease(0))
     state.failed(dial, entry, ConnectionError("given up"))
