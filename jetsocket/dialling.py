@@ -29,6 +29,7 @@ class Dialling(Rebuilding):
         return dial
 
     def _take_dial(self) -> Dial | None:
+        assert self.lock.locked()
         while self.queued:
             dial = self.queued.popleft()
             if dial in self.dials:
@@ -162,10 +163,12 @@ class Dialling(Rebuilding):
             self._plan()
 
     def _count_failure(self, error: BaseException) -> None:
+        assert self.lock.locked()
         self.totals.connect_errors += 1
         self.last_connect_error = error
 
     def _forget_unopened(self, entry: Entry) -> None:
+        assert self.lock.locked()
         if entry in self.entries:
             if entry.place != CLOSING:
                 entry.move(CLOSING)
@@ -252,6 +255,7 @@ class Dialling(Rebuilding):
         return ordered, under_way if self.idle.count(key) < count else []
 
     def _order_unasked(self, key: str, target: Target, count: int, purpose: Purpose) -> list[Dial]:
+        assert self.lock.locked()
         ordered, context = [], copy_context() if purpose == "prewarm" else None
         for _ in range(self._allowed(key, count)):
             if self._closing_one_of(key) is not None or not self.slots.acquire(blocking=False):

@@ -91,6 +91,7 @@ class Keeping(Dialling):
                 self._retire(entry, "idle")
 
     def _is_kept(self, key: str) -> bool:
+        assert self.lock.locked()
         floor = self.floors.get(key)
         return floor is not None and self.idle.open(key) <= floor[1]
 
@@ -119,6 +120,7 @@ class Keeping(Dialling):
         return suspects
 
     def _suspect(self, entry: Entry, answer_by: float) -> None:
+        assert self.lock.locked()
         # The place last: from then on it is looked after by what was written before.
         entry.suspected_at, entry.answer_by = monotonic(), answer_by
         if entry.place == IDLE:
@@ -151,6 +153,7 @@ class Keeping(Dialling):
 
     def _ending_soon(self, key: str, now: float) -> int:
         """How many idle connections to a URI are to be replaced, as their lifetime ends."""
+        assert self.lock.locked()
         lifetime = self.config.max_lifetime
         if lifetime is None:
             return 0

@@ -65,6 +65,7 @@ class MakingRoom(Moves):
         The one that has been idle for longest; else one that may be dead, of this URI too; else one that the
         user's `check` runs on.
         """
+        assert self.lock.locked()
         for entry in self.idle:
             if entry.key != key and not self.line.count(entry.key):
                 return entry
@@ -76,6 +77,7 @@ class MakingRoom(Moves):
 
     def _room_allowed_at(self, head: Borrower, room: Entry) -> float:
         """When that connection may be closed for the head of a line (monotonic, s)."""
+        assert self.lock.locked()
         return room_allowed_at(
             asked_at=head.asked_at,
             overtaken=head.overtaken,
@@ -87,6 +89,7 @@ class MakingRoom(Moves):
 
     def _dial_too_many(self, key: str) -> Dial | None:
         """The latest dial to another URI that has no connection, and several dials or a failed one before."""
+        assert self.lock.locked()
         for dial in reversed(self.dials):
             entry = dial.entry
             if dial.key == key or entry is None or entry.place != OPENING or self.idle.open(dial.key):
@@ -100,6 +103,7 @@ class MakingRoom(Moves):
 
         The server sees those that are closing, too: they count for `max_per_uri`.
         """
+        assert self.lock.locked()
         most = self.config.max_per_uri
         if most is None:
             return None

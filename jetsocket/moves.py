@@ -139,6 +139,7 @@ class Moves(Steps):
 
     def _hand_over(self, entry: Entry, borrower: Borrower) -> None:
         """Give a connection to the first in line. The order counts: see `_rebuild`."""
+        assert self.lock.locked()
         if entry.place == LENT:
             entry.idle_since = now = monotonic()  # for no time, but it is not new any more
             if self.idle.paced_until(entry.key):
@@ -151,11 +152,13 @@ class Moves(Steps):
 
     def _turn_away(self, borrower: Borrower, error: BaseException) -> None:
         """Have a caller in line raise that error. The order counts: see `_rebuild`."""
+        assert self.lock.locked()
         borrower.error = error
         borrower.rouse()
         self.line.leave(borrower)
 
     def _count_overtaken(self, served: Borrower) -> None:
+        assert self.lock.locked()
         for head in self.line.heads():
             if head.asked_at < served.asked_at and head.key != served.key:
                 head.overtaken += 1
@@ -180,10 +183,12 @@ class Moves(Steps):
     @property
     def _has_too_many(self) -> bool:
         """Whether `resize` has taken away more slots than the connections that are closing will give back."""
+        assert self.lock.locked()
         return self.owed > 0 and self.owed > sum(entry.wanted_by is None for entry in self.closing)
 
     def _rest(self, entry: Entry) -> None:
         """Let it wait for its next borrower."""
+        assert self.lock.locked()
         if entry.place == OPENING:
             self.idle.count_open(entry.key, 1)
         entry.borrower = None
@@ -231,6 +236,7 @@ class Moves(Steps):
 
     def _leave_slot(self, entry: Entry) -> bool:
         """A connection that is gone leaves its slot; False: to the dial that wants it."""
+        assert self.lock.locked()
         if entry.token is not None:
             self.spent_tokens.append(entry.token)
             entry.token = None
@@ -243,6 +249,7 @@ class Moves(Steps):
         return not is_wanted
 
     def _free_slot(self) -> None:
+        assert self.lock.locked()
         if self.owed:
             self.owed -= 1
         else:
@@ -251,6 +258,7 @@ class Moves(Steps):
             self._plan()
 
     def _wake_drainers(self) -> None:
+        assert self.lock.locked()
         for waiter in self._drain_waiters:
             if waiter.locked():
                 waiter.release()

@@ -21,6 +21,7 @@ class Planning(MakingRoom):
 
     def _served_by(self, entry: Entry) -> Borrower | None:
         """Who gets this connection; None: it becomes idle, or its slot is another URI's now."""
+        assert self.lock.locked()
         first = self.line.first(entry.key)
         if first is None or not self.line.has_others:
             return first
@@ -47,6 +48,7 @@ class Planning(MakingRoom):
 
     def _look_again_at(self, when: float) -> None:
         """Have the housekeeper come by then; it comes every `TICK` anyway."""
+        assert self.lock.locked()
         if when < self.plan_at:
             self.plan_at = when
             if when < monotonic() + TICK:
@@ -54,6 +56,7 @@ class Planning(MakingRoom):
 
     def _plan_for(self, head: Borrower, now: float) -> float:
         """Order what the callers of one URI need; return when more may be allowed (monotonic, s)."""
+        assert self.lock.locked()
         again_at = max(self._dialled_again_at(head.key), self.idle.paced_until(head.key))
         if now < again_at:
             return again_at
@@ -88,6 +91,7 @@ class Planning(MakingRoom):
 
         Or a server that accepts and never answers would take all slots of a pool that has no connection yet.
         """
+        assert self.lock.locked()
         if self.idle.open(head.key) or self.idle.opening(head.key):
             return NEVER
         dial = self._dial_too_many(head.key)
@@ -114,6 +118,7 @@ class Planning(MakingRoom):
         between two attempts, whose slot is free meanwhile; and with `connect_cooldown`, the one that tests
         whether the server is back.
         """
+        assert self.lock.locked()
         trouble = self.troubles.of(key)
         is_open, opening = self.idle.open(key) > 0, self.idle.opening(key) > 0
         if opening and not is_open and any(dial.key == key for dial in self.resting):
@@ -129,16 +134,19 @@ class Planning(MakingRoom):
 
     def _why_not_dialled(self, key: str) -> ConnectionError | None:
         """Why callers need not wait for a connection to that URI: none is open, and too many threads hang."""
+        assert self.lock.locked()
         if not too_many(self.left_behind, key) or self.idle.open(key) or self.idle.opening(key):
             return None
         return refusal(self.left_behind, key)
 
     def _wanted(self, head: Borrower) -> int:
         """How many more dials the callers of that URI need."""
+        assert self.lock.locked()
         return self._allowed(head.key, self.line.count(head.key) - self.idle.opening(head.key))
 
     def _allowed(self, key: str, more: int) -> int:
         """How many of so many more dials of a URI the limits allow, slots aside."""
+        assert self.lock.locked()
         if too_many(self.left_behind, key):
             return 0
         opening, open_now, config = self.idle.opening(key), self.idle.open(key), self.config
@@ -152,11 +160,13 @@ class Planning(MakingRoom):
 
     def _order(self, head: Borrower, *, has_slot: bool = False, room: Entry | None = None) -> Dial:
         """Order a dial for the first of those who wait for that URI."""
+        assert self.lock.locked()
         assert head.target is not None
         dial = Dial(head.key, head.target, "line", head.context)
         return self._enqueue(dial, has_slot=has_slot, room=room)
 
     def _enqueue(self, dial: Dial, *, has_slot: bool, room: Entry | None = None) -> Dial:
+        assert self.lock.locked()
         dial.has_slot = has_slot
         if room is not None:
             dial.room, room.wanted_by = room, dial
@@ -171,6 +181,7 @@ class Planning(MakingRoom):
 
     def _end_dial(self, dial: Dial) -> None:
         """A dial is over; a slot that it still holds goes back."""
+        assert self.lock.locked()
         if dial not in self.dials:
             return
         del self.dials[dial]

@@ -19,6 +19,7 @@ class Rebuilding(Planning):
         An interrupt may strike even within the semaphore, whose lock is held for ever then: so it is
         replaced, not repaired. What belongs to nobody any more is closed.
         """
+        assert self.lock.locked()
         for borrower in list(self.lent):
             held = borrower.entry
             if held is None or held.borrower is not borrower or held.place != LENT:
@@ -66,6 +67,7 @@ class Rebuilding(Planning):
 
     def _renew_slots(self) -> None:
         """Make a semaphore that agrees with what holds a slot."""
+        assert self.lock.locked()
         used = len(self.entries) + sum(dial.has_slot for dial in self.dials)
         self.slots = threading.BoundedSemaphore(self.config.max_connections)
         self.owed = max(0, used - self.config.max_connections)

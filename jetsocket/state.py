@@ -69,6 +69,7 @@ class State(FastPath):
         return self._take_or_wait(borrower, may_wait=may_wait, again=False)
 
     def _take_or_wait(self, borrower: Borrower, *, may_wait: bool, again: bool) -> Answer:
+        assert self.lock.locked()
         key = borrower.key
         entry = self.idle.take(key)
         if entry is not None:
@@ -101,6 +102,7 @@ class State(FastPath):
 
     def _is_line_too_long(self) -> bool:
         """Whether more callers wait than `max_waiting`, without those for whom one is being opened."""
+        assert self.lock.locked()
         limit = self.config.max_waiting
         if limit is None or len(self.line) <= limit:
             return False
@@ -108,6 +110,7 @@ class State(FastPath):
 
     def _order_for_a_poller(self, borrower: Borrower) -> None:
         """`acquire(timeout=0)` opens one, too, for its next try, or a poller would never get any."""
+        assert self.lock.locked()
         key, target = borrower.key, borrower.target
         assert target is not None
         if self.idle.opening(key) or monotonic() < self._dialled_again_at(key):
@@ -177,6 +180,7 @@ class State(FastPath):
         return True
 
     def _book(self, borrower: Borrower) -> None:
+        assert self.lock.locked()
         if borrower in self.lent:  # handed over at the last moment, and its thread may begin to use it
             del self.lent[borrower]
             borrower.reason = borrower.reason or "in use"
@@ -200,6 +204,7 @@ class State(FastPath):
             self._wake_drainers()
 
     def _has_leases(self) -> bool:
+        assert self.lock.locked()
         return bool(self.lent) or any(entry.place == LENT for entry in self.entries)
 
     def _over(self) -> InvalidStateError:
@@ -232,6 +237,7 @@ class State(FastPath):
             self._drain_waiters.remove(waiter)
 
     def _turn_away_the_line(self) -> None:
+        assert self.lock.locked()
         error = self.closed_error()
         for borrower in self.line:
             self._turn_away(borrower, borrower.error or error)

@@ -105,6 +105,94 @@ def test_nobody_asks_the_front_door(path: Path) -> None:
     assert asked <= below
 
 
+# --- the state of a pool changes under its lock
+
+STATE = ("moves", "making_room", "planning", "rebuilding", "dialling", "keeping", "fast_path", "state")
+NEED_NO_LOCK = {
+    "__init__": "no other thread knows the state yet",
+    "end_as": "likewise",
+    "_condition": "`locking` asks, inside a step",
+    "claim": "removes from a dict in one call",
+    "dropped": "copies in single calls",
+    "closed_error": "reads and makes an error",
+    "_over": "makes an error",
+}
+CHANGED_UNDER_THE_LOCK = {
+    "line",
+    "idle",
+    "troubles",
+    "slots",
+    "entries",
+    "closing",
+    "dials",
+    "queued",
+    "floors",
+}
+CHANGES = ("add", "append", "clear", "count_", "discard", "extend", "forget", "join", "leave", "move", "note")
+CHANGES += (
+    "pace",
+    "pop",
+    "put",
+    "rebuild",
+    "rejoin",
+    "release",
+    "acquire",
+    "remove",
+    "setdefault",
+    "take",
+    "update",
+)
+
+
+def methods_of_the_state() -> list[tuple[str, ast.FunctionDef]]:
+    return [
+        (module, method)
+        for module in STATE
+        for cls in parsed(PACKAGE / f"{module}.py").body
+        if isinstance(cls, ast.ClassDef) and cls.name.lower() == module.replace("_", "")
+        for method in cls.body
+        if isinstance(method, ast.FunctionDef)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "method"),
+    [pytest.param(*each, id=f"{each[0]}.{each[1].name}") for each in methods_of_the_state()],
+)
+def test_a_method_of_the_state_is_a_step_or_asserts_that_the_lock_is_held(
+    module: str, method: ast.FunctionDef
+) -> None:
+    marks = {ast.unparse(each) for each in method.decorator_list}
+    statements = method.body[1:] if ast.get_docstring(method) else method.body
+    asserts = bool(statements) and ast.unparse(statements[0]) == "assert self.lock.locked()"
+    is_step = bool(marks & {"step", "written_out", "abstractmethod"})
+    assert is_step or asserts or method.name in NEED_NO_LOCK, f"{module}.{method.name}"
+    assert not (is_step and asserts)
+
+
+def test_that_looks_at_all_of_them() -> None:
+    found = {module for module, _ in methods_of_the_state()}
+    assert found == set(STATE)
+    assert {method.name for _, method in methods_of_the_state()} >= NEED_NO_LOCK.keys()
+
+
+@every_module
+def test_the_lists_of_a_state_change_in_its_own_methods(path: Path) -> None:
+    """`Line`, `Idle` and the others know no lock: the methods that use them hold it, see above."""
+    if path.parent == PACKAGE and path.stem in STATE:
+        return
+    changed = [
+        f"{ast.unparse(node)} in line {node.lineno}"
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith(CHANGES)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr in CHANGED_UNDER_THE_LOCK
+        and ast.unparse(node.value.value) in ("state", "self.state", "self._state", "lending.state")
+    ]
+    assert changed == []
+
+
 # --- websocket-client: only what it documents or exports
 
 
