@@ -26,6 +26,12 @@ settings.load_profile("jetsocket")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what pytest keeps for thousands of tests: many of them call it."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Name what has an address for a name by what it is: tests that run side by side must agree on names."""
     if " at 0x" not in repr(val):

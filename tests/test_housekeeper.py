@@ -37,6 +37,7 @@ from tests.servers import (
     upgrade_response,
     wait_until,
 )
+from tests.sizes import size
 
 A_SECOND = 1.0
 PING, PONG, CLOSE = 9, 10, 8
@@ -155,18 +156,20 @@ def test_pings_are_answered_within_a_second_while_the_borrower_computes(
     assert max(pinger.took) < A_SECOND
 
 
-def test_three_hundred_idle_connections_are_answered_by_one_thread(
+@pytest.mark.deep
+def test_many_idle_connections_are_answered_by_one_thread(
     raw_server: Callable[..., RawServer],
 ) -> None:
     pinger = Pinger(every=0.5)
     server = raw_server(pinger)
-    with pool_to(server, max_connections=300, acquire_timeout=20.0) as pool:
-        assert pool.prewarm("/", 300) == 300
-        wait_until(lambda: len(pinger.took) >= 600, 15, "each was pinged twice")
-        assert idle(pool) == 300
+    count = size(100, 300)
+    with pool_to(server, max_connections=count, acquire_timeout=20.0) as pool:
+        assert pool.prewarm("/", count) == count
+        wait_until(lambda: len(pinger.took) >= 2 * count, 15, "each was pinged twice")
+        assert idle(pool) == count
         only = [f"jetsocket-housekeeper-{pool.name}"]
         wait_until(lambda: [each.name for each in ours()] == only, 15, "those that opened them have ended")
-        assert idle(pool) == 300
+        assert idle(pool) == count
 
 
 @pytest.mark.usefixtures("quick_rounds")

@@ -23,6 +23,7 @@ from jetsocket.planning import Planning
 from tests.books import faults, state_of
 from tests.crowds import crowd, errors
 from tests.servers import EchoServer, wait_until
+from tests.sizes import size
 
 MakePool = Callable[..., ConnectionPool[Any]]
 
@@ -65,12 +66,12 @@ class Traffic:
             turn += 0 if self.fixed else 1
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_most_calls_reuse_a_connection(
     echo: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(echo, max_connections=CAP, acquire_timeout=40)
-    ours = Traffic(pool, 2.5)
+    ours = Traffic(pool, size(1, 3))
     stats = pool.stats()
     reused = stats.reuses / stats.acquires
     assert reused >= 0.6
@@ -79,7 +80,7 @@ def test_most_calls_reuse_a_connection(
     # The same with a strict line: a connection that comes back is closed for the head of the whole line.
     strict = make_pool(echo, max_connections=CAP, acquire_timeout=40)
     monkeypatch.setattr(Planning, "_served_by", serve_strictly)
-    theirs = Traffic(strict, 2.5)
+    theirs = Traffic(strict, size(1, 3))
     stats = strict.stats()
     assert stats.reuses / stats.acquires < 0.9 * reused  # it is another one
     bound = 3 * max(median(ours.waits), median(theirs.waits))
@@ -87,10 +88,10 @@ def test_most_calls_reuse_a_connection(
     assert late / len(ours.waits) <= 0.005, f"{late} of {len(ours.waits)} waits were above {bound:.3f} s"
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_threads_of_one_uri_take_equal_turns(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_connections=CAP, acquire_timeout=40)
-    traffic = Traffic(pool, 3.0, fixed=True)
+    traffic = Traffic(pool, size(1, 3), fixed=True)
     by_uri: dict[int, list[int]] = defaultdict(list)
     for number, turns in traffic.turns.items():
         by_uri[number % URIS].append(turns)

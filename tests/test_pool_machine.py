@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import sys
 import time
 from http import HTTPStatus
@@ -28,12 +27,13 @@ from jetsocket.exceptions import ConnectionClosedError, HandshakeError, PoolClos
 from jetsocket.uris import redact
 from tests.books import faults, state_of
 from tests.servers import EchoServer, wait_until
+from tests.sizes import size
 
 PATHS = ("/a", "/b", "/c?x=1", "/late")
 CAP = 3
 IDLE_FOR, LIFETIME = 100.0, 1000.0
 numbers = itertools.count()
-EXAMPLES = int(os.environ.get("JETSOCKET_EXAMPLES", "24"))
+EXAMPLES = size(10, 50)
 
 
 class Clock:
@@ -218,7 +218,7 @@ class PoolMachine(RuleBasedStateMachine):
         wait_until(agree)
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.filterwarnings("ignore:a lease of pool 'machine' was dropped:ResourceWarning")
 def test_the_promises_hold_whatever_happens_in_whatever_order(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()

@@ -30,6 +30,7 @@ from tests.servers import (
     upgrade,
     wait_until,
 )
+from tests.sizes import size
 from tests.wire.conftest import in_background
 
 MakePool = Callable[..., ConnectionPool[Any]]
@@ -76,7 +77,10 @@ def test_a_message_that_is_pushed_during_a_request_costs_no_later_borrower_its_r
     assert (stats.total_connections, stats.reuses) == (2, 4)
 
 
-@pytest.mark.slow
+TURNS = size(15, 60)
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize("tagged", [True, False])
 def test_under_load_with_pushes_not_one_reply_is_foreign(
     echo_server: MakeServer, make_pool: MakePool, tagged: bool
@@ -94,7 +98,7 @@ def test_under_load_with_pushes_not_one_reply_is_foreign(
 
     def work(worker: int) -> None:
         rng = random.Random(worker)
-        for turn in range(60):
+        for turn in range(TURNS):
             number = worker * 1000 + turn
             with pool.acquire("/", 30) as conn:
                 reply = conn.request({"id" if tagged else "n": number, "push": rng.random() < 0.05}, 20)
@@ -108,10 +112,10 @@ def test_under_load_with_pushes_not_one_reply_is_foreign(
     with ThreadPoolExecutor(32) as threads:
         list(threads.map(work, range(32)))
     assert foreign == []
-    assert sum(own) == 32 * 60 if tagged else sum(own) > 32 * 60 * 0.9
+    assert sum(own) == 32 * TURNS if tagged else sum(own) > 32 * TURNS * 0.9
     assert server.most_open <= 8
     if tagged:
-        assert pool.stats().reuses > 32 * 60 * 0.8
+        assert pool.stats().reuses > 32 * TURNS * 0.8
     else:
         assert pool.stats().reuses == 0  # counts alone speak for no connection
 
@@ -141,7 +145,7 @@ class Whims:
                 conn.send(json.dumps({"push": text}))
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize("reuse", ["balanced", "quiet", "always"])
 def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
     echo_server: MakeServer, make_pool: MakePool, reuse: str
@@ -150,10 +154,11 @@ def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
     pool = make_pool(server, max_connections=4, acquire_timeout=30, reuse=reuse)
     foreign: list[Any] = []
     own = itertools.count()
+    turns = size(40, 120)
 
     def work(worker: int) -> None:
         rng = random.Random(f"{worker} {reuse}")
-        for turn in range(120):
+        for turn in range(turns):
             asked = {f"{worker}/{turn}/{number}" for number in range(rng.choice([1, 1, 1, 3]))}
             with contextlib.suppress(TimeoutError, ZeroDivisionError), pool.acquire("/", 30) as conn:
                 manner = rng.random()
@@ -174,8 +179,8 @@ def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
     assert foreign == []
-    assert next(own) > 8 * 120 / 2
-    assert pool.stats().reuses > 8 * 120 / 4
+    assert next(own) > 8 * turns / 2
+    assert pool.stats().reuses > 8 * turns / 4
 
 
 # --- a request and its id

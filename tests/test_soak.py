@@ -238,6 +238,6 @@ def run_soak(minutes: float, path: Path) -> dict[str, Any]:
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 @pytest.mark.timeout(120)
 def test_a_few_seconds_of_it_leave_a_flat_ledger(tmp_path: Path) -> None:
-    found = run_soak(0.05, tmp_path / "ledger.json")
+    found = run_soak(0.03, tmp_path / "ledger.json")
     assert found["seed"] == 1 and all(row["kept"] for row in found["soak"])
     assert found["found"]["answered"] > 20

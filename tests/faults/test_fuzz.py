@@ -46,12 +46,18 @@ from tests.faults.conftest import Report
 from tests.faults.fuzz_targets import LIMITS, Answering, check_frames, check_upgrade_over_socket
 from tests.scripts import ROOT
 from tests.servers import RawServer, close_frame, frame, wait_until
+from tests.sizes import size
 
 MIB = 1 << 20
 
 
 def quick(examples: int) -> settings:
-    return settings(deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    """A third of these examples, or ten times as many in `make soak`."""
+    return settings(
+        deadline=None,
+        max_examples=size(examples // 3, examples * 10),
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 # --- frames
@@ -111,6 +117,7 @@ def split(data: bytes, at: list[int]) -> list[bytes]:
     return [data[start:stop] for start, stop in pairwise(edges)]
 
 
+@pytest.mark.deep
 @quick(150)
 @given(
     stream=streams(),
@@ -125,6 +132,7 @@ def test_frames_mean_the_same_however_they_are_split(
     check_frames([stream], split(stream, at), by_byte, limit=limit, compressed=compressed)
 
 
+@pytest.mark.deep
 @quick(100)
 @given(
     messages=st.lists(st.tuples(st.sampled_from([1, 2]), st.text(max_size=70), st.booleans()), max_size=10),
@@ -148,6 +156,7 @@ def test_what_is_encoded_is_parsed(messages: list[tuple[int, str, bool]], at: li
     assert (found["messages"], found["error"], found["mid_message"]) == (expected, None, False)
 
 
+@pytest.mark.deep
 @quick(100)
 @given(data=st.binary(max_size=300))
 def test_a_reader_that_broke_stays_broken(data: bytes) -> None:
@@ -210,6 +219,7 @@ def answering() -> Iterator[Answering]:
     server.close()
 
 
+@pytest.mark.deep
 @quick(100)
 @given(answer=answers())
 def test_an_answer_to_the_upgrade_ends_in_a_connection_or_a_named_error(
@@ -227,7 +237,8 @@ def test_the_strategy_reaches_both_sides_of_the_upgrade(answering: Answering) ->
     assert check_upgrade_over_socket(answering, right[1:]) == "HandshakeError"
 
 
-@settings(deadline=None, max_examples=8)
+@pytest.mark.deep
+@settings(deadline=None, max_examples=size(5, 30))
 @given(answer=answers().filter(lambda answer: not re.search(rb"\n\r?\n", answer)))
 def test_an_answer_that_never_ends_costs_the_deadline(answering: Answering, answer: bytes) -> None:
     answering.holds = True
@@ -239,6 +250,7 @@ def test_an_answer_that_never_ends_costs_the_deadline(answering: Answering, answ
         answering.holds = False
 
 
+@pytest.mark.deep
 @quick(100)
 @given(answer=answers(), noise=st.binary(max_size=60))
 def test_a_head_is_read_or_a_value_error(answer: bytes, noise: bytes) -> None:
@@ -277,6 +289,7 @@ extensions = st.one_of(
 )
 
 
+@pytest.mark.deep
 @quick(400)
 @given(header=extensions)
 def test_a_negotiation_ends_in_an_agreement_or_a_value_error(header: str) -> None:
@@ -309,6 +322,7 @@ def test_a_long_negotiation_takes_linear_time(header: str) -> None:
 agreements = st.builds(Agreement, st.booleans(), st.booleans(), st.integers(8, 15), st.integers(8, 12))
 
 
+@pytest.mark.deep
 @quick(300)
 @given(
     payloads=st.lists(contents.map(deflated) | st.binary(max_size=80), max_size=5),
@@ -480,9 +494,9 @@ def of_length(examples: int, steps: int) -> settings:
 
 
 TestHostile = Hostile.TestCase
-TestHostile.settings = of_length(8, 15)
+TestHostile.settings = of_length(5, 12)
 TestHostileAlways = HostileAlways.TestCase
-TestHostileAlways.settings = of_length(4, 15)
+TestHostileAlways.settings = of_length(3, 12)
 
 
 # --- the long forms

@@ -27,7 +27,7 @@ _WHOLE = 10.0  # min: what counts as a whole run
 def suites(depth: float, figures: Path) -> int:
     """Run the long forms; pytest's exit status. What they report is added to the file."""
     more_than_tests = importlib.util.find_spec("gunicorn") is not None  # the extra `integration`
-    marked = "soak" if more_than_tests else "soak and not integration"
+    marked = "soak or deep" if more_than_tests else "(soak or deep) and not integration"
     env = {**os.environ, "JETSOCKET_DEPTH": f"{depth:g}", "JETSOCKET_FIGURES": str(figures)}
     # Stacks are of interest when a test is over its time, and these have more of that than others.
     stacks = "faulthandler_timeout=600"

@@ -25,9 +25,10 @@ from jetsocket.wire.frames import encode_close, encode_frame, parse_close, parse
 from jetsocket.wire.masking import _choose_mask, _mask_in_python
 from jetsocket.wire.message_reader import MessageReader
 from tests.servers import close_frame, frame
+from tests.sizes import size
 
 LIMIT = 1 << 20
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=size(30, 500))
 every_mask = pytest.mark.parametrize("mask", [_mask_in_python, apply_mask], ids=["Python", "C"])
 
 
@@ -57,6 +58,7 @@ payloads = st.one_of(
 keys = st.binary(min_size=4, max_size=4)
 
 
+@pytest.mark.deep
 @quick
 @given(
     opcode=st.sampled_from([0, 1, 2, 8, 9, 10]),
@@ -88,6 +90,7 @@ def test_lengths_are_encoded_in_the_fewest_bytes(size: int, head: int) -> None:
     assert encoded[1] & 0x80  # clients mask, RFC 6455 §5.3
 
 
+@pytest.mark.deep
 @quick
 @given(payload=payloads, key=keys)
 @every_mask
@@ -134,6 +137,7 @@ def conversations(draw: Any) -> tuple[list[str | bytes], list[bytes], bytes]:
     return messages, pongs, bytes(data)
 
 
+@pytest.mark.deep
 @quick
 @given(conversation=conversations(), data=st.data())
 def test_any_split_of_the_stream_gives_the_same_messages(
@@ -152,7 +156,8 @@ def test_any_split_of_the_stream_gives_the_same_messages(
     assert reader.close is None
 
 
-@settings(deadline=None, max_examples=25)
+@pytest.mark.deep
+@settings(deadline=None, max_examples=size(15, 200))
 @given(conversation=conversations())
 def test_byte_by_byte_too(conversation: tuple[list[str | bytes], list[bytes], bytes]) -> None:
     messages, _, stream = conversation
@@ -164,14 +169,16 @@ def test_byte_by_byte_too(conversation: tuple[list[str | bytes], list[bytes], by
     assert reader.received == len(messages)
 
 
-@settings(deadline=None, max_examples=300)
+@pytest.mark.deep
+@settings(deadline=None, max_examples=size(100, 2000))
 @given(noise=st.binary(max_size=400))
 def test_noise_is_a_named_error_or_nothing_and_never_anything_else(noise: bytes) -> None:
     with contextlib.suppress(ProtocolError, MessageTooBigError):
         MessageReader(1000).feed(noise)
 
 
-@settings(deadline=None, max_examples=100)
+@pytest.mark.deep
+@settings(deadline=None, max_examples=size(40, 1000))
 @given(noise=st.binary(max_size=120))
 def test_noise_means_the_same_in_one_piece_and_byte_by_byte(noise: bytes) -> None:
     def read(chunks: list[bytes]) -> tuple[Any, ...]:
@@ -356,6 +363,7 @@ def test_a_close_without_a_code() -> None:
     assert parse_close(b"") == (1005, "")
 
 
+@pytest.mark.deep
 @quick
 @given(code=st.integers(3000, 4999), reason=st.text(max_size=200))
 def test_a_close_we_encode_fits_a_control_frame_and_reads_back(code: int, reason: str) -> None:

@@ -24,6 +24,7 @@ from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls
 from tests.servers import RawServer
+from tests.sizes import size
 
 RawFactory = Callable[..., RawServer]
 
@@ -66,7 +67,8 @@ class TestHead:
         with pytest.raises(ValueError, match="line"):
             parse_head(head)
 
-    @settings(deadline=None, max_examples=200)
+    @pytest.mark.deep
+    @settings(deadline=None, max_examples=size(60, 2000))
     @given(head=st.binary(max_size=200))
     def test_noise_is_a_value_error_or_nothing(self, head: bytes) -> None:
         for prefix in (b"", b"HTTP/1.1 200 OK\r\n"):
