@@ -41,6 +41,8 @@ class Client(NamedTuple):
 
 def without_speed() -> None:
     """Make this process one without the extra `speed`; before jetsocket is imported."""
+    if "msgspec" in sys.modules and sys.modules["msgspec"] is None:
+        return  # it is one
     assert "jetsocket.wire.frames" not in sys.modules
     sys.modules["websockets.speedups"] = sys.modules["msgspec"] = None  # type: ignore[assignment]
 

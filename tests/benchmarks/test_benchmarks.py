@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,19 +35,41 @@ def place() -> Iterator[Place]:
         yield place
 
 
-def all_jobs() -> list[Job]:
+def all_jobs() -> dict[str, list[Job]]:
+    """What there is to measure, by contender."""
     crowds = [job for group in crowd_jobs(("flat",), NOWHERE, TINY) for job in group]
-    works = [*jobs(WORKS, NOWHERE, TINY._replace(rounds=1)), *crowds]
-    return [job for job in works if job.key != ("fragments", WEBSOCKET_CLIENT)]  # seconds for each message
+    found: dict[str, list[Job]] = defaultdict(list)
+    for job in (*jobs(WORKS, NOWHERE, TINY._replace(rounds=1)), *crowds):
+        if job.key != ("fragments", WEBSOCKET_CLIENT):  # seconds for each message
+            found[job.request["contender"]].append(job)
+    return found
 
 
-@pytest.mark.parametrize("job", all_jobs(), ids=lambda job: "-".join(job.key))
-def test_each_measurement_runs(job: Job, place: Place) -> None:
-    for needed in NEEDS.get(job.key[1], ()):
+# One process for all of a contender's: to start one takes longer than to measure so little.
+MEASURE = """
+import json, os, sys
+from tests.benchmarks.child import measure
+for request in json.load(sys.stdin):
+    print(json.dumps(measure(request)), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("contender", all_jobs())
+def test_each_measurement_runs(contender: str, place: Place) -> None:
+    for needed in NEEDS.get(contender, ()):
         pytest.importorskip(needed, exc_type=ImportError)
-    figures = measure(job.request | {"place": place})
-    assert figures
-    assert all(seconds > 0 for seconds in figures.values())
+    wanted = all_jobs()[contender]
+    requests = json.dumps([job.request | {"place": place} for job in wanted])
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], input=requests, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, f"{[job.key for job in wanted][len(lines)]}: {done.stderr}"
+    for job, line in zip(wanted, lines, strict=True):
+        figures = json.loads(line)
+        assert figures, job.key
+        assert all(seconds > 0 for seconds in figures.values()), job.key
 
 
 def test_idle_connections_are_measured(place: Place) -> None:
