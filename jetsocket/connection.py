@@ -5,29 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 
 from jetsocket.exchange import Exchange
-from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T
-from jetsocket.text import short_repr
+from jetsocket.wire.close_codes import check_sendable
 from jetsocket.wire.link import not_held
-
-_MAX_REASON = 123  # B, beside the code (RFC 6455 §5.5)
-
-
-def _check_close(code: object, reason: object) -> None:
-    if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"code must be an int, not {short_repr(code)}")
-    if not isinstance(reason, str):
-        raise TypeError(f"reason must be a str, not {type(reason).__name__}")
-    if code != 1000 and not 3000 <= code <= 4999:
-        raise ValueError(f"code must be 1000, or 3000 to 4999, not {short_repr(code)} (RFC 6455 §7.4)")
-    try:
-        size = len(reason.encode("utf-8"))
-    except UnicodeEncodeError as error:
-        if is_alarm(error):
-            raise
-        raise ValueError(f"reason must have a form in UTF-8: {error.reason}") from None
-    if size > _MAX_REASON:
-        raise ValueError(f"reason must be at most {_MAX_REASON} B of UTF-8, not {size} (RFC 6455 §5.5)")
 
 
 class PooledConnection(Exchange[T]):
@@ -65,7 +45,7 @@ class PooledConnection(Exchange[T]):
             ValueError: Another code, or a reason that is too long.
             InvalidStateError: The lease was released: the connection may have another borrower by now.
         """
-        _check_close(code, reason)
+        check_sendable(code, reason)
         if self._is_released:
             raise not_held(self._told().target)
         self._close_with = (int(code), reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import SHORTEST_SLEEP, monotonic
@@ -12,27 +12,22 @@ from jetsocket.lifecycle import CHECKING, CLOSING, IDLE, LENT
 from jetsocket.locking import step
 from jetsocket.uris import Target
 
+if TYPE_CHECKING:
+    from jetsocket.housekeeper import Housekeeper
+
 _REPLACED_BEFORE = 5.0  # s before its lifetime ends, a kept connection is replaced
 _REPLACED_WITHIN = 0.25  # of a lifetime, at most
-
-
-class Keeper(Protocol):
-    """What the state needs to know of the housekeeper."""
-
-    @property
-    def has_died(self) -> bool:
-        """Whether it does not work (any more)."""
 
 
 class Keeping(Dialling):
     """What the housekeeper, and `prewarm`, do with the state of their pool."""
 
     @step
-    def appoint(self, keeper: Keeper) -> bool:
+    def appoint(self, housekeeper: Housekeeper) -> bool:
         """Make this the housekeeper, unless there is one; the caller starts it."""
-        if self.closed or (self._keeper is not None and not self._keeper.has_died):
+        if self.closed or (self._housekeeper is not None and not self._housekeeper.has_died):
             return False
-        self._keeper = keeper
+        self._housekeeper = housekeeper
         return True
 
     @step
@@ -42,7 +37,7 @@ class Keeping(Dialling):
 
     @step
     def take_for_check(self, entry: Entry) -> bool:
-        """Take an idle connection, so that it is lent to no one until `put_back` or `retire`."""
+        """Take an idle connection, so that it is lent to no one until `put_back` or `retire_if_idle`."""
         if entry.place != IDLE:
             return False
         self.idle.remove(entry)
@@ -64,11 +59,6 @@ class Keeping(Dialling):
         self.idle.put_back(entry)
         if self.line:
             self._plan()
-
-    @step
-    def retire(self, entry: Entry, reason: str, *, gone: bool = False) -> None:
-        """Take a connection out of service."""
-        self._retire(entry, reason, gone=gone)
 
     @step
     def retire_if_idle(self, entry: Entry, reason: str) -> bool:
@@ -212,4 +202,4 @@ class Keeping(Dialling):
             self.floors[key] = (target, count)
 
 
-__all__ = ["Keeper", "Keeping"]
+__all__ = ["Keeping"]

@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Hashable
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic, slept
@@ -32,6 +32,9 @@ from jetsocket.locking import BUSY, CALM, Steps
 from jetsocket.stats import Totals
 from jetsocket.uris import Target
 from jetsocket.wire.channel import Channel
+
+if TYPE_CHECKING:
+    from jetsocket.housekeeper import Housekeeper
 
 NEVER = float("inf")
 
@@ -107,7 +110,7 @@ class Moves(Steps):
         self.spent_tokens: deque[Hashable] = deque()
         self.totals = Totals()
         self._drain_waiters: list[threading.Lock] = []
-        self._keeper: Any = None
+        self._housekeeper: Housekeeper | None = None
 
     def _condition(self) -> int:
         return BUSY if self.draining or self.owed or self.line.order else CALM

@@ -1,4 +1,7 @@
-"""Close codes: the borrower's own (`discard`), and the end that has none (RFC 6455 §7.1.5, §7.4)."""
+"""Close codes: the borrower's own (`discard`), and the end that has none (RFC 6455 §7.1.5, §7.4).
+
+Also tests: `wire/close_codes`.
+"""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ class Model:
                 if self.random.random() < 0.7:
                     self.call(self.state.put_back, entry)
                 if entry.place == "checking":
-                    self.state.retire(entry, "check failed")
+                    self.state.retire_if_idle(entry, "check failed")
 
     def suspect(self) -> None:
         self.call(self.state.suspect, key_of(self.random.choice(TARGETS)), NEVER)
@@ -374,7 +374,7 @@ class Model:
                 self.begin_dial()
             self.scan()
         for entry in self.state.open_entries():
-            self.state.retire(entry, "the end")
+            self.state.retire_if_idle(entry, "the end")
         self.state.forget(list(self.state.closing))
         state, cap = self.state, self.state.config.max_connections
         assert self.wrong() == []

@@ -10,8 +10,9 @@ import threading
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
 from jetsocket.interrupts import is_alarm
-from jetsocket.wire.frames import CLOSE, NO_STATUS, encode_close
-from jetsocket.wire.link import ABNORMAL, LAST_LOOK, LITTLE, takes
+from jetsocket.wire.close_codes import ABNORMAL, NO_STATUS, encode_close
+from jetsocket.wire.frames import CLOSE
+from jetsocket.wire.link import LAST_LOOK, LITTLE, takes
 from jetsocket.wire.own_pings import Pings
 from jetsocket.wire.redaction import censored, secrets_of
 from jetsocket.wire.stream import Stream

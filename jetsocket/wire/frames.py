@@ -5,13 +5,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from websocket import ABNF, WebSocketProtocolException
+from websocket import ABNF
 
 from jetsocket.exceptions import ProtocolError
-from jetsocket.interrupts import is_alarm, raise_alarm_behind
-from jetsocket.text import printable
 from jetsocket.wire.masking import mask
-from jetsocket.wire.redaction import as_cause, raise_alone
 
 CONTINUATION = ABNF.OPCODE_CONT
 TEXT = ABNF.OPCODE_TEXT
@@ -19,9 +16,6 @@ BINARY = ABNF.OPCODE_BINARY
 CLOSE = ABNF.OPCODE_CLOSE
 PING = ABNF.OPCODE_PING
 PONG = ABNF.OPCODE_PONG
-
-NO_STATUS = 1005
-"""Stands for a close frame without a code (RFC 6455 §7.4.1); never sent."""
 
 MAX_CONTROL_PAYLOAD = 125
 """B, of a control frame (RFC 6455 §5.5)."""
@@ -115,33 +109,3 @@ def _check_head(first: int, second: int, opcode: int, length: int) -> None:
         fault = f"a control frame of more than {MAX_CONTROL_PAYLOAD} B, opcode 0x{opcode:X} (§5.5)"
     if fault is not None:
         raise ProtocolError(f"the server sent {fault}, RFC 6455", code=1002)
-
-
-def parse_close(payload: bytes) -> tuple[int, str]:
-    """The code and reason of a close frame; (1005, "") when it carries none.
-
-    Raises:
-        ProtocolError: A code that must not be sent, one lone byte, or a reason that is not UTF-8
-            (RFC 6455 §5.5.1, §7.4), by websocket-client's own rules.
-    """
-    try:
-        # Its check of UTF-8 lets a reason pass that ends within a character.
-        ABNF(1, 0, 0, 0, CLOSE, 0, payload).validate(skip_utf8_validation=True)
-    except WebSocketProtocolException as error:
-        raise_alarm_behind(error)
-        said = printable(str(error))
-        raise_alone(ProtocolError(f"the server sent an invalid close frame: {said}", code=1002))
-    if not payload:
-        return NO_STATUS, ""
-    try:
-        return _LENGTH_16.unpack_from(payload)[0], payload[2:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        if is_alarm(error):
-            raise
-        fault = "the server sent a close reason that is not UTF-8 (RFC 6455 §8.1)"
-        raise_alone(ProtocolError(fault, code=1007), as_cause(error))
-
-
-def encode_close(code: int, reason: str = "") -> bytes:
-    """The payload of a close frame; the reason is cut at 123 B, between characters (RFC 6455 §5.5.1)."""
-    return _LENGTH_16.pack(code) + reason.encode("utf-8")[:123].decode("utf-8", "ignore").encode("utf-8")

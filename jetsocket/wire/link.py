@@ -31,12 +31,10 @@ from jetsocket.exceptions import ConnectionClosedError, ConnectionError, Invalid
 from jetsocket.interrupts import suppress
 from jetsocket.uris import Target
 from jetsocket.wire import deflate
+from jetsocket.wire.close_codes import ABNORMAL
 from jetsocket.wire.message_reader import MessageReader
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.tls import frames_from
-
-ABNORMAL = 1006
-"""Stands for a connection that ended without a close frame (RFC 6455 §7.4.1); never sent."""
 
 LAST_LOOK = 0.05
 """s for taking in what is there, past a reader's deadline, by the way or while closing: a megabyte of empty

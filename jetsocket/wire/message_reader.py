@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
 from jetsocket.interrupts import is_alarm, suppress
+from jetsocket.wire.close_codes import parse_close
 from jetsocket.wire.deflate import Inflater, longest
 from jetsocket.wire.frames import (
     BINARY,
@@ -18,7 +19,6 @@ from jetsocket.wire.frames import (
     PONG,
     TEXT,
     Header,
-    parse_close,
     parse_header,
 )
 from jetsocket.wire.redaction import as_cause, raise_alone

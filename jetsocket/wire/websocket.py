@@ -18,15 +18,13 @@ from jetsocket.exceptions import (
     ProtocolError,
 )
 from jetsocket.interrupts import is_alarm
+from jetsocket.wire.close_codes import NO_STATUS, encode_close, parse_close
 from jetsocket.wire.connecting import DEFAULT_CLOSE_TIMEOUT, Connecting
 from jetsocket.wire.frames import (
     BINARY,
     CLOSE,
     MAX_CONTROL_PAYLOAD,
-    NO_STATUS,
     TEXT,
-    encode_close,
-    parse_close,
 )
 
 

@@ -20,8 +20,9 @@ from websockets.speedups import apply_mask
 from websockets.streams import StreamReader
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
+from jetsocket.wire.close_codes import encode_close, parse_close
 from jetsocket.wire.deflate import Agreement, Inflater
-from jetsocket.wire.frames import encode_close, encode_frame, parse_close, parse_header
+from jetsocket.wire.frames import encode_frame, parse_header
 from jetsocket.wire.masking import _choose_mask, _mask_in_python
 from jetsocket.wire.message_reader import MessageReader
 from tests.servers import close_frame, frame
