@@ -50,6 +50,7 @@ class Rebuilding(Planning):
 
     def _sort_by_place(self) -> None:
         """Put each connection into the list of its place; what no dial and no borrower has is closed."""
+        assert self.lock.locked()
         for dial in self.dials:
             if dial.entry not in self.entries:
                 dial.entry = None  # `begin` was struck: it has no slot, so it can't make room for another
