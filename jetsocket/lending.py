@@ -1,4 +1,4 @@
-"""How a borrower gets a connection: an idle one, or by waiting in line; and another, if it was stale."""
+"""How a borrower gets a connection: an idle one, looked at before it is lent, or by waiting in line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Any, NoReturn
 from jetsocket.borrower import Borrower
 from jetsocket.clean import may_be_lent, owes_a_ping, why_not_lent
 from jetsocket.clock import SHORTEST_SLEEP, monotonic, with_sleep
-from jetsocket.demand import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import (
-    ConnectionClosedError,
     ConnectionError,
     PoolClosedError,
     PoolExhaustedError,
@@ -23,23 +21,23 @@ from jetsocket.housekeeper import Check, Housekeeper
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.limits import Limiter
-from jetsocket.opening import Opening
+from jetsocket.moving import Moving
+from jetsocket.opening import START_PATIENCE, Opening
+from jetsocket.prewarming import Prewarming
 from jetsocket.process_id import getpid
 from jetsocket.refusals import exhausted
-from jetsocket.returning import Returning, close_now
+from jetsocket.returning import close_now
 from jetsocket.state import Answer, State
 from jetsocket.suspects import ended_silently, patience, ping_after_sleep, ping_siblings
 from jetsocket.threads import Forked
-from jetsocket.uris import Target
 
 _log = logging.getLogger("jetsocket.pool")
 
-_OPENER_PATIENCE = 0.5  # s that an opener may take to be started
 _OWES_A_PONG = "owes a pong"
 _LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
 
 
-class Lending(Returning):
+class Lending(Moving, Prewarming):
     """What leases reach of their pool, and the threads that serve them; one for each process.
 
     It does not refer to the pool, which must be collectable while its threads run.
@@ -189,7 +187,7 @@ class Lending(Returning):
                 self._dial_oneself(borrower)
             keeper, left = self.housekeeper, deadline - monotonic()
             if keeper is None or not keeper.runs:  # it may never, and then no thread takes up orders
-                left = min(left, _OPENER_PATIENCE)
+                left = min(left, START_PATIENCE)
             is_roused = borrower.wait(left)
             if state.pid != getpid():
                 raise Forked
@@ -250,120 +248,6 @@ class Lending(Returning):
                 self.state.log.tell("[%s] no thread for the housekeeper", self.state.name)
                 return False
         return True
-
-    def clear(self, key: str | None) -> int:
-        """Close the idle connections to a URI, or all, and the others when they come back."""
-        idle = self.state.clear(key)
-        for entry in idle:
-            entry.wire.start_close(1000)
-        return len(idle)
-
-    # --- ahead of borrowers ----------------------------------------------------------------------------
-
-    def prewarm(self, target: Target, key: str, count: int, *, keep: bool) -> int:
-        """Open connections side by side until `count` are idle; see `ConnectionPool.prewarm`."""
-        state = self.state
-        if keep:
-            state.keep(key, target, count)
-        deadline = monotonic() + state.config.acquire_timeout
-        opened = 0
-        while True:
-            ordered, under_way = state.warm(key, target, count, count - opened)
-            if not (ordered or under_way):
-                if (error := state.why_not_dialled(key)) is not None:
-                    raise error
-                return opened
-            if not self.ensure_housekeeper():
-                self._dial_here(ordered)
-            self._await_dials([*ordered, *under_way], target, deadline)
-            opened += sum(dial.has_opened for dial in ordered)
-
-    def _await_dials(self, dials: list[Dial], target: Target, deadline: float) -> None:
-        limit = self.state.config.acquire_timeout
-        for dial in dials:
-            while not dial.wait(min(_OPENER_PATIENCE, deadline - monotonic())):
-                if monotonic() >= deadline:
-                    told = (
-                        f"prewarm of {target.redacted} had not ended within acquire_timeout={limit:g} s;"
-                        " allow more time, or warm fewer"
-                    )
-                    raise TimeoutError(told, operation="prewarm", timeout=limit)
-                self._dial_here(dials)
-        for dial in dials:
-            if dial.error is not None:
-                raise copy.copy(dial.error) from dial.error.__cause__
-
-    def _dial_here(self, dials: list[Dial]) -> None:
-        """Open what no opener has taken up: the system has no more threads, perhaps."""
-        for dial in dials:
-            if self.state.take_own(dial):
-                self.opening.open(dial)
-
-    # --- a stale connection costs the borrower nothing -------------------------------------------------
-
-    def is_fit_for_first_use(self, lease: Lease[Any]) -> bool:
-        """Whether one that was idle is still as clean as it was when it was lent, before its first use."""
-        entry = lease._entry
-        if entry is None:
-            return False
-        return why_not_lent(entry, self.state.config, self.state.known) in (None, "in use")
-
-    def move(self, lease: Lease[Any], stale: Entry, deadline: float | None) -> None:
-        """Give an unused lease another connection, for one that ended before its first use.
-
-        Raises:
-            ConnectionClosedError: Another thread uses the lease already, or it is the parent process's.
-            InvalidStateError: Another thread has released the lease.
-            PoolClosedError: The pool is closed.
-            PoolExhaustedError: No other connection in time.
-            ConnectionError: No other connection to be had.
-        """
-        borrower, state = lease._borrower, self.state
-        if borrower.entry is not stale or borrower not in state.lent or state.pid != getpid():
-            raise ConnectionClosedError(
-                f"the connection to {stale.target.redacted} has ended, and the lease was not moved to"
-                " another: another thread uses it, or it was lent before a fork",
-                code=1006,
-            )
-        now, limit = monotonic(), state.config.acquire_timeout
-        borrower.limit = limit if deadline is None else min(limit, deadline - now)
-        until = now + borrower.limit
-        taken_at = borrower.taken_at
-        stale.wire.holder = None
-        why = why_not_lent(stale, state.config, state.known) or "closed"
-        state.known.note_idle(stale, why)
-        slept = state.slept
-        try:
-            if why == "closed" and ended_silently(stale):
-                ping_siblings(state, stale)
-            gone = close_now(stale.wire)
-            answer = state.refuse(borrower, stale, why, gone=gone, may_wait=True)
-            entry = self._one_that_is_fit(borrower, answer, now, until, slept)
-        except BaseException as error:
-            lease._detach()  # from what has ended: it stays without a connection until it is released
-            borrower.taken_at = taken_at
-            borrower.lent_for = monotonic() - taken_at or 1e-9  # for the statistics it was a lease
-            self.give_up(borrower, error)
-            raise
-        if entry.uses:
-            entry.count_from_here()
-        borrower.reused, borrower.taken_at = entry.uses > 0, taken_at
-        entry.uses += 1
-        lease._attach(entry)
-        if state.closed:
-            entry.wire.cut("the pool was closed")
-        if lease._released:  # by another thread meanwhile
-            self._return_unused(lease, entry)
-        state.log.tell("[%s] moved from connection %d to %d", state.name, stale.id, entry.id)
-
-    def _return_unused(self, lease: Lease[Any], entry: Entry) -> None:
-        """Close what a lease was moved to that has been released on the way."""
-        borrower = lease._borrower
-        if lease._detach() is entry:
-            entry.wire.shutdown()
-        if self.state.claim(borrower):
-            borrower.reason, borrower.gone = "in use", True
-            self.state.come_back(borrower)
 
 
 __all__ = ["Lending"]

@@ -37,6 +37,9 @@ from jetsocket.uris import Target, same_origin
 from jetsocket.wire.waits import take
 from jetsocket.wire.websocket import WebSocket
 
+START_PATIENCE = 0.5
+"""s that an opener may take to be started."""
+
 _PARK = 5.0  # s that an opener waits for its next order
 _ROOM_PATIENCE = 0.25  # s that a connection has for its closing handshake when its slot is wanted
 _OVERDUE = 0.1  # s after which a dial that has not ended by itself is given up
@@ -356,4 +359,4 @@ def _headers(options: Options, target: Target) -> list[tuple[str, str]]:
         raise ConnectionError(f"{what}{error}") from error
 
 
-__all__ = ["Opening", "is_worth_retrying"]
+__all__ = ["START_PATIENCE", "Opening", "is_worth_retrying"]

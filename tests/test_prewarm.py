@@ -1,4 +1,7 @@
-"""`prewarm`: connections opened ahead of their borrowers, side by side, and held at a number."""
+"""`prewarm`: connections opened ahead of their borrowers, side by side, and held at a number.
+
+Also tests: `prewarming`.
+"""
 
 from __future__ import annotations
 
