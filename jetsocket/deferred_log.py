@@ -17,6 +17,17 @@ from jetsocket.interrupts import is_alarm
 
 _MOST = 10_000  # lines kept; where no thread runs, none may ever come for them
 
+_WHEN_AND_WHERE = (
+    "created",
+    "msecs",
+    "relativeCreated",
+    "thread",
+    "threadName",
+    "process",
+    "processName",
+    "taskName",  # since Python 3.12
+)
+
 _pool_log = logging.getLogger("jetsocket.pool")
 _wire_log = logging.getLogger("jetsocket.wire")
 
@@ -59,10 +70,11 @@ class DeferredLog:
         frame = sys._getframe(2)  # the one that has something to say
         code = frame.f_code
         info = None if failure is None else exc_info_of(failure)
-        record = log.makeRecord(
+        # Not by `makeRecord`: it calls the user's record factory, which may block.
+        noted = logging.LogRecord(
             log.name, level, code.co_filename, frame.f_lineno, text, args, info, code.co_name
         )
-        self._records.append((log, record))
+        self._records.append((log, noted))
 
     def tell(self, text: str, *args: object) -> None:
         """Emit a DEBUG line of the pool's, behind those that wait; for a thread that the user called from."""
@@ -74,12 +86,32 @@ class DeferredLog:
         """Emit what waits."""
         while self._records and not self.muted:
             try:
-                log, record = self._records.popleft()
+                log, noted = self._records.popleft()
             except IndexError as error:
                 if is_alarm(error):
                     raise
                 return  # another thread was faster
-            log.handle(record)
+            log.handle(_made_by_factory(log, noted))
+
+
+def _made_by_factory(log: logging.Logger, noted: logging.LogRecord) -> logging.LogRecord:
+    """What the user's record factory makes of it, with the time and thread that it was noted in."""
+    if logging.getLogRecordFactory() is logging.LogRecord:
+        return noted
+    record = log.makeRecord(
+        noted.name,
+        noted.levelno,
+        noted.pathname,
+        noted.lineno,
+        str(noted.msg),
+        noted.args or (),
+        noted.exc_info,
+        noted.funcName,
+    )
+    for name in _WHEN_AND_WHERE:
+        if hasattr(noted, name):
+            setattr(record, name, getattr(noted, name))
+    return record
 
 
 __all__ = ["DeferredLog"]

@@ -41,6 +41,7 @@ def close(lending: Lending, limit: float, *, again: bool) -> None:
             borrower.reason, borrower.gone = "pool closed", True
             borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
             state.come_back(borrower)
+    state.forget_cut(out)  # those whose return or `check` is under way, which may take long
     for entry in closing:
         entry.close_by = until  # of an interrupted close() the housekeeper does the rest
     close_all(closing, limit)

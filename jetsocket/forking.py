@@ -19,6 +19,7 @@ _states: weakref.WeakSet[State] = weakref.WeakSet()
 
 def register(pool: Assembly[Any], state: State) -> None:
     """Remember a pool, for the end of the interpreter and for forks."""
+    state.pool = weakref.ref(pool)
     _pools.add(weakref.ref(pool, _pools.discard))
     _states.add(state)
 

@@ -32,7 +32,7 @@ from jetsocket.liveness import Liveness
 from jetsocket.moves import TICK
 from jetsocket.opening import Opening
 from jetsocket.state import State
-from jetsocket.threads import keep_house, rest_if_forked
+from jetsocket.threads import keep_house, rest_if_forked, start_for_a_borrower
 from jetsocket.wire.waits import take
 from jetsocket.workers import Workers
 
@@ -79,9 +79,13 @@ class Housekeeper:
         self._logging = False
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread; for a borrower.
+
+        Raises:
+            RuntimeError: It could not be started.
+        """
         try:
-            self._thread.start()
+            start_for_a_borrower(self._thread)
         except BaseException:
             self._made_at = -math.inf  # it has died
             raise
@@ -167,6 +171,7 @@ class Housekeeper:
             self._find_dropped,
             self._find_unreturned,
             self._find_come_back,
+            self._find_abandoned,
             self._release_tokens,
             self._opening.start_threads,
             self.state.settle,
@@ -292,6 +297,12 @@ class Housekeeper:
             if now >= max(since + _RETURN_PATIENCE, borrower.returning_until):
                 self._take_back(borrower, "interrupted")
 
+    def _find_abandoned(self) -> None:
+        """Close a pool that is referred to no more, and whose finalizer an exception has struck."""
+        pool = self.state.pool
+        if pool is not None and pool() is None:
+            self.state.doorbell.put(ABANDONED)
+
     def _reclaim(self, borrower: Borrower) -> None:
         """Return what a lease held that was dropped without release."""
         was_lent, entry = self.state.claim(borrower), borrower.entry
@@ -338,10 +349,10 @@ class Housekeeper:
 
     def _close_abandoned(self) -> None:
         """The pool object is gone: close all of its connections, side by side."""
-        self.state.close()  # perhaps for the second time: the pool's own close() was interrupted
+        self.state.close(again=True)  # if the pool's own close() was interrupted
         entries = self.state.open_entries()
         close_all(entries, self.state.close_timeout)
-        self.state.forget(entries)
+        self.state.forget_cut(entries)
 
 
 def _warn(text: str, file: str, line: int) -> None:

@@ -8,15 +8,16 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import SHORTEST_SLEEP, monotonic
 from jetsocket.dialling import Dialling
 from jetsocket.entry import Entry
-from jetsocket.lifecycle import CHECKING, CLOSING, IDLE, LENT
+from jetsocket.lifecycle import CHECKING, CLOSING, IDLE, LENT, OPENING
 from jetsocket.locking import step
+from jetsocket.moves import TICK
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:
     from jetsocket.housekeeper import Housekeeper
 
 _REPLACED_BEFORE = 5.0  # s before its lifetime ends, a kept connection is replaced
-_REPLACED_WITHIN = 0.25  # of a lifetime, at most
+_REPLACED_WITHIN = 0.25  # of a lifetime, unless that is short
 
 
 class Keeping(Dialling):
@@ -142,13 +143,16 @@ class Keeping(Dialling):
             self._order_unasked(key, target, missing, "keep")
 
     def _ending_soon(self, key: str, now: float) -> int:
-        """How many idle connections to a URI are to be replaced, as their lifetime ends."""
+        """How many connections to a URI are to be replaced, as their lifetime ends: lent ones at release."""
         assert self.lock.locked()
         lifetime = self.config.max_lifetime
         if lifetime is None:
             return 0
-        soon = now + min(_REPLACED_BEFORE, lifetime * _REPLACED_WITHIN)
-        return sum(entry.expires <= soon for entry in self.idle if entry.key == key)
+        # The housekeeper comes by once in a `TICK`.
+        at_least = min(2 * TICK, lifetime / 2)
+        soon = now + min(_REPLACED_BEFORE, max(at_least, lifetime * _REPLACED_WITHIN))
+        held = (IDLE, LENT, CHECKING)
+        return sum(e.expires <= soon for e in self.entries if e.key == key and e.place in held)
 
     @step
     def closing_entries(self) -> list[Entry]:
@@ -161,6 +165,13 @@ class Keeping(Dialling):
         for entry in entries:
             if entry.place == CLOSING:
                 self._forget(entry)
+
+    @step
+    def forget_cut(self, entries: list[Entry]) -> None:
+        """The pool is closed, and those are cut: their slots and tokens come back, whoever is at them."""
+        for entry in entries:
+            if entry.place != OPENING:  # its opener ends it
+                self._retire(entry, "pool closed", gone=True)
 
     def dropped(self) -> list[Borrower]:
         """The borrowers whose lease is gone and that no thread returns. Without the lock: it may be many."""

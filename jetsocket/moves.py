@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import weakref
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Hashable
@@ -47,6 +48,7 @@ class Moves(Steps):
 
     Attributes:
         pid: The process it is of.
+        pool: The pool that it is of, which it does not keep alive; None: of no pool.
         slots: The right of a connection to exist: one for each entry, and for each dial that is about to
             begin.
         owed: Slots that connections still have though `resize` has taken them away.
@@ -80,6 +82,7 @@ class Moves(Steps):
         """Begin with all slots free and no connection."""
         super().__init__(name)
         self.pid = os.getpid()
+        self.pool: weakref.ref[object] | None = None
         self.config = config
         self.close_timeout = close_timeout
         self.slots = threading.BoundedSemaphore(config.max_connections)

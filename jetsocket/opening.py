@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Hashable
 from contextvars import copy_context
+from functools import partial
 from queue import Empty
 from typing import Any
 
@@ -36,6 +37,7 @@ from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
 from jetsocket.wire.waits import take
 from jetsocket.wire.websocket import WebSocket
+from jetsocket.workers import run
 
 START_PATIENCE = 0.5
 """s that an opener may take to be started."""
@@ -45,6 +47,7 @@ _ROOM_PATIENCE = 0.25  # s that a connection has for its closing handshake when 
 _OVERDUE = 0.1  # s after which a dial that has not ended by itself is given up
 _LIMITER_PATIENCE = 1.0  # s that a limiter may take beyond its timeout, for it may do I/O
 _LIFETIME_JITTER = 0.1
+_LIMITER_PAUSE = 0.05  # s between two questions to a limiter that has none
 _NEVER_RETRIED = frozenset({401, 403, 404, 410})
 
 
@@ -125,7 +128,7 @@ class Opening:
                 if is_alarm(error):
                     raise
                 return  # another opener was faster
-            limiter.release(token)
+            run(partial(limiter.release, token))
 
     def _serve(self) -> None:
         state, is_new = self._state, True
@@ -328,7 +331,10 @@ class Opening:
             self._close_room(dial)  # or it would keep its slot for as long
             state.give_slot_back(dial)
             state.asks_limiter(dial, monotonic() + limit + _LIMITER_PATIENCE)
+            began = monotonic()
             token = limiter.acquire(limit, wanted)
+            if token is None:  # at once perhaps, if it does not wait itself
+                dial.wait(began + _LIMITER_PAUSE - monotonic())
         if state.pid != getpid():
             raise Forked
         return token

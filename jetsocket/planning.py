@@ -140,9 +140,12 @@ class Planning(MakingRoom):
         return refusal(self.left_behind, key)
 
     def _wanted(self, head: Borrower) -> int:
-        """How many more dials the callers of that URI need."""
+        """How many more dials the callers of that URI need: after a cooldown, one that tests it."""
         assert self.lock.locked()
-        return self._allowed(head.key, self.line.count(head.key) - self.idle.opening(head.key))
+        key, more = head.key, self.line.count(head.key) - self.idle.opening(head.key)
+        if self.config.connect_cooldown and self.troubles.of(key) is not None and not self.idle.open(key):
+            more = min(more, 1 - self.idle.opening(key))
+        return self._allowed(key, more)
 
     def _allowed(self, key: str, more: int) -> int:
         """How many of so many more dials of a URI the limits allow, slots aside."""

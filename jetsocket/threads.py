@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 import traceback
@@ -10,6 +11,8 @@ from queue import SimpleQueue
 from types import CodeType, FrameType
 
 from jetsocket.process_id import getpid
+
+_START_PATIENCE = 1.0  # s
 
 _here = threading.local()
 
@@ -22,6 +25,38 @@ def keep_house() -> None:
 def is_housekeeping() -> bool:
     """Whether this thread is a housekeeper's, of whatever pool."""
     return getattr(_here, "keeps_house", False)
+
+
+def start_for_a_borrower(thread: threading.Thread) -> None:
+    """Start a thread from one that another may raise an exception in (`PyThreadState_SetAsyncExc`).
+
+    Before Python 3.12, an exception that comes while a thread is being started may end the new one at its
+    birth, which `Thread.start` waits for without a limit. So there a second thread starts it, and does the
+    waiting.
+
+    Raises:
+        RuntimeError: The thread was not started: there are too many, or an exception has struck.
+    """
+    if sys.version_info >= (3, 12):
+        thread.start()
+        return
+    failures: list[BaseException] = []
+    is_done = threading.Lock()
+    is_done.acquire()
+
+    def start() -> None:
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # the system's limit
+            failures.append(error)
+        finally:
+            is_done.release()
+
+    _thread.start_new_thread(start, ())
+    if not is_done.acquire(timeout=_START_PATIENCE):
+        raise RuntimeError("the thread that was to start another has not begun")
+    if failures:
+        raise RuntimeError(f"can't start new thread: {failures[0]}") from failures[0]
 
 
 class Forked(Exception):
@@ -59,4 +94,13 @@ def stack_of(frame: FrameType | None) -> traceback.StackSummary:
     return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
 
 
-__all__ = ["Forked", "frame_in", "is_housekeeping", "is_in", "keep_house", "rest_if_forked", "stack_of"]
+__all__ = [
+    "Forked",
+    "frame_in",
+    "is_housekeeping",
+    "is_in",
+    "keep_house",
+    "rest_if_forked",
+    "stack_of",
+    "start_for_a_borrower",
+]

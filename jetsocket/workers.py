@@ -26,6 +26,18 @@ MOST_CHECKS = 3
 _PARK = 5.0  # s without work, after which a thread ends
 
 
+def run(job: Job) -> None:
+    """Run what is the user's: whatever it raises, SystemExit too, is told, and costs no thread."""
+    try:
+        job()
+    except BaseException:  # noqa: BLE001  # a log handler's costs its line, no more
+        told = (*sys.exc_info(), threading.current_thread())
+        try:
+            threading.excepthook(threading.ExceptHookArgs(told))  # as if it had ended the thread
+        except BaseException:  # noqa: BLE001  # the user's hook; `threading` does the same with it
+            sys.__excepthook__(*sys.exc_info())
+
+
 class Worker:
     """The threads and the queue of one kind of work.
 
@@ -99,14 +111,7 @@ class Worker:
                 if not self._park():
                     return
                 continue
-            try:
-                job()
-            except BaseException:  # noqa: BLE001  # a log handler's, SystemExit too: it costs its line, no more
-                told = (*sys.exc_info(), threading.current_thread())
-                try:
-                    threading.excepthook(threading.ExceptHookArgs(told))  # as if it had ended the thread
-                except BaseException:  # noqa: BLE001  # the user's hook; `threading` does the same with it
-                    sys.__excepthook__(*sys.exc_info())
+            run(job)
             del job
 
     def _park(self) -> bool:
@@ -150,4 +155,4 @@ class Workers:
             worker.stop(deadline)
 
 
-__all__ = ["MOST_CHECKS", "Job", "Worker", "Workers"]
+__all__ = ["MOST_CHECKS", "Job", "Worker", "Workers", "run"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
 from typing import Any
 
@@ -108,6 +109,25 @@ def test_then_one_dial_tests_whether_it_is_back(raw_server: MakeRaw, make_pool: 
     assert monotonic() - began < 5
     for each in outcomes:
         each.value.release()
+
+
+def test_those_who_stood_in_line_for_a_slot_are_tested_for_by_one_dial_too(
+    raw_server: MakeRaw, echo: EchoServer, make_pool: MakePool
+) -> None:
+    flaky = Flaky(slow=0.2)
+    pool = make_pool(raw_server(flaky), connect_cooldown=0.2, max_connections=4)
+    with pytest.raises(HandshakeError):
+        pool.acquire("/")
+    held = [pool.acquire(echo.uri) for _ in range(4)]
+    sleep(0.3)  # it is over
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(pool.acquire, "/", 10) for _ in range(4)]
+        wait_until(lambda: pool.stats().waiting == 4)
+        pool.resize(8)  # slots for all of them
+        assert [type(each.exception(10)) for each in waiting] == [HandshakeError] * 4
+    assert len(flaky.asked) == 2
+    for conn in held:
+        conn.release()
 
 
 def test_it_doubles_with_each_failure(raw_server: MakeRaw, make_pool: MakePool) -> None:

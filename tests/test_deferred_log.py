@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from typing import Any
 
 import pytest
 
@@ -121,3 +123,31 @@ def test_a_handler_that_raises_costs_its_own_line(caplog: pytest.LogCaptureFixtu
     finally:
         logging.getLogger(POOL).removeFilter(bad)
     assert caplog.messages == ["good", "better"]
+
+
+def test_the_users_record_factory_is_asked_by_whoever_emits(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may block, or end the thread that notes; what it makes tells when and where it was noted."""
+    made_by: list[str] = []
+
+    class Own(logging.LogRecord):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made_by.append(threading.current_thread().name)
+
+    monkeypatch.setattr(logging, "_logRecordFactory", Own)
+    log = DeferredLog()
+    noting = threading.Thread(target=lambda: log.note(logging.WARNING, "[%s] %d", "mine", 7), name="noting")
+    noting.start()
+    noting.join()
+    assert made_by == []
+    before = time.time()
+    time.sleep(0.01)
+    log.emit()
+    assert made_by == [threading.current_thread().name]
+    [record] = caplog.records
+    assert isinstance(record, Own)
+    assert record.getMessage() == "[mine] 7"
+    assert record.threadName == "noting"
+    assert record.created < before

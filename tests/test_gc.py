@@ -20,6 +20,7 @@ from jetsocket import (
     ConnectionPoolConfig,
     InvalidStateError,
     PoolExhaustedError,
+    ending,
 )
 from jetsocket.fast_path import FastPath
 from tests import scripts
@@ -212,6 +213,19 @@ def test_a_pool_that_is_dropped_closes_itself(echo: EchoServer) -> None:
     assert ref() is None, "somebody holds the pool: its thread, perhaps"
     wait_until(lambda: echo.open_now == 0)
     wait_until(lambda: not [t for t in threading.enumerate() if "forgotten" in t.name])
+
+
+def test_a_pool_whose_finalizer_was_struck_is_closed_all_the_same(
+    echo: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a signal handler raises in a finalizer ends it, and goes no further."""
+    with monkeypatch.context() as struck:
+        struck.setattr(ending, "abandon", lambda _lending: None)
+        pool = ConnectionPool[Any](base_uri=echo.uri, name="struck")
+        pool.acquire("/").release()
+        del pool
+    wait_until(lambda: echo.open_now == 0)
+    wait_until(lambda: not [t for t in threading.enumerate() if "struck" in t.name])
 
 
 def test_a_dropped_pool_with_a_check_and_callbacks_closes_itself(echo: EchoServer) -> None:

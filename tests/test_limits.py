@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolExhaustedError
 from jetsocket.exceptions import ConnectionError
 from jetsocket.limits import Limiter
-from tests.books import faults
+from jetsocket.state import State
+from tests.books import faults, state_of
 from tests.servers import EchoServer, RawServer, answer, wait_until
 
 
@@ -193,3 +195,91 @@ def test_what_is_no_limiter_is_refused() -> None:
     for call in (lambda: Limiter().acquire(0, bool), lambda: Limiter().release(1)):
         with pytest.raises(NotImplementedError):
             call()
+
+
+@pytest.mark.parametrize("callback", ["reset", "check"])
+def test_a_callback_that_outlasts_the_pool_holds_no_token(
+    echo: EchoServer, failures: list[Any], callback: str
+) -> None:
+    limiter, asked, go_on = Counting(1), threading.Event(), threading.Event()
+
+    def outlast(_conn: Any) -> None:
+        asked.set()
+        go_on.wait(10)
+
+    config = ConnectionPoolConfig(health_check_interval=0.1)
+    pool = ConnectionPool[Any](config, base_uri=echo.uri, limiter=limiter, **{callback: outlast})
+    with ThreadPoolExecutor(1) as threads:
+        releasing = threads.submit(pool.acquire("/", 5).release)
+        assert asked.wait(5)
+        pool.close()
+        wait_until(lambda: not limiter.out)  # its socket is closed, so another pool may open one
+        assert faults(pool) == []
+        go_on.set()
+        releasing.result(5)
+    assert faults(pool) == []
+    assert failures == []
+
+
+def test_a_pool_that_is_dropped_after_its_close_was_struck_gives_all_tokens_back(
+    echo: EchoServer, failures: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = Counting(3)
+    pool = pool_to(echo, limiter)
+    pool.prewarm("/", 3)
+    with monkeypatch.context() as struck, pytest.raises(KeyboardInterrupt):
+
+        def retire(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        struck.setattr(State, "_retire", retire)
+        pool.close()
+    assert len(limiter.out) == 3
+    del pool
+    wait_until(lambda: not limiter.out)
+    wait_until(lambda: echo.open_now == 0)
+    assert failures == []
+
+
+def test_one_that_has_none_at_once_is_not_asked_all_the_time(echo: EchoServer) -> None:
+    class Refusing(Limiter):
+        asked = 0
+
+        def acquire(self, timeout: float, wanted: Callable[[], bool]) -> Hashable | None:
+            self.asked += 1
+            return None
+
+    limiter = Refusing()
+    with pool_to(echo, limiter) as pool:
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire("/", 0.5)
+        assert 2 <= limiter.asked < 30
+        closing = monotonic()
+    assert monotonic() - closing < 1
+
+
+def test_a_release_that_raises_at_the_end_keeps_no_other_token(echo: EchoServer, failures: list[Any]) -> None:
+    """What came too late for the housekeeper is given back by the openers."""
+
+    class Failing(Counting):
+        def release(self, token: Hashable) -> None:
+            super().release(token)
+            raise OSError("the limiter's server is gone")
+
+    limiter, asked, go_on = Failing(3), threading.Event(), threading.Event()
+
+    def headers() -> dict[str, str]:
+        asked.set()
+        go_on.wait(10)
+        return {}
+
+    pool = ConnectionPool[Any](base_uri=echo.uri, limiter=limiter, manager_kwargs={"extra_headers": headers})
+    with ThreadPoolExecutor(1) as threads:
+        acquiring = threads.submit(pool.acquire, "/")
+        assert asked.wait(5)
+        pool.close(0)
+        state_of(pool).spent_tokens.extend([limiter.acquire(0, bool), limiter.acquire(0, bool)])
+        go_on.set()
+        assert acquiring.exception(5) is not None
+    wait_until(lambda: not limiter.out)
+    assert [each.exc_type for each in failures] == [OSError] * 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from time import monotonic, sleep
@@ -243,6 +244,32 @@ def test_a_lifetime_that_ends_is_replaced_before(echo: EchoServer, make_pool: Ma
     assert max(highest) <= 4
     assert not first & {each.id for each in pool.connections()}
     assert len(seen) <= 2 * (5.0 / 2.0 + 1)
+
+
+@pytest.mark.slow
+def test_those_that_are_lent_all_the_time_are_replaced_before_too(
+    echo: EchoServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(echo, max_lifetime=3.0, max_connections=9)
+    pool.prewarm("/", 3, keep=True)
+    until, lowest = monotonic() + 5.0, 9
+
+    def work(number: int) -> None:
+        while monotonic() < until:
+            with pool.acquire("/", 5) as conn:
+                conn.request(number, 5)
+                sleep(0.03)
+
+    with ThreadPoolExecutor(3) as threads:
+        working = [threads.submit(work, number) for number in range(3)]
+        while monotonic() < until:
+            open_now = [each.place for each in pool.connections() if each.place in ("idle", "lent")]
+            lowest = min(lowest, len(open_now))
+            sleep(0.005)
+        for each in working:
+            each.result(10)
+    assert pool.stats().discards["lifetime"] >= 3
+    assert lowest >= 3
 
 
 def test_at_the_cap_the_old_one_goes_first(echo: EchoServer, make_pool: MakePool) -> None:
