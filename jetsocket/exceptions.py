@@ -10,6 +10,7 @@ and databases. ``pickle`` and ``copy`` keep all of it.
 from __future__ import annotations
 
 import builtins
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -58,6 +59,8 @@ def _as_fact(value: object) -> object:
     """A fact as it is in ``args``: what JSON can carry, and fit to be shown."""
     if isinstance(value, str):
         return printable(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # which JSON has no word for: there was no limit
     if isinstance(value, JetSocketError):
         kind = next(kind for kind in type(value).__mro__ if kind.__module__ == __name__)
         return [kind.__name__, list(value.args)]
@@ -228,7 +231,7 @@ class PoolExhaustedError(TimeoutError):
     Attributes:
         operation: Always "acquire".
         max_connections: The pool's cap.
-        timeout: How long this acquire was allowed to wait, s.
+        timeout: How long this acquire was allowed to wait, s; None: for ever.
         waiting: Callers in line when it gave up.
         idle: Idle connections when it gave up.
         last_connect_error: Why the last attempt to open a connection failed, if one did.

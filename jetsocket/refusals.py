@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from jetsocket.borrower import Borrower
@@ -49,7 +50,7 @@ def exhausted(state: State, borrower: Borrower, *, at_once: bool) -> PoolExhaust
     return PoolExhaustedError(
         f"{text}. {remedy(figures, config, borrower, at_once=at_once)}",
         max_connections=config.max_connections,
-        timeout=borrower.limit,
+        timeout=None if math.isinf(borrower.limit) else borrower.limit,
         waiting=figures.waiting,
         idle=figures.idle,
         last_connect_error=figures.last_connect_error,

@@ -25,6 +25,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _ABSOLUTE = re.compile(r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?]*)(?P<resource>.*)")
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
 _HOST_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
+_DIGITS = re.compile("[0-9]*")
 _MOST_SHOWN = 1000  # characters of a URI that go into a message
 _MAX_HOST_NAME = 253  # RFC 1035 §2.3.4, without the lengths' own bytes
 
@@ -377,7 +378,7 @@ def _redact_head(head: str) -> str:
 def _redact_authority(authority: str, path: str) -> str:
     host_and_port = authority.rpartition("@")[2]
     match = _HOST_AND_PORT.fullmatch(host_and_port)
-    if match is None or not re.fullmatch("[0-9]*", match["port"] or ""):
+    if match is None or not _DIGITS.fullmatch(match["port"] or ""):
         return "***"  # this "port", and the path behind it, may be parts of a password
     return host_and_port + path
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jetsocket import exceptions
+from jetsocket import ConnectionPool, ConnectionPoolConfig, exceptions
 from jetsocket.exceptions import (
     ConnectionClosedError,
     DecodeError,
@@ -22,6 +22,7 @@ from jetsocket.exceptions import (
     PoolExhaustedError,
     ProtocolError,
 )
+from tests.servers import EchoServer
 
 EXAMPLES: list[JetSocketError] = [
     JetSocketError("m"),
@@ -119,6 +120,24 @@ def test_what_args_hold_of_a_close_reason_is_fit_to_be_shown() -> None:
     assert error.reason.startswith("a\x1b[31m\r\nb")
     assert error.args[:2] == ("m", 1011)
     assert error.args[2].startswith("a?[31m  bxx") and len(error.args[2]) == 200
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan")])
+def test_args_hold_no_number_that_json_has_no_word_for(timeout: float) -> None:
+    error = exceptions.TimeoutError("m", operation="recv", timeout=timeout)
+    assert json.dumps(error.args, allow_nan=False) == '["m", "recv", null]'
+
+
+def test_who_would_wait_for_ever_and_is_refused_is_told_in_what_json_can_carry(echo: EchoServer) -> None:
+    config = ConnectionPoolConfig(max_connections=1, max_waiting=0)
+    with (
+        ConnectionPool[object](config, base_uri=echo.uri) as pool,
+        pool.acquire("/"),
+        pytest.raises(PoolExhaustedError) as caught,
+    ):
+        pool.acquire("/", float("inf"))
+    assert caught.value.timeout is None
+    json.dumps(caught.value.args, allow_nan=False)
 
 
 def test_facts_that_are_set_later_are_in_args_too() -> None:
