@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from jetsocket.borrower import UNTIL_BOOKED, Borrower
+from jetsocket.borrower import UNTIL_BOOKED
 from jetsocket.callbacks import Callback, call_back
 from jetsocket.clean import why_unclean
 from jetsocket.clock import monotonic
@@ -72,7 +72,7 @@ class Returning:
         finally:
             state.come_back(borrower)
         if borrower.reason is not None or borrower.warned:
-            self._tell(borrower, entry)
+            self._tell(lease, entry)
 
     def _is_clean(self, lease: Lease[Any], entry: Entry, wire: WebSocket, failed: bool) -> bool:
         """Whether `why_unclean` would find nothing, which nearly always is so; False: ask it."""
@@ -97,13 +97,13 @@ class Returning:
         entry.sent, entry.received = sent, received  # the next lease begins here, unless it is stirred
         return True
 
-    def _tell(self, borrower: Borrower, entry: Entry | None) -> None:
+    def _tell(self, lease: Lease[Any], entry: Entry | None) -> None:
         """Say what there is to be said of a return."""
-        state = self.state
+        borrower, state = lease._borrower, self.state
         if borrower.reason is not None and entry is not None:
             # In a forked child a thread that is not there may hold the lock of the parent's state.
             is_ours = state.pid == getpid() and not state.closed
-            if is_ours and _seems_dead(borrower, entry) and not state.is_interrupted():
+            if is_ours and _seems_dead(lease, entry) and not state.is_interrupted():
                 ping_siblings(state, entry)
             text = "[%s] connection %d not kept: %s"
             state.log.note(logging.DEBUG, text, state.name, entry.id, borrower.reason)
@@ -194,13 +194,14 @@ class Returning:
         return None
 
 
-def _seems_dead(borrower: Borrower, entry: Entry) -> bool:
-    """Whether a reused connection ended without a word, or was silent until its borrower gave up."""
-    if not borrower.reused:
-        return False
+def _seems_dead(lease: Lease[Any], entry: Entry) -> bool:
+    """Whether one that had been idle ended without a word, or was silent until its borrower gave up."""
+    borrower = lease._borrower
+    if not entry.idle_since:
+        return False  # it was new
     if borrower.reason == "closed":
         return ended_silently(entry)
-    return borrower.reason == "timeout" and entry.wire.last_heard < borrower.taken_at
+    return lease._timed_out and entry.wire.last_heard < borrower.taken_at
 
 
 def close_now(wire: WebSocket, code: int = 1000, reason: str = "") -> bool:

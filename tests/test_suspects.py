@@ -90,6 +90,26 @@ def test_twelve_silently_dead_connections_cost_one_caller(
     assert faults(pool) == []
 
 
+def test_twelve_that_were_warmed_and_never_lent_cost_one_caller_too(
+    echo: EchoServer, proxy: MakeProxy, make_pool: MakePool
+) -> None:
+    """That caller discards what timed out, as it should."""
+    between = proxy(echo)
+    pool = make_pool(between.uri(), max_connections=12)
+    pool.prewarm("/", 12)
+    between.black_hole()
+    conn = pool.acquire("/", 5)
+    with pytest.raises(TimeoutError):
+        conn.request({"hello": 1}, 0.3)
+    conn.discard()
+    conn.release()
+    wait_until(lambda: "idle" not in places(pool).values(), 0.5)
+    between.resume()
+    for _ in range(11):
+        assert pool.request("/", {"hello": 1}, 5) == {"hello": 1}
+    assert faults(pool) == []
+
+
 def test_twelve_dead_without_a_fin_cost_one_caller(
     echo: EchoServer, proxy: MakeProxy, make_pool: MakePool
 ) -> None:
