@@ -35,6 +35,7 @@ from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
+from jetsocket.wire.redaction import raise_alone
 from jetsocket.wire.waits import take
 from jetsocket.wire.websocket import WebSocket
 from jetsocket.workers import run
@@ -356,7 +357,7 @@ def _headers(options: Options, target: Target) -> list[tuple[str, str]]:
         if is_alarm(error, users_code=True):
             raise
         text = f'{what}manager_kwargs["extra_headers"]() raised {told(error)}; the cause has its traceback'
-        raise ConnectionError(text) from error
+        raise_alone(ConnectionError(text), as_told(error))
     try:
         return options.checked_headers(given)
     except (TypeError, ValueError) as error:

@@ -425,6 +425,20 @@ def test_of_what_configure_raises(raw_server: RawFactory, told: Told, callback: 
     assert callback.__name__ in "".join(traceback.format_exception(error))  # where is told
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, KeyError, ConnectionRefusedError])
+def test_of_what_extra_headers_raises(raw_server: RawFactory, told: Told, kind: type[Exception]) -> None:
+    def asks_for_a_token() -> dict[str, str]:
+        try:
+            raise ValueError(f"of the service that gives them: {EVIL}")
+        except ValueError as error:
+            raise kind(f"no token: {EVIL}") from error
+
+    server = raw_server(servers.hold)
+    error = fails_quietly(server, acquire, extra_headers=asks_for_a_token)
+    assert f"raised {kind.__name__} in asks_for_a_token" in str(error)
+    assert "asks_for_a_token" in "".join(traceback.format_exception(error.__cause__))  # where is told
+
+
 @pytest.mark.parametrize("callback", CALLBACKS)
 @pytest.mark.parametrize("name", ["reset", "check"])
 def test_of_what_reset_and_check_raise(raw_server: RawFactory, told: Told, name: str, callback: Any) -> None:
