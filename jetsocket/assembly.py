@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Generic, NoReturn
 
 from jetsocket import ending, forking
+from jetsocket.argument_checks import runs_later
 from jetsocket.callbacks import Callback, checker
-from jetsocket.checks import runs_later
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.entry import key_of

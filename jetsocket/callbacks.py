@@ -14,10 +14,10 @@ from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, JetSocketError, TimeoutError
-from jetsocket.foreign import Misuse, as_told, told
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Lender, Terms, note_owed
 from jetsocket.state import State
+from jetsocket.user_errors import Misuse, as_told, told
 from jetsocket.wire.redaction import raise_alone
 
 Callback: TypeAlias = Callable[[PooledConnection[Any]], object]

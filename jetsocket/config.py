@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from jetsocket.checks import (
+from jetsocket.argument_checks import (
     Check,
     boolean,
     int_from,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jetsocket.demand import Dial
+    from jetsocket.dials import Dial
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
 _COOLDOWN_MOST = 60.0  # s

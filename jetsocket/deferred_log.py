@@ -12,8 +12,8 @@ import logging
 import sys
 from collections import deque
 
-from jetsocket.foreign import exc_info_of
 from jetsocket.interrupts import is_alarm
+from jetsocket.user_errors import exc_info_of
 
 _MOST = 10_000  # lines kept; where no thread runs, none may ever come for them
 

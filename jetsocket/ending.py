@@ -6,7 +6,7 @@ import atexit
 from logging import DEBUG, WARNING
 
 from jetsocket.clock import monotonic
-from jetsocket.closing import close_all
+from jetsocket.close_all import close_all
 from jetsocket.forking import all_pools
 from jetsocket.housekeeper import ABANDONED, STOP
 from jetsocket.lending import Lending

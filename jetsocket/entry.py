@@ -12,7 +12,7 @@ from jetsocket.wire.websocket import WebSocket
 
 if TYPE_CHECKING:
     from jetsocket.borrower import Borrower
-    from jetsocket.demand import Dial
+    from jetsocket.dials import Dial
 
 _ids = itertools.count(1)
 

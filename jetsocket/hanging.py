@@ -12,10 +12,10 @@ from types import CodeType
 from typing import ParamSpec, TypeVar
 
 from jetsocket.clock import monotonic
-from jetsocket.demand import Dial
+from jetsocket.dials import Dial
 from jetsocket.exceptions import ConnectionError
-from jetsocket.foreign import place_in
 from jetsocket.threads import frame_in, is_in
+from jetsocket.user_errors import place_in
 from jetsocket.wire.dns import look_up
 
 MOST_THERE = 8

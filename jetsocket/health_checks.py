@@ -13,11 +13,11 @@ from functools import partial
 
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
-from jetsocket.foreign import place_in
 from jetsocket.lifecycle import CHECKING
 from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.threads import frame_in, is_in
+from jetsocket.user_errors import place_in
 from jetsocket.workers import MOST_CHECKS, Worker
 
 Check = Callable[[Entry], bool]

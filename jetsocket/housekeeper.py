@@ -20,8 +20,8 @@ from queue import Empty
 from jetsocket import hanging
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.closing import close_all
-from jetsocket.demand import Dial
+from jetsocket.close_all import close_all
+from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import TimeoutError
 from jetsocket.health_checks import Check
@@ -29,9 +29,9 @@ from jetsocket.interrupts import suppress
 from jetsocket.lifecycle import IDLE
 from jetsocket.limits import Limiter
 from jetsocket.liveness import Liveness
-from jetsocket.moves import TICK
 from jetsocket.opening import Opening
 from jetsocket.state import State
+from jetsocket.state.moves import TICK
 from jetsocket.threads import keep_house, rest_if_forked, start_for_a_borrower
 from jetsocket.wire.waits import take
 from jetsocket.workers import Workers

@@ -17,6 +17,7 @@ from jetsocket.exceptions import (
     PoolExhaustedError,
     TimeoutError,
 )
+from jetsocket.exhausted import exhausted
 from jetsocket.housekeeper import Check, Housekeeper
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
@@ -25,7 +26,6 @@ from jetsocket.moving import Moving
 from jetsocket.opening import START_PATIENCE, Opening
 from jetsocket.prewarming import Prewarming
 from jetsocket.process_id import getpid
-from jetsocket.refusals import exhausted
 from jetsocket.returning import close_now
 from jetsocket.state import Answer, State
 from jetsocket.suspects import ended_silently, patience, ping_after_sleep, ping_siblings

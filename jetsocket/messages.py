@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
+from jetsocket.decode_errors import describe_msgspec, describe_pydantic
 from jetsocket.exceptions import DecodeError
-from jetsocket.foreign import as_told, place_of
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
-from jetsocket.misfits import describe_msgspec, describe_pydantic
+from jetsocket.user_errors import as_told, place_of
 from jetsocket.wire.redaction import raise_alone
 
 __all__ = ["Codec", "Deserializer", "Serializer"]

@@ -22,10 +22,9 @@ from typing import Any
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
 from jetsocket.cooldown import backoff
-from jetsocket.demand import Dial
+from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
-from jetsocket.foreign import as_told, told
 from jetsocket.hanging import carries_out
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
@@ -35,6 +34,7 @@ from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
+from jetsocket.user_errors import as_told, told
 from jetsocket.wire.redaction import raise_alone
 from jetsocket.wire.waits import take
 from jetsocket.wire.websocket import WebSocket

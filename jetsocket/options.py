@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from jetsocket import uris
-from jetsocket.checks import (
+from jetsocket.argument_checks import (
     Check,
     boolean,
     check_callable,
@@ -29,7 +29,7 @@ from jetsocket.checks import (
 )
 from jetsocket.header_fields import TOKEN, field_value, header_pairs
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
-from jetsocket.wire.proxies import Proxy, import_python_socks, redact_proxy
+from jetsocket.wire.proxy_url import Proxy, import_python_socks, redact_proxy
 
 __all__ = ["HeaderPairs", "HeaderSource", "Options"]
 

@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 
 from jetsocket.clock import monotonic
-from jetsocket.demand import Dial
+from jetsocket.dials import Dial
 from jetsocket.exceptions import TimeoutError
 from jetsocket.opening import START_PATIENCE, Opening
 from jetsocket.returning import Returning

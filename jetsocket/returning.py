@@ -10,14 +10,14 @@ from jetsocket.callbacks import Callback, call_back
 from jetsocket.clean import why_unclean
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
-from jetsocket.foreign import told
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed
-from jetsocket.moves import NEVER
 from jetsocket.process_id import getpid
 from jetsocket.state import State
+from jetsocket.state.moves import NEVER
 from jetsocket.suspects import ended_silently, ping_siblings
 from jetsocket.threads import is_housekeeping
+from jetsocket.user_errors import told
 from jetsocket.wire.websocket import WebSocket
 
 _NEVER_RESET = ("discarded", "closed", "half sent", "late reply")

@@ -34,8 +34,8 @@ from jetsocket import ConnectionPool
 from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
 from jetsocket.messages import Codec
 from jetsocket.uris import parse
-from jetsocket.wire.environment import is_exempt, proxy_for
 from jetsocket.wire.headers import Headers
+from jetsocket.wire.proxy_environment import is_exempt, proxy_for
 from jetsocket.wire.tls import frames_from
 from tests.books import state_of
 from tests.conftest import Tls

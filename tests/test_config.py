@@ -1,6 +1,6 @@
 """What a pool may be told, what it refuses, and that no header, cookie or password is shown.
 
-Also tests: `options`, `checks`, `header_fields`.
+Also tests: `options`, `argument_checks`, `header_fields`.
 """
 
 from __future__ import annotations

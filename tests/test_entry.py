@@ -1,4 +1,7 @@
-"""The record of a connection: its moves, its counts, and what it shows."""
+"""The record of a connection: its moves, its counts, and what it shows.
+
+Also tests: `borrower`.
+"""
 
 from __future__ import annotations
 

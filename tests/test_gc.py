@@ -22,7 +22,7 @@ from jetsocket import (
     PoolExhaustedError,
     ending,
 )
-from jetsocket.fast_path import FastPath
+from jetsocket.state.fast_path import FastPath
 from tests import scripts
 from tests.conftest import Tls
 from tests.servers import EchoServer, wait_until

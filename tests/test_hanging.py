@@ -13,7 +13,7 @@ import pytest
 
 from jetsocket import ConnectionError, ConnectionPool, ConnectionPoolConfig, PoolExhaustedError, TimeoutError
 from jetsocket.clock import monotonic
-from jetsocket.demand import Dial
+from jetsocket.dials import Dial
 from jetsocket.hanging import MOST, MOST_THERE, have_come_back, refusal, too_many
 from jetsocket.limits import Limiter
 from jetsocket.uris import parse
@@ -253,7 +253,7 @@ def test_a_name_look_up_is_told_as_such(
     hangs = functools.partial(gate.wait, 30)  # no function of the user's
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: hangs())
     pool = make_pool(echo, manager_kwargs={"connect_timeout": 0.2})
-    monkeypatch.setattr("jetsocket.foreign._OTHERS", ("/", "<"))
+    monkeypatch.setattr("jetsocket.user_errors._OTHERS", ("/", "<"))
     with pytest.raises(TimeoutError, match="its thread hangs in a name look-up;"):
         pool.acquire("ws://host.example/")
     gate.set()

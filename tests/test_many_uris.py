@@ -1,6 +1,6 @@
 """Several URIs share a pool: reuse, fairness, and which connection makes room for which caller.
 
-Also tests: `line`.
+Also tests: `state/line`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pytest
 from jetsocket import ConnectionPool
 from jetsocket.borrower import Borrower
 from jetsocket.entry import Entry
-from jetsocket.idle_queues import IdleQueue, Shared
-from jetsocket.planning import Planning
+from jetsocket.state.idle_queues import IdleQueue, Shared
+from jetsocket.state.planning import Planning
 from tests.books import faults, state_of
 from tests.crowds import crowd, errors
 from tests.servers import EchoServer, wait_until

@@ -37,7 +37,7 @@ from jetsocket import (
 )
 from jetsocket.cooldown import backoff
 from jetsocket.entry import Entry
-from jetsocket.idle_queues import IdleQueue
+from jetsocket.state.idle_queues import IdleQueue
 from jetsocket.wire.websocket import WebSocket
 from tests.books import state_of
 from tests.conftest import Tls

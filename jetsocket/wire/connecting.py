@@ -25,8 +25,8 @@ from jetsocket.wire.headers import Headers
 from jetsocket.wire.link import takes
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of
 from jetsocket.wire.redirects import follow, keeps_credentials
-from jetsocket.wire.request import header_fields, offer, request_headers
 from jetsocket.wire.upgrade import Redirected, Upgrade
+from jetsocket.wire.upgrade_request import header_fields, offer, request_headers
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 DEFAULT_COMPRESSION_THRESHOLD = 128

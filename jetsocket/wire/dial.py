@@ -7,7 +7,7 @@ import ssl
 from jetsocket import exceptions, uris
 from jetsocket.interrupts import raise_alarm_behind
 from jetsocket.wire.certificates import explain
-from jetsocket.wire.environment import proxy_for
+from jetsocket.wire.proxy_environment import proxy_for
 from jetsocket.wire.reach import unix_address
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.through_proxy import ThroughProxy

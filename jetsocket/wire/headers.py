@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar, overload
 
-from jetsocket.wire.request import TOKEN
 from jetsocket.wire.retry_after import seconds_until
+from jetsocket.wire.upgrade_request import TOKEN
 
 _T = TypeVar("_T")
 

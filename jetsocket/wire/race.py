@@ -15,7 +15,7 @@ from jetsocket.clock import monotonic
 from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.wire.dns import Address
 from jetsocket.wire.sockets import Socket
-from jetsocket.wire.source import Source, bind, explained
+from jetsocket.wire.source_address import Source, bind, explained
 from jetsocket.wire.stream import Stream
 
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5

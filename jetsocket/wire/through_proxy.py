@@ -7,9 +7,9 @@ import socket
 from jetsocket import uris
 from jetsocket.clock import monotonic
 from jetsocket.interrupts import is_alarm
-from jetsocket.wire import tunnel
-from jetsocket.wire.environment import Choice, is_loopback
-from jetsocket.wire.proxies import DIRECTLY, Proxy, import_python_socks, redact_proxy
+from jetsocket.wire import proxy_tunnel
+from jetsocket.wire.proxy_environment import Choice, is_loopback
+from jetsocket.wire.proxy_url import DIRECTLY, Proxy, import_python_socks, redact_proxy
 from jetsocket.wire.race import interleaved
 from jetsocket.wire.reach import Reach
 from jetsocket.wire.redaction import raise_alone
@@ -28,7 +28,7 @@ class ThroughProxy(Reach):
             family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
             hosts = [address.sockaddr[0] for address in interleaved(self._look_up(host, port, family))]
         places = self._look_up(proxy.host, proxy.port, whom=shown)
-        refusals: list[tunnel.Refusal] = []
+        refusals: list[proxy_tunnel.Refusal] = []
         for host in hosts:
             stream = self._race(places, shown)
             self._stage = f"asking {shown} for {uris.bracketed(host)}:{port}"
@@ -44,20 +44,20 @@ class ThroughProxy(Reach):
         why = ", ".join(told) if told[1:] else last.why
         raise self._failed(why, self._advised(last.advice, choice), is_final=last.is_final) from last.cause
 
-    def _ask_proxy(self, stream: Stream, proxy: Proxy, host: str, left: int) -> tunnel.Refusal | None:
+    def _ask_proxy(self, stream: Stream, proxy: Proxy, host: str, left: int) -> proxy_tunnel.Refusal | None:
         """Ask for one of so many addresses that are left; each has its share of the time."""
         until = self._deadline if left == 1 else monotonic() + self._remaining() / left
         try:
-            return tunnel.ask(stream, proxy, host, self._target.port, until)
+            return proxy_tunnel.ask(stream, proxy, host, self._target.port, until)
         except OSError as error:
             if is_alarm(error):
                 raise
             if isinstance(error, TimeoutError):
                 if left == 1 or self._remaining() <= 0:
                     raise_alone(self._timed_out())
-                return tunnel.Refusal("the proxy took too long", tunnel.CHECK, of_address=True)
+                return proxy_tunnel.Refusal("the proxy took too long", proxy_tunnel.CHECK, of_address=True)
             why, cause = error.strerror or str(error), error.with_traceback(None)
-            return tunnel.Refusal(why, tunnel.CHECK, of_address=True, cause=cause)
+            return proxy_tunnel.Refusal(why, proxy_tunnel.CHECK, of_address=True, cause=cause)
 
     def _usable(self, choice: Choice) -> tuple[Proxy, str]:
         """The proxy, and how to call it in messages."""

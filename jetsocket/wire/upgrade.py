@@ -15,9 +15,7 @@ from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, redact
-from jetsocket.wire.answer import check_switch, check_upgrade, chosen_of
 from jetsocket.wire.deflate import Agreement, agree
-from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess, has_line
 from jetsocket.wire.headers import (
     Headers,
     is_chunked,
@@ -27,9 +25,11 @@ from jetsocket.wire.headers import (
     retry_after,
     unchunk,
 )
+from jetsocket.wire.not_http import MOST_LOOKED_AT, can_be_http, first_line, guess, has_line
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
-from jetsocket.wire.refusals import advice, first_words
 from jetsocket.wire.stream import Stream
+from jetsocket.wire.upgrade_answer import check_switch, check_upgrade, chosen_of
+from jetsocket.wire.upgrade_refusals import advice, first_words
 
 MAX_HEAD = 64 * 1024
 """B of status line and headers that a server may send."""

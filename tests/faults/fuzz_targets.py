@@ -27,12 +27,12 @@ from jetsocket.exceptions import (
     TimeoutError,
 )
 from jetsocket.uris import parse
-from jetsocket.wire.answer import check_upgrade
 from jetsocket.wire.deflate import Agreement, Inflater, agree, longest
 from jetsocket.wire.headers import Headers, parse_head
 from jetsocket.wire.message_reader import _MADE_AT_ONCE as MADE_AT_ONCE
 from jetsocket.wire.message_reader import PING_BURST, MessageReader
 from jetsocket.wire.redirects import follow
+from jetsocket.wire.upgrade_answer import check_upgrade
 from jetsocket.wire.websocket import WebSocket
 
 NAMED = (HandshakeError, ConnectionClosedError, ProtocolError, MessageTooBigError, ConnectionError)

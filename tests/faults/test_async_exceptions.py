@@ -36,7 +36,7 @@ import pytest
 import jetsocket
 from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, PoolClosedError
 from jetsocket.housekeeper import Housekeeper
-from jetsocket.rebuilding import Rebuilding
+from jetsocket.state.rebuilding import Rebuilding
 from jetsocket.wire.dial import Dialing
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.websocket import WebSocket

@@ -1,6 +1,6 @@
 """The HTTP upgrade: what is read of the server's answer, and what is refused.
 
-Also tests: `answer`, `headers`, `request`.
+Also tests: `upgrade_answer`, `headers`, `upgrade_request`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from jetsocket.exceptions import ConnectionError, HandshakeError
 from jetsocket.uris import parse
-from jetsocket.wire.answer import accept_for, check_switch, check_upgrade
 from jetsocket.wire.headers import Headers, parse_head, unchunk
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.upgrade import MAX_HEAD, Upgrade
+from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls

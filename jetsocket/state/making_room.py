@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from jetsocket.borrower import Borrower
 from jetsocket.cooldown import Trouble
-from jetsocket.demand import Dial
+from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.lifecycle import CHECKING, OPENING
-from jetsocket.moves import Moves
+from jetsocket.state.moves import Moves
 
 GRACE = 0.05
 """s that the head of a line waits before a connection of another URI is closed for it, by trial."""

@@ -13,7 +13,7 @@ import pytest
 
 from jetsocket import ConnectionPool, exceptions
 from jetsocket.wire.dns import Address
-from jetsocket.wire.source import SourceError, bind, explained, reachable_from
+from jetsocket.wire.source_address import SourceError, bind, explained, reachable_from
 from tests import servers
 from tests.servers import EchoServer, RawServer, open_sockets, wait_until
 from tests.wire.proxies import http_proxy

@@ -10,7 +10,7 @@ import pytest
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig, HandshakeError, PoolExhaustedError
 from jetsocket.borrower import Borrower
-from jetsocket.refusals import now_there, remedy, why
+from jetsocket.exhausted import now_there, remedy, why
 from jetsocket.state import Exhaustion
 from tests.servers import EchoServer, RawServer, answer, wait_until
 

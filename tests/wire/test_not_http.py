@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from jetsocket.exceptions import ConnectionError, HandshakeError
-from jetsocket.wire.greetings import can_be_http, first_line, guess
+from jetsocket.wire.not_http import can_be_http, first_line, guess
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls

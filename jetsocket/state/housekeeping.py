@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import SHORTEST_SLEEP, monotonic
-from jetsocket.dialling import Dialling
 from jetsocket.entry import Entry
 from jetsocket.lifecycle import CHECKING, CLOSING, IDLE, LENT, OPENING
-from jetsocket.locking import step
-from jetsocket.moves import TICK
+from jetsocket.state.dialling import Dialling
+from jetsocket.state.locking import step
+from jetsocket.state.moves import TICK
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _REPLACED_BEFORE = 5.0  # s before its lifetime ends, a kept connection is repla
 _REPLACED_WITHIN = 0.25  # of a lifetime, unless that is short
 
 
-class Keeping(Dialling):
+class Housekeeping(Dialling):
     """What the housekeeper, and `prewarm`, do with the state of their pool."""
 
     @step
@@ -213,4 +213,4 @@ class Keeping(Dialling):
             self.floors[key] = (target, count)
 
 
-__all__ = ["Keeping"]
+__all__ = ["Housekeeping"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from jetsocket.exceptions import ConnectionClosedError, DecodeError
-from jetsocket.foreign import Misuse, as_told, exc_info_of, told
 from jetsocket.messages import Codec
+from jetsocket.user_errors import Misuse, as_told, exc_info_of, told
 
 SECRET = "s3cr3t of a message"
 PAYLOAD = "9xyz"
@@ -37,8 +37,8 @@ def raised_by(function: Callable[[Any], Any]) -> Exception:
 
 
 def test_type_and_place_are_told() -> None:
-    assert told(raised_by(fails)).startswith("ValueError in fails (test_foreign.py:")
-    assert told(raised_by(fails_deeper)).startswith("KeyError in fails_deeper (test_foreign.py:")
+    assert told(raised_by(fails)).startswith("ValueError in fails (test_user_errors.py:")
+    assert told(raised_by(fails_deeper)).startswith("KeyError in fails_deeper (test_user_errors.py:")
     assert told(ValueError(SECRET)) == "ValueError"
 
 
@@ -75,7 +75,7 @@ def test_what_a_deserializer_raises_is_told_without_its_text(deserializer: Any) 
     assert SECRET not in shown and PAYLOAD not in shown
     if deserializer is not int:
         assert "raise KeyError(SECRET)" in shown or "return int(SECRET)" in shown
-        assert f" in {deserializer.__name__} (test_foreign.py:" in str(error)
+        assert f" in {deserializer.__name__} (test_user_errors.py:" in str(error)
 
 
 def test_what_led_to_a_deserializer_s_own_decode_error_is_told_without_its_text() -> None:

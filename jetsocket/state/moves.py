@@ -1,7 +1,7 @@
 """The fields of a pool's state, and the moves that its steps are made of.
 
 A connection is lent, comes home, is retired, is forgotten; a dial is ordered and ends. All is called with the
-lock held, by the steps in `state`. What is decided here and done elsewhere is put on a queue: `queued` for
+lock held, by the steps. What is decided here and done elsewhere is put on a queue: `queued` for
 the openers, `doorbell` for the housekeeper.
 """
 
@@ -22,14 +22,14 @@ from jetsocket.clock import monotonic, slept
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.cooldown import Troubles
 from jetsocket.deferred_log import DeferredLog
-from jetsocket.demand import PACE, Dial
+from jetsocket.dials import PACE, Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import PoolClosedError
-from jetsocket.idle_queues import Idle, Shared
 from jetsocket.known_uris import KnownUris
 from jetsocket.lifecycle import CLOSING, GONE, IDLE, LENT, OPENING
-from jetsocket.line import Line
-from jetsocket.locking import BUSY, CALM, Steps
+from jetsocket.state.idle_queues import Idle, Shared
+from jetsocket.state.line import Line
+from jetsocket.state.locking import BUSY, CALM, Steps
 from jetsocket.stats import Totals
 from jetsocket.uris import Target
 from jetsocket.wire.channel import Channel

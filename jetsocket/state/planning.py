@@ -1,6 +1,6 @@
 """What the callers in line need: which connections are ordered, and for whom.
 
-The decisions that need no state are in `demand`; what makes room is found in `making_room`. All is called
+The decisions that need no state are in `dials`; what makes room is found in `making_room`. All is called
 with the lock held.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.demand import Dial, dials_allowed
+from jetsocket.dials import Dial, dials_allowed
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError
 from jetsocket.hanging import refusal, too_many
-from jetsocket.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom
-from jetsocket.moves import NEVER, TICK
+from jetsocket.state.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom
+from jetsocket.state.moves import NEVER, TICK
 
 
 class Planning(MakingRoom):

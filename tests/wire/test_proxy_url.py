@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetsocket.wire.proxies import Proxy, redact_proxy
+from jetsocket.wire.proxy_url import Proxy, redact_proxy
 
 
 @pytest.mark.parametrize(

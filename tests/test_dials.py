@@ -1,6 +1,6 @@
 """How many connections are to be opened, and which makes room: pure decisions; and the order to dial.
 
-Also tests: `making_room`.
+Also tests: `state/making_room`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import pytest
 
 from jetsocket import ConnectionError
 from jetsocket.cooldown import Trouble
-from jetsocket.demand import Dial, dials_allowed
-from jetsocket.making_room import CHECK_GRACE, GRACE, MOST_OVERTAKEN, room_allowed_at
+from jetsocket.dials import Dial, dials_allowed
+from jetsocket.state.making_room import CHECK_GRACE, GRACE, MOST_OVERTAKEN, room_allowed_at
 from jetsocket.uris import parse
 
 

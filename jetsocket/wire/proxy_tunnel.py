@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from jetsocket import uris
 from jetsocket.interrupts import raise_alarm_behind
-from jetsocket.wire.greetings import MOST_LOOKED_AT, can_be_http, first_line, guess
-from jetsocket.wire.proxies import Proxy, import_python_socks
+from jetsocket.wire.not_http import MOST_LOOKED_AT, can_be_http, first_line, guess
+from jetsocket.wire.proxy_url import Proxy, import_python_socks
 from jetsocket.wire.redaction import as_cause, censored
 from jetsocket.wire.stream import Stream
 

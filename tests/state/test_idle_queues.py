@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetsocket.entry import Entry
-from jetsocket.idle_queues import Idle, IdleQueue, Shared
+from jetsocket.state.idle_queues import Idle, IdleQueue, Shared
 from jetsocket.uris import parse
 from jetsocket.wire.websocket import WebSocket
 

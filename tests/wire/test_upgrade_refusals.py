@@ -13,7 +13,7 @@ import pytest
 from jetsocket import ConnectionPool
 from jetsocket.exceptions import HandshakeError
 from jetsocket.wire.headers import Headers
-from jetsocket.wire.refusals import advice, first_words
+from jetsocket.wire.upgrade_refusals import advice, first_words
 from tests import servers
 from tests.servers import RawServer
 

@@ -4,7 +4,7 @@ The state does no I/O, so its connections are stand-ins here. What the threads o
 turn: borrowers acquire, wait, release and drop leases, openers take up orders, the housekeeper scans for what
 was lost.
 
-Also tests: `moves`, `planning`, `rebuilding`, `dialling`, `keeping`, `borrower`.
+Also tests: `moves`, `planning`, `rebuilding`, `dialling`, `housekeeping`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pytest
 import jetsocket
 from jetsocket import ConnectionPoolConfig, PoolClosedError
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
-from jetsocket.demand import Dial
+from jetsocket.dials import Dial
 from jetsocket.entry import Entry, key_of
 from jetsocket.exceptions import ConnectionError
 from jetsocket.lifecycle import LENT

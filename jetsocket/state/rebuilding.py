@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from jetsocket.idle_queues import Idle, Shared
 from jetsocket.lifecycle import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING
-from jetsocket.planning import Planning
+from jetsocket.state.idle_queues import Idle, Shared
+from jetsocket.state.planning import Planning
 
 
 class Rebuilding(Planning):

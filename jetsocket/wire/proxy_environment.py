@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from jetsocket import uris
 from jetsocket.interrupts import raise_alarm_behind
-from jetsocket.wire.proxies import redact_proxy
+from jetsocket.wire.proxy_url import redact_proxy
 
 _SYSTEM = "the system's settings"
 _ASKS_SYSTEM = sys.platform in ("darwin", "win32")  # where the environment says nothing

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetsocket.borrower import Borrower
-from jetsocket.line import Line
+from jetsocket.state.line import Line
 
 
 class Lease:

@@ -9,7 +9,7 @@ import pytest
 
 from jetsocket import InvalidStateError, PoolClosedError
 from jetsocket.borrower import Borrower
-from jetsocket.locking import BUSY, CALM, Steps, step
+from jetsocket.state.locking import BUSY, CALM, Steps, step
 
 
 class Counter(Steps):

@@ -7,12 +7,12 @@ from contextvars import copy_context
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.demand import PACE, Dial, Purpose
+from jetsocket.dials import PACE, Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.lifecycle import CLOSING, OPENING
-from jetsocket.locking import step
-from jetsocket.rebuilding import Rebuilding
+from jetsocket.state.locking import step
+from jetsocket.state.rebuilding import Rebuilding
 from jetsocket.uris import Target
 
 

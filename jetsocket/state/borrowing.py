@@ -1,8 +1,4 @@
-"""The state of a pool: its slots, its connections, who has which, who waits. Each method is one step.
-
-What a step decides it returns; the moves that it is made of stand in `moves`, the rules of locking in
-`locking`.
-"""
+"""The steps of borrowers, and of those that look at or end the whole: what a step decides it returns."""
 
 from __future__ import annotations
 
@@ -13,14 +9,14 @@ from typing import NamedTuple
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
-from jetsocket.demand import Dial
+from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError
-from jetsocket.fast_path import FastPath
 from jetsocket.interrupts import is_alarm
 from jetsocket.lifecycle import CLOSING, IDLE, LENT
-from jetsocket.locking import step
-from jetsocket.moves import NEVER
+from jetsocket.state.fast_path import FastPath
+from jetsocket.state.locking import step
+from jetsocket.state.moves import NEVER
 from jetsocket.stats import LEASES_AT_ONCE, PoolStats
 
 

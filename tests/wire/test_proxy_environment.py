@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetsocket import uris
-from jetsocket.wire.environment import Choice, is_exempt, is_loopback, proxy_for
+from jetsocket.wire.proxy_environment import Choice, is_exempt, is_loopback, proxy_for
 
 HTTP = {"http_proxy": "http://p:1"}
 

@@ -14,8 +14,8 @@ import pytest
 import jetsocket
 from jetsocket import ConnectionPool, InvalidStateError, PoolExhaustedError
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
-from jetsocket.fast_path import FastPath
-from jetsocket.locking import BUSY, TORN
+from jetsocket.state.fast_path import FastPath
+from jetsocket.state.locking import BUSY, TORN
 from tests.books import faults, state_of
 from tests.conftest import Tls
 from tests.servers import EchoServer
@@ -63,8 +63,8 @@ def test_acquire_and_release_walk_through_few_functions_and_files(
         for name, walk in (("acquire", acquire), ("release", release)):
             assert len(walk) <= MOST_CALLS, (name, walk)
             assert len({file for file, _ in walk}) <= MOST_FILES[name], (name, walk)
-    assert ("fast_path.py", "take") in acquire
-    assert ("fast_path.py", "come_back") in release
+    assert ("state/fast_path.py", "take") in acquire
+    assert ("state/fast_path.py", "come_back") in release
     assert not faults(pool)
 
 

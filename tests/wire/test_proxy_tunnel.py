@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from jetsocket import exceptions, uris
 from jetsocket.wire.dial import Dialing
-from jetsocket.wire.proxies import Proxy
+from jetsocket.wire.proxy_tunnel import ask
+from jetsocket.wire.proxy_url import Proxy
 from jetsocket.wire.stream import Stream
-from jetsocket.wire.tunnel import ask
 from tests.servers import (
     RawServer,
     Script,

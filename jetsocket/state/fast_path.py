@@ -9,13 +9,13 @@ from __future__ import annotations
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
-from jetsocket.keeping import Keeping
 from jetsocket.lifecycle import IDLE, LENT
-from jetsocket.locking import CALM, TORN, written_out
+from jetsocket.state.housekeeping import Housekeeping
+from jetsocket.state.locking import CALM, TORN, written_out
 from jetsocket.stats import LEASES_AT_ONCE
 
 
-class FastPath(Keeping):
+class FastPath(Housekeeping):
     """What `State` does for nearly every lease."""
 
     @written_out
