@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.util
 import inspect
 import json
 import logging
@@ -239,3 +240,38 @@ def test_help_dir_and_the_reference_show_the_same_names(echo: EchoServer, kind: 
         shown = dir(pool if kind == "ConnectionPool" else conn)
         assert {name for name in shown if not name.startswith("__")} == documented
         assert {"__enter__", "__exit__", "__repr__"} <= set(shown)  # which specs of mocks are made of
+
+
+# --- the house
+
+
+def test_the_picture_of_the_floors_is_of_this_house() -> None:
+    found = importlib.util.spec_from_file_location("floors", ROOT / "docs" / "floors.py")
+    assert found is not None and found.loader is not None
+    floors = importlib.util.module_from_spec(found)
+    found.loader.exec_module(floors)
+    assert floors.PICTURE.read_text(encoding="utf-8") == floors.draw(), "run: python docs/floors.py"
+    drawn = {box.removeprefix("· ").removesuffix("/") for _, boxes in floors.floors() for box in boxes}
+    modules = [path for path in (ROOT / "jetsocket").rglob("*.py") if path.name != "__init__.py"]
+    assert drawn >= {path.stem for path in modules if path.parent.name in ("jetsocket", "state", "wire")}
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    """In the table that says where something is decided, and in the one that says where it is tested."""
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "jetsocket").rglob("*.py")}
+    text = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    wheres = _wheres(text)
+    assert len(wheres) > 20
+    for name in re.findall(r"`([\w/]+)`", "\n".join(wheres)):
+        path = ROOT / "jetsocket" / name
+        is_function = any(f"def {name}(" in source for source in sources.values())
+        assert path.with_suffix(".py") in sources or path.is_dir() or is_function or name == "check", name
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:tests/)?(?:[a-z]+/)?test_\w+\.py)`", page):
+        assert any((ROOT / folder / name).exists() for folder in (".", "tests", "tests/faults")), name
+
+
+def _wheres(text: str) -> list[str]:
+    """The second column of the table that says where something is decided."""
+    table = re.search(r"^\| where is it decided[^\n]*\n\|[-|]+\n((?:\|[^\n]*\n)+)", text, re.MULTILINE)
+    return [] if table is None else [row.rsplit("|", 2)[1] for row in table[1].splitlines()]
