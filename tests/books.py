@@ -45,8 +45,13 @@ def faults_in(state: State) -> Iterator[str]:  # noqa: PLR0912  # one fact a lin
             yield f"{entry} has a slot still"
         if entry.wanted_by is not None and entry.wanted_by.room is not entry:
             yield f"{entry} makes room for a dial that does not know"
+        if entry.wanted_by is not None and entry.wanted_by not in dials:
+            yield f"{entry} makes room for a dial that is over"
         if entry.place == "idle" and state.line.count(entry.key):
             yield f"{entry} is idle while callers wait for it"
+    for dial in dials:
+        if dial.is_over:
+            yield f"a dial to {dial.target.redacted} is over, and is in the list of those that are not"
     for borrower in state.lent:
         if borrower.entry is None or borrower.entry.borrower is not borrower:
             yield "a borrower has nothing"

@@ -409,6 +409,39 @@ def test_rolling_restarts_cost_no_error(echo_server: MakeServer, make_pool: Make
     assert all(each.value > 0 for each in outcomes)
 
 
+class StruckOnce:
+    """A queue at whose first `put` an exception strikes."""
+
+    def __init__(self, box: Any) -> None:
+        self.box, self.is_struck = box, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.box, name)
+
+    def put(self, item: Any) -> None:
+        if not self.is_struck:
+            self.is_struck = True
+            raise KeyboardInterrupt
+        self.box.put(item)
+
+
+def test_an_order_of_which_no_opener_was_told_is_carried_out_in_a_second(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    """What strikes between the order and its wake-up leaves a parked opener asleep."""
+    pool = make_pool(echo_server(), max_connections=3)
+    request(pool)
+    state = state_of(pool)
+    wait_until(lambda: state.parked == 1)
+    state.wake_opener = StruckOnce(state.wake_opener)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        pool.acquire("/b")
+    began = monotonic()
+    with pool.acquire("/b", 4) as conn:
+        assert conn.request(1, 5) == 1
+    assert monotonic() - began < 3  # it would go on being parked for longer
+
+
 # --- code of the user's, and of the system's, in an opener
 
 

@@ -48,6 +48,8 @@ class Dialling(Rebuilding):
     @step
     def openers_wanted(self) -> int:
         """How many openers are to be started now; they count as being started from here on."""
+        for _ in range(min(self.parked, len(self.queued))):
+            self.wake_opener.put(None)  # an exception may have struck the one who was to do it
         wanted = max(0, len(self.queued) - self.parked - self.starting)
         self.starting += wanted
         return wanted

@@ -187,9 +187,9 @@ class Planning(MakingRoom):
         assert self.lock.locked()
         if dial not in self.dials:
             return
+        dial.end()  # first: see `_drop_ended_dials`
         del self.dials[dial]
         self.resting.discard(dial)
-        dial.end()
         self.idle.count_opening(dial.key, -1)
         if dial.room is not None:
             dial.room.wanted_by = None

@@ -27,6 +27,7 @@ class Rebuilding(Planning):
                 borrower.entry = None
         for entry in [entry for entry in self.entries if entry.place == GONE]:
             self._leave_slot(entry)
+        self._drop_ended_dials()
         self._sort_by_place()
         open_now = [entry for entry in self.entries if entry.place in (IDLE, LENT, CHECKING)]
         self.idle = Idle(Shared(self.lock))
@@ -47,6 +48,16 @@ class Rebuilding(Planning):
                 self._hand_over(entry, first)
         self._plan()
         self.doorbell.put("openers")
+
+    def _drop_ended_dials(self) -> None:
+        """Strike off what has ended; what was closed to make room for it makes room for others."""
+        assert self.lock.locked()
+        for dial in [dial for dial in self.dials if dial.is_over]:
+            del self.dials[dial]
+            dial.end()
+        for entry in self.entries:
+            if entry.wanted_by is not None and entry.wanted_by not in self.dials:
+                entry.wanted_by = None
 
     def _sort_by_place(self) -> None:
         """Put each connection into the list of its place; what no dial and no borrower has is closed."""

@@ -514,6 +514,36 @@ def test_a_dial_that_is_struck_as_it_begins_has_no_connection_that_could_make_ro
     assert list(faults_in(state)) == []
 
 
+@pytest.mark.parametrize("where", ["end", "count_opening"])
+def test_what_made_room_for_a_dial_whose_end_was_struck_is_closed_all_the_same(
+    state: State, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Else its opener would be waited for, which has no more to do with it."""
+    state.resize(ConnectionPoolConfig(max_connections=1))
+    first, entry = lent(state)
+    give_back(state, first.borrower, None, False)
+    other = Lease(1)
+    other.borrower.key += "/other"
+    assert state.enter(other.borrower, may_wait=True).is_waiting
+    dial = state.next_dial(is_new=False)
+    assert dial is not None
+    assert dial.room is entry
+    assert state.closing_entries() == []  # it is the opener's to close
+
+    def strike(*_: Any) -> None:
+        raise Struck
+
+    with monkeypatch.context() as struck, pytest.raises(Struck):
+        target = Dial if where == "end" else state.idle
+        struck.setattr(target, where, strike)
+        state.drop_dial(dial)
+    state.drop_dial(dial)
+    assert dial.wait(0)
+    assert state.closing_entries() == [entry]
+    state.forget([entry])
+    assert list(faults_in(state)) == []
+
+
 def test_a_failure_is_counted_once_though_its_thread_comes_back_later(state: State) -> None:
     dial, entry = opened(state, Lease(0))
     state.failed(dial, entry, ConnectionError("given up"))
