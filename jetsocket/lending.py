@@ -25,7 +25,7 @@ from jetsocket.limits import Limiter
 from jetsocket.moving import Moving
 from jetsocket.opening import START_PATIENCE, Opening
 from jetsocket.prewarming import Prewarming
-from jetsocket.process_id import getpid
+from jetsocket.process_id import PID
 from jetsocket.returning import close_now
 from jetsocket.state import Answer, State
 from jetsocket.suspects import ended_silently, patience, ping_after_sleep, ping_siblings
@@ -189,7 +189,7 @@ class Lending(Moving, Prewarming):
             if keeper is None or not keeper.runs:  # it may never, and then no thread takes up orders
                 left = min(left, START_PATIENCE)
             is_roused = borrower.wait(left)
-            if state.pid != getpid():
+            if state.pid != PID[0]:
                 raise Forked
             if borrower.entry is not None:
                 return borrower.entry

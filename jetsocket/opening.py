@@ -30,7 +30,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
 from jetsocket.limits import Limiter
 from jetsocket.options import Options
-from jetsocket.process_id import getpid
+from jetsocket.process_id import PID, getpid
 from jetsocket.state import State
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
@@ -222,14 +222,14 @@ class Opening:
         try:
             self._dial(entry)
         except BaseException as error:
-            if pid != getpid() and isinstance(error, Exception):
+            if pid != PID[0] and isinstance(error, Exception):
                 raise Forked from None
-            if pid == getpid():
+            if pid == PID[0]:
                 entry.wire.shutdown()
             if not isinstance(error, (ConnectionError, TimeoutError)) or is_alarm(error):
                 raise  # an alarm is in the borrower's own thread, where no other runs
             return untraced(error)  # whose frames lead here, and to what holds it: only the GC would end that
-        if pid != getpid():
+        if pid != PID[0]:
             raise Forked
         return None
 

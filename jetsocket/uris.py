@@ -79,7 +79,7 @@ class Target:
 
 def same_origin(a: Target, b: Target) -> bool:
     """Tell whether credentials given for ``a`` may go to ``b`` (RFC 6454 §5)."""
-    return a.origin == b.origin
+    return a.host == b.host and a.port == b.port and a.secure == b.secure
 
 
 def parse(uri: str) -> Target:
@@ -321,6 +321,8 @@ def is_ip(host: str) -> bool:
     """Whether a host, as a Target has it, is written as an address. It would not be a name with a colon."""
     if ":" in host:
         return True
+    if not host[-1:].isdigit():
+        return False
     try:
         socket.inet_pton(socket.AF_INET, host)
     except OSError as error:

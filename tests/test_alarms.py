@@ -366,6 +366,7 @@ def test_a_key_error_of_a_handler_is_not_taken_for_a_missing_variable(
         strike()
         return bytes(encode(name))
 
+    monkeypatch.setenv("https_proxy", "p:1")  # or one look at all of them is all there is
     target = parse("ws://svc.test/")
     for look in (lambda: is_exempt(target), lambda: proxy_for(target, True)):
         with handled_by(raising(KeyError)), monkeypatch.context() as patched:

@@ -65,6 +65,26 @@ def request(pool: ConnectionPool[Any], timeout: float | None = None) -> Any:
 # --- a server that is down
 
 
+def test_one_that_is_open_only_to_be_closed_leaves_no_queue_behind(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow_to_open(_conn: Any, _request: Any) -> None:
+        reached.set()
+        go_on.wait(5)
+
+    pool = make_pool(echo_server(process_request=slow_to_open))
+    with pytest.raises(PoolExhaustedError):
+        pool.acquire("/", timeout=0)  # orders one for the next try
+    assert reached.wait(5)
+    pool.clear()
+    go_on.set()
+    wait_until(lambda: pool.stats().discards == {"cleared": 1})
+    assert state_of(pool).idle.keys == []
+    assert not faults(pool)
+
+
 def test_a_mute_server_is_told_to_all_within_one_timeout(raw_server: MakeRaw, make_pool: MakePool) -> None:
     pool = make_pool(raw_server(hold), max_connections=4, manager_kwargs={"connect_timeout": 1.0})
     spreads, longest = [], []

@@ -842,11 +842,18 @@ def test_a_thread_that_holds_everything_is_told(echo: EchoServer, make_pool: Mak
             conn.release()
 
 
-def test_no_time_waits_for_nothing(echo: EchoServer, make_pool: MakePool) -> None:
+def test_no_time_waits_for_nothing(echo_server: MakeServer, make_pool: MakePool) -> None:
     """But it orders one for the next try, or a caller that polls would never get any."""
+    refused = threading.Event()
+
+    def not_before(_conn: Any, _request: Any) -> None:
+        refused.wait(5)
+
+    echo = echo_server(process_request=not_before)
     pool = make_pool(echo, max_connections=2)
     with pytest.raises(PoolExhaustedError, match="0 lent, 0 idle, 1 being opened") as raised:
         pool.acquire("/", 0)
+    refused.set()
     assert "raise max_connections" not in str(raised.value)
     wait_until(lambda: pool.stats().idle_connections == 1)
     assert echo.opened == 1

@@ -133,11 +133,12 @@ class Idle:
         found.open += by
         self._drop_if_unused(key, found)
 
-    def count_opening(self, key: str, by: int) -> None:
-        """One more is being opened (1), or one less (-1)."""
+    def count_opening(self, key: str, by: int, *, opened: bool = False) -> None:
+        """One more is being opened (1), or one less (-1): it is open, and about to be counted as that."""
         found = self._of(key)
         found.opening += by
-        self._drop_if_unused(key, found)
+        if not opened:
+            self._drop_if_unused(key, found)
 
     def paced_until(self, key: str) -> float:
         """Until when no more are opened under this key, for now (monotonic, s)."""

@@ -215,15 +215,15 @@ class Moves(Steps):
         if entry.place == IDLE:
             self.idle.remove(entry)
         self.idle.pace(entry.key, 0.0)
-        if entry.place != OPENING:
-            self.idle.count_open(entry.key, -1)
+        # One that was about to be counted as open, too: with the last of its URI the queue has to go.
+        self.idle.count_open(entry.key, 0 if entry.place == OPENING else -1)
         entry.borrower = None
         entry.close_by = monotonic() + self.close_timeout
         entry.move(CLOSING)
         self.closing[entry] = None
         if gone:
             self._forget(entry)
-        else:
+        elif len(self.closing) == 1:  # while there are others, it comes by soon anyway
             self.doorbell.put("closing")
 
     def _forget(self, entry: Entry) -> None:

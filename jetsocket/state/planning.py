@@ -190,7 +190,7 @@ class Planning(MakingRoom):
         dial.end()  # first: see `_drop_ended_dials`
         del self.dials[dial]
         self.resting.discard(dial)
-        self.idle.count_opening(dial.key, -1)
+        self.idle.count_opening(dial.key, -1, opened=dial.has_opened)
         if dial.room is not None:
             dial.room.wanted_by = None
             dial.room = None

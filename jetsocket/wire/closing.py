@@ -28,7 +28,7 @@ class Closing(Pings):
 
         Takes no lock that it would have to wait for, so it may run anywhere.
         """
-        self._fail(self._closed("closed by this side", code, reason))
+        self._end("closed by this side", code, reason)
         self._send_close(code, reason)
 
     @takes("lock")
@@ -202,7 +202,7 @@ class Closing(Pings):
 
     def shutdown(self) -> None:
         """Let go of the socket at once, without a word."""
-        self._fail(self._closed("closed by this side"))
+        self._end("closed by this side")
         self.abort()
         if self._stream is not None:
             self._stream.close()

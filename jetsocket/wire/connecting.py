@@ -21,7 +21,7 @@ from jetsocket.uris import Target, parse
 from jetsocket.wire import deflate
 from jetsocket.wire.channel import Channel
 from jetsocket.wire.dial import Dialing
-from jetsocket.wire.headers import Headers
+from jetsocket.wire.headers import NO_HEADERS
 from jetsocket.wire.link import takes
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of
 from jetsocket.wire.redirects import follow, keeps_credentials
@@ -71,7 +71,7 @@ class Connecting(Channel, websocket.WebSocket):
         del self.frame_buffer, self.cont_frame
         # After it, for real locks also with enable_multithread=False: others than the borrower use them.
         Channel.__init__(self, max_message_size, compression_threshold, max_frame_size)
-        self.response_headers: Mapping[str, str] = Headers()
+        self.response_headers: Mapping[str, str] = NO_HEADERS
         self._dialing: Dialing | None = None
         self._aborted = False
         self._subprotocol: str | None = None

@@ -53,9 +53,14 @@ Mailbox: TypeAlias = "queue.SimpleQueue[Answer | None]"
 """Where an answer is put; None ends the waiting for it."""
 
 
+_PYTHONS = socket.getaddrinfo if socket.getaddrinfo.__module__ == "socket" else None  # else it is gevent's
+
+
 def look_up(question: Question) -> Answer:
     """Ask the system's resolver, however long it takes; an error is returned, not raised."""
     try:
+        if socket.getaddrinfo is _PYTHONS:  # nobody has put another in its place: straight to what it calls
+            return _ask(question)
         return list(map(Address._make, socket.getaddrinfo(*question, socket.SOCK_STREAM)))
     except (OSError, UnicodeError) as error:
         if is_alarm(error):
@@ -65,15 +70,19 @@ def look_up(question: Question) -> Answer:
 
 def read_address(question: Question) -> Answer:
     """Do as `look_up` does, where the host is an address: nothing is asked, so it is for any thread."""
-    host, port, family = question
     try:
-        # Not socket.getaddrinfo: that makes enums of the answer, and a host name of the address, in code that
-        # takes for its own what a signal handler raises.
-        found = _socket.getaddrinfo(host.encode("ascii"), port, family, socket.SOCK_STREAM)
+        return _ask(question)
     except (OSError, UnicodeError) as error:
         if is_alarm(error):
             raise
         return error.with_traceback(None)
+
+
+def _ask(question: Question) -> list[Address]:
+    # Not socket.getaddrinfo: that makes enums of the answer, and encodes by IDNA what a Target has encoded
+    # already, in code that takes for its own what a signal handler raises.
+    host, port, family = question
+    found = _socket.getaddrinfo(host.encode("ascii"), port, family, socket.SOCK_STREAM)
     return list(map(Address._make, found))
 
 
@@ -152,8 +161,8 @@ class _Inquiry:
             self._hand_out(answer)
 
     def _hand_out(self, answer: Answer) -> None:
-        with suppress(IndexError):  # that was the last one
-            while True:
+        while self._mailboxes:
+            with suppress(IndexError):  # another thread has handed it out
                 self._mailboxes.popleft().put(answer)
 
 

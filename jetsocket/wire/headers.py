@@ -81,6 +81,10 @@ class Headers(Mapping[str, str]):
         return f"Headers({shown}{f' and {more} more' if more else ''})"
 
 
+NO_HEADERS = Headers()
+"""Those of a response that has not come."""
+
+
 def parse_head(head: bytes, line_end: bytes = b"\r\n") -> tuple[int, str, Headers]:
     """Status, reason and headers of a response head.
 

@@ -177,6 +177,10 @@ class Link:
         if self.lock.locked():  # in a send: the sender must not wait for the server to take it, nor a reader
             self._live_stream().abort()
 
+    def _end(self, why: str, code: int = ABNORMAL, reason: str = "") -> None:
+        """Note that it is over, and why, unless that was noted before."""
+        self._fail(self.failure or self._closed(why, code, reason))
+
     def _fail(self, failure: ConnectionError) -> None:
         """Note the first reason why this connection is over."""
         if self.failure is None:

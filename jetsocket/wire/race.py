@@ -8,7 +8,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeAlias
 
 from jetsocket.clock import monotonic
@@ -37,17 +37,22 @@ class Race:
     """
 
     def __init__(
-        self, addresses: Iterable[Address], options: Sequence[Option], source: Source | None
+        self, addresses: Collection[Address], options: Sequence[Option], source: Source | None
     ) -> None:
-        self._waiting = deque(interleaved(addresses))
+        self._addresses = interleaved(addresses)
+        self._waiting = deque(self._addresses)
         self._options = options
         self._source = source
         self._woken: Stream | None = None
         self._start_next = monotonic()
         self._flying: dict[socket.socket, Address] = {}
-        self.places = ", ".join(map(str, self._waiting))
         self.failures: list[Failure] = []
         self.winner: socket.socket | None = None
+
+    @property
+    def places(self) -> str:
+        """All the addresses, for messages."""
+        return ", ".join(map(str, self._addresses))
 
     @property
     def lost(self) -> bool:
@@ -166,8 +171,10 @@ class Race:
         self._start_next = monotonic()
 
 
-def interleaved(addresses: Iterable[Address]) -> list[Address]:
+def interleaved(addresses: Collection[Address]) -> list[Address]:
     """The addresses with their families taking turns, each family in the order given (RFC 8305 §4)."""
+    if len(addresses) == 1:
+        return [*addresses]
     families: dict[int, list[Address]] = {}
     for address in dict.fromkeys(addresses):
         families.setdefault(address.family, []).append(address)

@@ -54,7 +54,7 @@ class Reach:
         self._socket_options = socket_options
         self._server_name = server_hostname or uris.tls_name(target.host)
         self._source_address = source_address
-        self._stage = "starting"  # for messages
+        self._stage: object = "starting"  # for messages, and made a string there
         # What `cancel` has to wake. Each is set first and the flag looked at after it, and `cancel` does
         # these in the other order: so one of the two sees the other, without a lock.
         self._cancelled = False
@@ -116,7 +116,7 @@ class Reach:
         """Connect to the first address that answers; ``whom`` is for messages, if not the target."""
         source = self._source_address
         self._running = race = Race(reachable_from(source, addresses), self._socket_options, source)
-        self._stage = f"connecting to {whom} at {race.places}" if whom else f"connecting to {race.places}"
+        self._stage = _Connecting(whom, race)
         try:
             while race.winner is None:
                 self._refuse_if_cancelled()
@@ -175,6 +175,18 @@ class Reach:
             operation="connect",
             timeout=self._timeout,
         )
+
+
+class _Connecting:
+    """What is said of a race, if anything has to be."""
+
+    def __init__(self, whom: str, race: Race) -> None:
+        self._whom = whom
+        self._race = race
+
+    def __str__(self) -> str:
+        where = self._race.places
+        return f"connecting to {self._whom} at {where}" if self._whom else f"connecting to {where}"
 
 
 def unix_address(path: str) -> Address:

@@ -61,8 +61,9 @@ class Stream:
         if not isinstance(sock, Socket):  # an interrupt just here would lose the descriptor
             sock = Socket(fileno=sock.detach())
         self._sock: Socket | ClosedSocket = sock
-        self._sock.setblocking(False)
-        self._pid = getpid()
+        if sock.gettimeout() != 0.0:
+            sock.setblocking(False)
+        self._pid = PID[0] or getpid()
         self._tls: Tls | None = None
         self.unsent = _NOTHING
         self.look: Poll | None = None

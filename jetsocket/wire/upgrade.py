@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import re
 import ssl
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
@@ -17,6 +17,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, redact
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.headers import (
+    NO_HEADERS,
     Headers,
     is_chunked,
     is_status_line,
@@ -104,7 +105,7 @@ class Upgrade:
         were `sent_before` and led here.
         """
         self.stream = stream
-        self.headers = Headers()
+        self.headers = NO_HEADERS
         self.subprotocol: str | None = None
         self.agreement: Agreement | None = None
         self.leftover = b""
@@ -117,8 +118,7 @@ class Upgrade:
         self._timeout = timeout
         self._sent_before = sent_before
         self._key = b""
-        self._shown = b""  # what websocket-client has not read yet of the head
-        self._has_answer = False
+        self._shown: Iterator[bytes] | None = None  # what websocket-client has not read yet of the head
         self._heard = False  # whether a byte of an answer came
         self._not_sent: OSError | None = None  # why the request did not leave
 
@@ -150,23 +150,22 @@ class Upgrade:
         return len(request)
 
     def recv(self, size: int) -> bytes:
-        """Serve the head, once it is whole and says 101."""
-        if not self._has_answer:
-            self._has_answer = True
+        """Serve the head, once it is whole and says 101.
+
+        websocket-client asks for one byte after the other until it gets a line feed, and joins them. It may
+        as well get all before that in one piece: a hundred calls cost as much as all system calls.
+        """
+        if self._shown is None:
+            self._shown = iter(())
             try:
-                self._shown = self._read_answer()
+                self._shown = iter(self._read_answer())
             except OSError as error:
                 if is_alarm(error):
                     raise
                 if self._not_sent is not None and not self._heard and not isinstance(error, ssl.SSLError):
                     self._fail(self._not_sent, "sending the upgrade request")
                 self._fail(error, "waiting for the answer to the upgrade request")
-        if size == 1:
-            # websocket-client asks for one byte after the other until it gets a line feed, and joins them. It
-            # may as well get all before that in one piece: a hundred calls cost as much as all system calls.
-            size = max(1, self._shown.find(b"\n"))
-        part, self._shown = self._shown[:size], self._shown[size:]
-        return part
+        return next(self._shown, b"")
 
     def close(self) -> None:
         """Close the stream: websocket-client gave up."""
@@ -174,8 +173,8 @@ class Upgrade:
 
     # --- reading the answer ----------------------------------------------------------------------------
 
-    def _read_answer(self) -> bytes:
-        """What of the answer concerns websocket-client, once it is whole and says 101."""
+    def _read_answer(self) -> list[bytes]:
+        """What of the answer concerns websocket-client, once it is whole and says 101; in pieces."""
         status, reason, headers, rest = self._read_final_head()
         if status != 101:
             self._refuse(status, reason, headers, rest)
@@ -190,9 +189,11 @@ class Upgrade:
             why = self._unless_echoed(error, headers.get("sec-websocket-extensions", ""))
             raise_alone(self._refused(f"the server's upgrade is not valid: {why}", 101, headers))
         self.headers, self.leftover = headers, rest
-        # As short as can be, for websocket-client takes it byte by byte.
-        shown = [f"{name}:{headers[name]}" for name in _SHOWN if name in headers]
-        return "\n".join(["HTTP/1.1 101", *shown, "", ""]).encode("latin-1")
+        shown = [b"HTTP/1.1 101", b"\n"]
+        for name in _SHOWN:  # they are there: this was checked
+            shown += (f"{name}:{headers.get(name)}".encode("latin-1"), b"\n")
+        shown.append(b"\n")
+        return shown
 
     def _read_final_head(self) -> tuple[int, str, Headers, bytes]:
         """Status, reason and headers, and what came behind them; interim responses are skipped."""
@@ -218,9 +219,10 @@ class Upgrade:
         data = bytearray(come)
         seen = 0
         while True:
-            self._refuse_if_not_http(data)
-            if (found := _HEAD_END.search(data, max(0, seen - 3))) is not None:
-                break
+            if data:
+                self._refuse_if_not_http(data)
+                if (found := _HEAD_END.search(data, max(0, seen - 3))) is not None:
+                    break
             seen = len(data)
             if seen > most:
                 raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 from collections.abc import Sequence
 
@@ -13,7 +13,8 @@ _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 def accept_for(key: bytes) -> str:
     """The Sec-WebSocket-Accept that proves a server has understood this key (RFC 6455 §4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest()).decode()
+    digest = hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest()
+    return binascii.b2a_base64(digest, newline=False).decode()
 
 
 def check_upgrade(
@@ -48,6 +49,8 @@ def check_switch(headers: Headers) -> None:
         ValueError: It does not. websocket-client would be content with one of several protocols.
     """
     for name, wanted in (("upgrade", {"websocket"}), ("connection", {"upgrade"})):
+        if headers.get(name, "").lower() in wanted:
+            continue  # nearly always
         told = {part.strip().lower() for part in headers.get(name, "").split(",")} - {""}
         if told != wanted if name == "upgrade" else not wanted <= told:
             raise ValueError(f"it switches to something else than WebSocket, by its header {name.title()}")

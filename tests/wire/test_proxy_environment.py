@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +91,18 @@ class TestProxyFor:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         assert proxy_for(uris.parse(uri), True) == Choice("p:1", variable)
+
+    @pytest.mark.parametrize(
+        "environment", [{}, {"HTTP_PROXY": "p:1"}, {"ALL_PROXY": "q:1", "no_proxy": "h"}]
+    )
+    def test_another_mapping_in_place_of_the_environment_says_the_same(
+        self, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+    ) -> None:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        said = [proxy_for(uris.parse(uri), True) for uri in ("ws://h/", "wss://i/")]
+        monkeypatch.setattr(os, "environ", environment)
+        assert [proxy_for(uris.parse(uri), True) for uri in ("ws://h/", "wss://i/")] == said
 
     def test_small_letters_without_a_value_say_that_there_is_none(
         self, monkeypatch: pytest.MonkeyPatch
