@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-
 from jetsocket import exceptions, uris
 from jetsocket.interrupts import raise_alarm_behind
 from jetsocket.wire.certificates import explain
@@ -11,6 +9,7 @@ from jetsocket.wire.proxy_environment import proxy_for
 from jetsocket.wire.reach import unix_address
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.through_proxy import ThroughProxy
+from jetsocket.wire.tls import default_ssl_context
 
 
 class Dialing(ThroughProxy):
@@ -72,21 +71,3 @@ class Dialing(ThroughProxy):
                     self._stage += " (no byte came: does it want ws://?)"
                 raise self._timed_out() from None
             raise self._failed(*explain(error, self._server_name, stream.certificate_names)) from error
-
-
-_default_contexts: list[ssl.SSLContext] = []  # one, once it is good
-
-
-def default_ssl_context() -> ssl.SSLContext:
-    """What wss:// trusts unless told otherwise: the system's authorities, and names are checked.
-
-    Made at first use, as loading the authorities takes milliseconds; one per process.
-    """
-    if _default_contexts:
-        return _default_contexts[0]
-    context = ssl.create_default_context()
-    # With no descriptor free, OpenSSL can't open the file of authorities, and does not say so. A directory of
-    # them is only looked into when a certificate is there.
-    if context.cert_store_stats()["x509"] or ssl.get_default_verify_paths().cafile is None:
-        _default_contexts[:] = [context]
-    return context

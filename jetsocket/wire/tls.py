@@ -1,4 +1,4 @@
-"""A TLS session in memory, beside the socket: ciphertext in, plaintext out, and back.
+"""A TLS session in memory, beside the socket: ciphertext in, plaintext out, and back; and what it trusts.
 
 So that many TLS records cost one system call, shutting the socket down never touches the session, and one
 thread may send while another receives.
@@ -207,4 +207,22 @@ class Tls:
 _TLS_CALLS = frozenset(call.__code__ for call in (Tls.handshake, Tls.feed, Tls.decrypt, Tls.encrypt))
 
 
-__all__ = ["ReentryError", "Tls", "frames_from"]
+_default_contexts: list[ssl.SSLContext] = []  # one, once it is good
+
+
+def default_ssl_context() -> ssl.SSLContext:
+    """What wss:// trusts unless told otherwise: the system's authorities, and names are checked.
+
+    Made at first use, as loading the authorities takes milliseconds; one per process.
+    """
+    if _default_contexts:
+        return _default_contexts[0]
+    context = ssl.create_default_context()
+    # With no descriptor free, OpenSSL can't open the file of authorities, and does not say so. A directory of
+    # them is only looked into when a certificate is there.
+    if context.cert_store_stats()["x509"] or ssl.get_default_verify_paths().cafile is None:
+        _default_contexts[:] = [context]
+    return context
+
+
+__all__ = ["ReentryError", "Tls", "default_ssl_context", "frames_from"]

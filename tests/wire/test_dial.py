@@ -25,7 +25,8 @@ from typing import Any
 import pytest
 
 from jetsocket import exceptions, uris
-from jetsocket.wire.dial import Dialing, default_ssl_context
+from jetsocket.wire.dial import Dialing
+from jetsocket.wire.tls import default_ssl_context
 from tests.conftest import Tls
 from tests.servers import RawServer, drip, hold, open_sockets, read_exactly, refusing_port, reset, wait_until
 from tests.wire.conftest import in_background, says_hello, soon
@@ -460,7 +461,7 @@ class TestTls:
         tls.ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
-        monkeypatch.setattr("jetsocket.wire.dial._default_contexts", [])
+        monkeypatch.setattr("jetsocket.wire.tls._default_contexts", [])
         with no_descriptors():
             default_ssl_context()
         server = raw_server(hold, ssl_context=tls.server_context)
