@@ -98,51 +98,44 @@ suspended = stream(); next(suspended)
 }
 
 
-def run_promptly(script: str, *args: str, options: tuple[str, ...] = ()) -> scripts.Ended:
-    """Run it, at most three times: on a busy machine any exit may take its time, but a wait shows in all."""
-    for _ in range(3):
-        ended = scripts.run(script, *args, options=options)
-        if ended.took < 0.5:
-            break
-    return ended
-
-
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_exit_is_prompt_and_silent(echo: EchoServer, ending: str) -> None:
-    ended = run_promptly(
+    ended = scripts.run_promptly(
         OPEN + ENDINGS[ending] + ("" if "print('end')" in ENDINGS[ending] else ENDED), echo.uri
     )
     assert ended.check().out == "end\n"
-    assert ended.took < 0.5
+    assert ended.took < scripts.PROMPT
 
 
 @pytest.mark.parametrize("finalizer", FINALIZERS)
 def test_a_finalizer_that_uses_a_pool_while_the_interpreter_ends(echo: EchoServer, finalizer: str) -> None:
-    ended = run_promptly(OPEN + FINALIZERS[finalizer] + ENDED, echo.uri)
+    ended = scripts.run_promptly(OPEN + FINALIZERS[finalizer] + ENDED, echo.uri)
     assert ended.check().out == "end\n"
-    assert ended.took < 0.5
+    assert ended.took < scripts.PROMPT
 
 
 @pytest.mark.parametrize("options", [("-X", "dev"), ("-W", "error"), ("-W", "always")], ids=" ".join)
 def test_no_resource_warning_for_pools_that_are_open_at_exit(
     echo: EchoServer, options: tuple[str, ...]
 ) -> None:
-    ended = run_promptly(OPEN + IDLE + LENT + ENDED, echo.uri, options=options)
-    assert ended.check().took < 0.5 + 0.2  # -X dev itself is slow
+    ended = scripts.run_promptly(OPEN + IDLE + LENT + ENDED, echo.uri, options=options)
+    assert ended.check().took < scripts.PROMPT + 0.2  # -X dev itself is slow
 
 
 def test_an_unhandled_exception_prints_itself_only(echo: EchoServer) -> None:
-    ended = run_promptly(OPEN + IDLE + LENT + ENDED + "raise ZeroDivisionError('mine')", echo.uri)
+    ended = scripts.run_promptly(OPEN + IDLE + LENT + ENDED + "raise ZeroDivisionError('mine')", echo.uri)
     assert ended.status == 1
     assert ended.err.splitlines()[-1] == "ZeroDivisionError: mine"
     assert ended.err.count("Traceback") == 1 and "Exception ignored" not in ended.err
-    assert ended.took < 0.5
+    assert ended.took < scripts.PROMPT
 
 
 def test_sigterm_ends_it_at_once(echo: EchoServer) -> None:
-    ended = run_promptly(OPEN + IDLE + LENT + ENDED + "os.kill(os.getpid(), signal.SIGTERM)", echo.uri)
+    ended = scripts.run_promptly(
+        OPEN + IDLE + LENT + ENDED + "os.kill(os.getpid(), signal.SIGTERM)", echo.uri
+    )
     assert (ended.status, ended.err) == (-signal.SIGTERM, "")
-    assert ended.took < 0.5
+    assert ended.took < scripts.PROMPT
 
 
 def test_ctrl_c_in_recv_ends_it_at_once(echo: EchoServer) -> None:
@@ -152,10 +145,10 @@ def test_ctrl_c_in_recv_ends_it_at_once(echo: EchoServer) -> None:
         + ENDED
         + "threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\nconn.recv()"
     )
-    ended = run_promptly(script, echo.uri)
+    ended = scripts.run_promptly(script, echo.uri)
     assert ended.err.splitlines()[-1] == "KeyboardInterrupt"
     assert ended.err.count("Traceback") == 1 and "Exception ignored" not in ended.err
-    assert ended.took < 0.5 + 0.05
+    assert ended.took < scripts.PROMPT + 0.05
 
 
 def test_a_server_that_answers_no_close_does_not_hold_the_exit_up() -> None:
@@ -163,7 +156,7 @@ def test_a_server_that_answers_no_close_does_not_hold_the_exit_up() -> None:
         script = (
             OPEN + "held = [pool.acquire('/') for _ in range(2)]\nfor each in held: each.release()\n" + ENDED
         )
-        assert run_promptly(script, silent.uri).check().took < 0.5
+        assert scripts.run_promptly(script, silent.uri).check().took < scripts.PROMPT
 
 
 def test_a_black_hole_does_not_hold_the_exit_up() -> None:
@@ -172,7 +165,7 @@ def test_a_black_hole_does_not_hold_the_exit_up() -> None:
             "threading.Thread(target=pool.acquire, args=('/',), daemon=True).start()\n"
             "while not pool.connections(): time.sleep(0.001)\ntime.sleep(0.05)\n"
         )
-        assert run_promptly(script + ENDED, hole.uri).check().took < 0.5
+        assert scripts.run_promptly(script + ENDED, hole.uri).check().took < scripts.PROMPT
 
 
 BORROWERS = {
@@ -235,7 +228,7 @@ def late():
     conn.release(); pool.close()
 atexit.register(late)       # before the library is imported: it runs behind the library's own
 """
-    ended = run_promptly(script + OPEN + LENT + "conn.request(1)\n", echo.uri)
+    ended = scripts.run_promptly(script + OPEN + LENT + "conn.request(1)\n", echo.uri)
     assert ended.check().out.splitlines() == ["the process ends"] * 3
 
 

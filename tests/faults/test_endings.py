@@ -17,21 +17,10 @@ from tests.faults.conftest import Report
 from tests.servers import Connection, EchoServer, RawServer, hold
 from tests.test_exit import ENDED, IDLE, LENT, OPEN
 
-PROMPT = 0.5  # s
 ROW = "exit"
 
 TERMINATED = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
 WAITING = "threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
-
-
-def run_promptly(script: str, *args: str, options: tuple[str, ...] = ()) -> scripts.Ended:
-    """Run it; if it takes its time, see how long one takes on this busy machine that opens nothing."""
-    for _ in range(3):
-        ended = scripts.run(script, *args, options=options)
-        if ended.took < PROMPT:
-            return ended
-    ended.took -= max(scripts.run(OPEN + ENDED, *args, options=options).took for _ in range(2))
-    return ended
 
 
 class Ending(NamedTuple):
@@ -163,15 +152,13 @@ while pool.stats().total_messages_received < 20: time.sleep(0.001)
 }
 # An exit handler that is registered before the library's runs after it.
 EARLY = "import atexit\nearly = []\natexit.register(lambda: [each() for each in early])\n"
+# The others' kind is in test_exit.py.
 QUICK = {
-    "a thread that is no daemon ends last",
     "a thread that connects by name when the main one has ended",
     "an executor that is not shut down",
     "an exception in a thread",
     "SIGTERM with a handler, in recv",
-    "os._exit",
     "stdin is closed",
-    "first used by an exit handler",
 }
 
 
@@ -199,7 +186,7 @@ def test_the_end_is_prompt_and_silent(
 ) -> None:
     server, told = codes
     ending = ENDINGS[name]
-    ended = run_promptly(EARLY + OPEN + ending.script, server.uri)
+    ended = scripts.run_promptly(EARLY + OPEN + ending.script, server.uri)
     assert ended.out == "end\n", ended
     assert ended.status == ending.status, ended
     if ending.last_words:
@@ -207,7 +194,7 @@ def test_the_end_is_prompt_and_silent(
         assert ended.err.count("Traceback") == 1
     else:
         assert ended.err == ""
-    assert ended.took < PROMPT
+    assert ended.took < scripts.PROMPT
     server.stop()
     if ending.goodbye is not None:
         assert (1001 in told) is ending.goodbye, told
@@ -220,8 +207,8 @@ def test_the_end_is_prompt_and_silent(
 def test_the_same_with_options_of_python(
     codes: tuple[EchoServer, list[int | None]], name: str, options: tuple[str, ...]
 ) -> None:
-    ended = run_promptly(EARLY + OPEN + ENDINGS[name].script, codes[0].uri, options=options)
-    assert ended.check().took < PROMPT + 0.2  # -X dev itself is slow
+    ended = scripts.run_promptly(EARLY + OPEN + ENDINGS[name].script, codes[0].uri, options=options)
+    assert ended.check().took < scripts.PROMPT + 0.2  # -X dev itself is slow
 
 
 CONNECTING = """
@@ -240,8 +227,8 @@ time.sleep(0.05)
 
 def test_a_tls_handshake_under_way_does_not_hold_the_exit_up() -> None:
     with RawServer(hold) as mute:
-        ended = run_promptly(OPEN + CONNECTING + ENDED, mute.uri.replace("ws:", "wss:"))
-    assert ended.check().took < PROMPT
+        ended = scripts.run_promptly(OPEN + CONNECTING + ENDED, mute.uri.replace("ws:", "wss:"))
+    assert ended.check().took < scripts.PROMPT
 
 
 def test_over_tls_the_server_hears_a_goodbye_too(tls: Tls, tmp_path: Path) -> None:
@@ -262,8 +249,8 @@ def test_over_tls_the_server_hears_a_goodbye_too(tls: Tls, tmp_path: Path) -> No
         + ENDED
     )
     with EchoServer(note, ssl_context=tls.server_context) as server:
-        ended = run_promptly(script, server.uri, str(trusted))
-    assert ended.check().took < PROMPT
+        ended = scripts.run_promptly(script, server.uri, str(trusted))
+    assert ended.check().took < scripts.PROMPT
     assert set(told) == {1001}
 
 
@@ -301,6 +288,7 @@ print('end')
 """,
 }
 METHODS = ["fork", "spawn", "forkserver"]
+QUICK_CHILDREN = {("fork", "terminate"), ("fork", "process")}
 kept: list[Any] = []
 
 
@@ -315,13 +303,17 @@ def leave_open(uri: str) -> Any:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fork and forkserver")
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=[] if m == "fork" else [pytest.mark.soak]) for m in METHODS]
+    ("method", "way"),
+    [
+        pytest.param(method, way, marks=[] if (method, way) in QUICK_CHILDREN else [pytest.mark.soak])
+        for method in METHODS
+        for way in WAYS
+    ],
 )
 def test_children_of_multiprocessing_end_promptly_and_in_silence(
     echo: EchoServer, method: str, way: str
 ) -> None:
-    ended = run_promptly(OPEN + WAYS[way], echo.uri, method)
+    ended = scripts.run_promptly(OPEN + WAYS[way], echo.uri, method)
     assert ended.check().out == "end\n"
-    assert ended.took < PROMPT
+    assert ended.took < scripts.PROMPT

@@ -68,12 +68,12 @@ def authority(tls: Tls, directory: Path) -> str:
 
 def test_a_storm_of_forks(report: Report) -> None:
     with EchoServer(Census()) as server:
-        check_storm(server, 15, report)
+        check_storm(server, 8, report)
 
 
 def test_a_storm_of_forks_over_tls(tls: Tls, tmp_path: Path, report: Report) -> None:
     with EchoServer(Census(), ssl_context=tls.server_context) as server:
-        check_storm(server, 10, report, ca=authority(tls, tmp_path))
+        check_storm(server, 5, report, ca=authority(tls, tmp_path))
 
 
 def full() -> Iterator[str]:

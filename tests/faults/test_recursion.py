@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import warnings
@@ -36,16 +37,21 @@ def at_the_limit(left: int, work: Callable[[], object]) -> BaseException | None:
 
 
 @pytest.fixture
-def pool(echo: EchoServer) -> Iterator[ConnectionPool[Any]]:
+def new_pool(echo: EchoServer) -> Iterator[Callable[[], ConnectionPool[Any]]]:
+    """Makes pools with an idle connection: one for each depth, so that all heal at the same time."""
     config = ConnectionPoolConfig(max_connections=CAP, acquire_timeout=HEALED)
-    with warnings.catch_warnings(), ConnectionPool[Any](config, base_uri=echo.uri) as pool:
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore", ResourceWarning)
-        pool.request("/", 1)
-        yield pool
+
+        def new() -> ConnectionPool[Any]:
+            pool = stack.enter_context(ConnectionPool[Any](config, base_uri=echo.uri))
+            pool.request("/", 1)
+            return pool
+
+        yield new
 
 
 def all_can_be_had(pool: ConnectionPool[Any], left: int) -> None:
-    gc.collect()
     held = [pool.acquire("/") for _ in range(CAP)]
     for conn in held:
         assert conn.request(left, 5) == left
@@ -58,21 +64,24 @@ def all_can_be_had(pool: ConnectionPool[Any], left: int) -> None:
 @pytest.mark.parametrize(
     "what", ["acquire", "acquire and drop", "release", "release twice", "request", "block"]
 )
-def test_no_slot_is_lost_at_any_depth(pool: ConnectionPool[Any], what: str) -> None:
+def test_no_slot_is_lost_at_any_depth(new_pool: Callable[[], ConnectionPool[Any]], what: str) -> None:
     raised = 0
+    tried: list[tuple[ConnectionPool[Any], list[Any]]] = []
     for left in range(DEPTHS):
+        pool = new_pool()
         kept: list[Any] = []
+        tried.append((pool, kept))
         if what == "acquire":
-            struck = at_the_limit(left, lambda kept=kept: kept.append(pool.acquire("/", 5)))
+            struck = at_the_limit(left, lambda kept=kept, pool=pool: kept.append(pool.acquire("/", 5)))
             for conn in kept:
                 conn.release()
         elif what == "acquire and drop":
-            struck = at_the_limit(left, lambda: pool.acquire("/", 5) and None)
+            struck = at_the_limit(left, lambda pool=pool: pool.acquire("/", 5) and None)
         elif what == "request":
-            struck = at_the_limit(left, lambda: pool.request("/", 1, 5))
+            struck = at_the_limit(left, lambda pool=pool: pool.request("/", 1, 5))
         elif what == "block":
 
-            def in_a_block() -> None:
+            def in_a_block(pool: ConnectionPool[Any] = pool) -> None:
                 with pool.acquire("/", 5) as conn:
                     conn.send(1)
 
@@ -85,8 +94,9 @@ def test_no_slot_is_lost_at_any_depth(pool: ConnectionPool[Any], what: str) -> N
         raised += struck is not None
         if what == "release" and struck is not None and pool.stats().active_connections:
             kept[0].release()  # where the call itself was struck, before any of ours ran
+    gc.collect()
+    for left, (pool, _) in enumerate(tried):
         all_can_be_had(pool, left)
-        kept.clear()
     assert raised > 2
 
 
