@@ -216,13 +216,16 @@ class Exchange(Lease[T]):
         self._touched = True
         try:
             while True:
+                if (account := self._watched) is not None:
+                    account.taking = True
                 payload = entry.wire.recv_message(deadline, self._borrower)
-                account = self._watched
-                if account is None or self._admits(entry, account, payload):
+                if (account := self._watched) is None or self._admits(entry, account, payload):
                     break
         except TimeoutError as error:
             if is_alarm(error):
                 raise
+            if (account := self._account) is not None:
+                account.taking = False
             raise self._late(error, limit) from None
         if not self._queue and entry.wire.reader.messages:  # more of them: a stream, perhaps
             self._queue = entry.wire.lend_queue(self._borrower)
@@ -230,6 +233,7 @@ class Exchange(Lease[T]):
 
     def _admits(self, entry: Entry, account: Account, payload: str | bytes) -> bool:
         admitted = account.admits(payload)
+        account.taking = False
         if account.echoed:
             self._terms.known.note_echo(entry.key)
         if account.is_done:

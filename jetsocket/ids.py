@@ -170,6 +170,7 @@ class Account:
         late: Answers that came to what earlier borrowers of the connection had asked.
         again: Whether an id came back twice: what else will?
         echoed: Whether any message carried an id that the connection was sent.
+        taking: Whether a message may have been taken and not looked at: an interrupt leaves it like that.
         parsed: The last payload that was looked at, and its value, if that is what the borrower gets: so that
             it need not be parsed twice.
     """
@@ -188,6 +189,7 @@ class Account:
         "open",
         "parsed",
         "tagged",
+        "taking",
     )
 
     def __init__(self, sent: SentIds, read: Read, *, keep: bool = False) -> None:
@@ -206,13 +208,13 @@ class Account:
         self.open: set[Key] = set()
         self._left_of: dict[float, set[Key]] = {}  # those of `open` that look alike where numbers are doubles
         self.tagged = self.answered = self.late = 0
-        self.again = self.echoed = False
+        self.again = self.echoed = self.taking = False
         self.parsed: tuple[Payload, Any] | None = None
 
     @property
     def is_settled(self) -> bool:
-        """Whether each id came back, once, and nothing came for earlier borrowers."""
-        return not (self.open or self.late or self.again)
+        """Whether each id came back, once, and nothing came for earlier borrowers, as far as can be told."""
+        return not (self.open or self.late or self.again or self.taking)
 
     @property
     def is_done(self) -> bool:
@@ -273,10 +275,10 @@ class Account:
         if key is not None:
             self._behind = 0
             self.echoed = True
+            self.answered += 1  # first: an interrupt must not leave it for an answer to something untagged
             self.open.discard(key)
             if (rounded := _rounded(key)) is not None:
                 self._left_of.get(rounded, set()).discard(key)
-            self.answered += 1
 
     def _is_late(self, key: Key) -> bool:
         """Count an answer to what an earlier borrower asked; note one that is the second in this lease."""

@@ -160,7 +160,7 @@ class Returning:
             sent=sent - tagged,
             received=received if account is None else received - account.answered - account.late,
             tagged=tagged,
-            unanswered=account is not None and bool(account.open),
+            unanswered=account is not None and (bool(account.open) or account.taking),
             late=account is not None and account.late > 0,
             again=account is not None and account.again,
             unasked=entry.key in known.unasked,
