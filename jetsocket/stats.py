@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LEASES_AT_ONCE = 64
 """Leases that come back before they are counted: one by one it would cost several times as much."""
 
-_REPLIES_AT_ONCE = 64
+_REPLIES_AT_ONCE = 256
 _UNIT = 1e-6  # s
 _OCTAVES = 48  # of microseconds: up to nine years
 _PER_OCTAVE = 8  # buckets for each doubling, of equal width: a percentile is exact to 13 %
