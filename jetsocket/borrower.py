@@ -45,6 +45,7 @@ class Borrower:
         gone: Whether the connection is closed already.
         lent_for: How long it was lent (s); `UNTIL_BOOKED`; 0.0 if it was not.
         is_counted: Whether that is in the statistics.
+        returning_thread: Identity of the thread that runs that callback.
         returning_until: Until when its return may take, with a callback of the user's (monotonic, s).
         warned: Whether its leak was reported.
         known_name: The name of the thread that asked, if leak_threshold is set.
@@ -70,6 +71,7 @@ class Borrower:
     gone: bool = False
     lent_for: float = 0.0
     is_counted: bool = False
+    returning_thread: int = 0
     returning_until: float = 0.0
     warned: bool = False
     known_name: str = ""

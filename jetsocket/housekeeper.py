@@ -32,7 +32,8 @@ from jetsocket.liveness import Liveness
 from jetsocket.opening import Opening
 from jetsocket.state import State
 from jetsocket.state.moves import TICK
-from jetsocket.threads import keep_house, rest_if_forked, start_for_a_borrower
+from jetsocket.threads import frame_in, keep_house, rest_if_forked, start_for_a_borrower
+from jetsocket.user_errors import place_in
 from jetsocket.wire.waits import take
 from jetsocket.workers import Workers
 
@@ -294,8 +295,25 @@ class Housekeeper:
         under_way = self.state.unreturned()
         self._unreturned = {each: self._unreturned.get(each, now) for each in under_way}
         for borrower, since in self._unreturned.items():
-            if now >= max(since + _RETURN_PATIENCE, borrower.returning_until):
+            if now < max(since + _RETURN_PATIENCE, borrower.returning_until):
+                continue
+            if borrower.returning_until and borrower.entry is not None:
+                self._warn_of_reset(borrower, borrower.entry)
+                self._take_back(borrower, "reset failed")
+            else:
                 self._take_back(borrower, "interrupted")
+
+    def _warn_of_reset(self, borrower: Borrower, entry: Entry) -> None:
+        place = place_in(frame_in(borrower.returning_thread))
+        self.state.log.note(
+            logging.WARNING,
+            "[%s] connection %d is closed: reset() hangs%s, beyond health_check_timeout=%g s. Give what it"
+            " waits for a timeout of its own",
+            self.state.name,
+            entry.id,
+            f" in {place}" if place else "",
+            self.state.config.health_check_timeout,
+        )
 
     def _find_abandoned(self) -> None:
         """Close a pool that is referred to no more, and whose finalizer an exception has struck."""

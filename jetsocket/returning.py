@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from threading import get_ident
 from typing import Any
 
 from jetsocket.borrower import UNTIL_BOOKED
@@ -178,6 +179,7 @@ class Returning:
         if state.is_interrupted() or is_housekeeping():
             return "dropped"  # this is a finalizer, above the pool's own code: no place for a user's callback
         limit = state.config.health_check_timeout
+        borrower.returning_thread = get_ident()
         borrower.returning_until = monotonic() + limit + 1.0
         entry.count_from_here()
         try:

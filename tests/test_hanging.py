@@ -297,3 +297,29 @@ def test_a_thread_that_is_in_a_dial_is_not(raw_server: Callable[..., RawServer],
     assert have_come_back([dial]) == []
     gate.set()
     wait_until(lambda: have_come_back([dial]) == [dial])
+
+
+def test_a_reset_that_hangs_costs_its_connection_and_no_slot(
+    echo: EchoServer, make_pool: MakePool, gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    hanging = threading.Event()
+
+    def reset(_conn: Any) -> None:
+        if not hanging.is_set():
+            hanging.set()
+            gate.wait(30)
+
+    pool = make_pool(echo, max_connections=1, reset=reset, health_check_timeout=0.2)
+    borrower = threading.Thread(target=lambda: pool.request("/", 1, 5))
+    borrower.start()
+    assert hanging.wait(5)
+    began = monotonic()
+    assert pool.request("/", 2, 10) == 2
+    assert 1.0 < monotonic() - began < 5.0
+    assert pool.stats().discards == {"reset failed": 1}
+    wait_until(lambda: "reset() hangs in reset (test_hanging.py:" in caplog.text)
+    gate.set()
+    borrower.join(10)
+    assert not borrower.is_alive()
+    assert pool.request("/", 3, 5) == 3
+    assert faults(pool) == []

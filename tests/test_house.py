@@ -69,6 +69,11 @@ def test_a_file_says_what_lives_there(path: Path) -> None:
 
 
 @every_module
+def test_a_file_is_not_too_long(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, "400 lines: does it hold one idea?"
+
+
+@every_module
 def test_a_file_has_its_test(path: Path) -> None:
     if path.name == "__init__.py":
         return
