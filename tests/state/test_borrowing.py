@@ -530,7 +530,7 @@ def test_what_made_room_for_a_dial_whose_end_was_struck_is_closed_all_the_same(
     assert dial.room is entry
     assert state.closing_entries() == []  # it is the opener's to close
 
-    def strike(*_: Any) -> None:
+    def strike(*_: Any, **__: Any) -> None:
         raise Struck
 
     with monkeypatch.context() as struck, pytest.raises(Struck):
