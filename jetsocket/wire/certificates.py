@@ -9,7 +9,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.text import printable
 from jetsocket.uris import is_ip
 
-__all__ = ["explain", "names_of"]
+__all__ = ["explain", "late_remedy", "names_of"]
 
 _MOST_NAMES = 8
 _NAMES = ("DNS", "IP Address")
@@ -21,6 +21,7 @@ _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 
 _WANTS_PLAIN = "does it want ws://?"
 _SPEAKS_TLS = "does the server speak TLS (wss://) on this port, or does it want ws://?"
+_NOT_YOURS = "it does not take the certificate that your SSLContext shows it"
 # By what OpenSSL says, in lower case; the first that fits counts. Python leaves the `reason` out of some.
 _REMEDIES = (
     ("wrong version number", _WANTS_PLAIN),
@@ -32,6 +33,9 @@ _REMEDIES = (
     ("no application protocol", "it speaks none of the protocols that your SSLContext offers by ALPN"),
     ("protocol version", "it wants another version of TLS than your SSLContext allows"),
     ("certificate required", "it wants a certificate of yours: load one into your SSLContext"),
+    ("alert unknown ca", _NOT_YOURS),
+    ("alert bad certificate", _NOT_YOURS),
+    ("alert certificate", _NOT_YOURS),
     (
         "alert",
         "the server refused the handshake; does your SSLContext fit its versions and ciphers?",
@@ -62,6 +66,23 @@ def names_of(session: ssl.SSLObject) -> list[str] | None:
     return names
 
 
+def late_remedy(error: Exception) -> str:
+    """What to do about a refusal that comes behind the handshake; "" if the error is none.
+
+    In TLS 1.3, there the server says what it thinks of the client's certificate.
+    """
+    said = _said(error)
+    return _remedy(said) if "alert" in said else ""
+
+
+def _said(error: Exception) -> str:
+    return str(error).lower().replace("_", " ") if isinstance(error, ssl.SSLError) else ""
+
+
+def _remedy(said: str) -> str:
+    return next((remedy for fragment, remedy in _REMEDIES if fragment in said), "")
+
+
 def explain(error: Exception, host: str, names: list[str] | None) -> tuple[str, str]:
     """What is wrong, and what to do.
 
@@ -71,8 +92,7 @@ def explain(error: Exception, host: str, names: list[str] | None) -> tuple[str, 
         names: What it is for; None: not known.
     """
     if not isinstance(error, ssl.SSLCertVerificationError):
-        said = str(error).lower().replace("_", " ") if isinstance(error, ssl.SSLError) else ""
-        remedy = next((remedy for fragment, remedy in _REMEDIES if fragment in said), _SPEAKS_TLS)
+        remedy = _remedy(_said(error)) or _SPEAKS_TLS
         return f"{'the server does not speak TLS: ' * (remedy == _WANTS_PLAIN)}{error}", remedy
     code = error.verify_code
     if code in (_HOSTNAME_MISMATCH, _IP_MISMATCH):

@@ -15,6 +15,7 @@ from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target, redact
+from jetsocket.wire.certificates import late_remedy
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.headers import (
     NO_HEADERS,
@@ -350,6 +351,8 @@ class Upgrade:
             self.failure = self._late(doing)
         else:
             hint = self._tls_hint() if isinstance(error, builtins.ConnectionError) else ""
+            if remedy := late_remedy(error):
+                hint = f"; {remedy}"
             why = f"the connection failed while {doing}: {censored(str(error), self._secrets())}{hint}"
             self.failure = ConnectionError(self._text(why))
             self.failure.__cause__ = as_cause(error, self._secrets())

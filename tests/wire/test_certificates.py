@@ -225,3 +225,26 @@ def test_evil_names_are_printable_and_short() -> None:
     why, remedy = explain(error, "h.test", ["a\x1b[2J\r\n.test", "x" * 50_000])
     assert "a?[2J  .test" in why
     assert (why + remedy).isprintable() and len(why) < 400
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("shown", ["none", "another authority's"])
+def test_a_server_that_wants_a_certificate_of_the_client_s_is_told(
+    tls: Tls, version: ssl.TLSVersion, shown: str
+) -> None:
+    """With TLS 1.3, it says so when the handshake is over on this side."""
+    context = served(LOCALHOST, ca=tls.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    tls.ca.configure_trust(context)
+    context.minimum_version = context.maximum_version = version
+    client = tls.trusting()
+    remedy = "it wants a certificate of yours: load one into your SSLContext"
+    if shown != "none":
+        trustme.CA().issue_cert("client.test").configure_cert(client)
+        remedy = "it does not take the certificate that your SSLContext shows it"
+    elif version is ssl.TLSVersion.TLSv1_2:  # which has no alert of its own for that
+        remedy = "does your SSLContext fit its versions and ciphers?"
+    with EchoServer(ssl_context=context) as server, pytest.raises(ConnectionError) as caught:
+        WebSocket().connect(server.uri, timeout=5, ssl_context=client)
+    assert remedy in str(caught.value)
+    assert isinstance(caught.value.__cause__, ssl.SSLError)
