@@ -9,7 +9,7 @@ from typing import Any
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionClosedError, TimeoutError
-from jetsocket.ids import Account, Key, SentIds, key_in, shown
+from jetsocket.ids import Account, Key, SentIds, key_in
 from jetsocket.interrupts import is_alarm
 from jetsocket.iteration import iterate
 from jetsocket.lease import Lease, T, seconds
@@ -310,21 +310,6 @@ class Exchange(Lease[T]):
         finally:
             if account.echoed:
                 known.note_echo(entry.key)
-
-    def _unanswered(
-        self, error: TimeoutError, key: Key, came: int, limit: float | None, waited: float | None
-    ) -> TimeoutError:
-        self._timed_out = True
-        messages = "1 message" if came == 1 else f"{came} messages"
-        told = (
-            f"{error}: {messages} came, none with id {shown(key)}; if this service does not echo ids:"
-            " match_ids=False"
-        )
-        if self._is_callback_over():
-            told, limit = f"{told} (the time of the callback is over)", None
-        elif error._ran_out and waited is not None:
-            told += f" (waited for {waited:g} s)"
-        return TimeoutError(told, operation=error.operation, timeout=limit)
 
     def __iter__(self) -> Iterator[T]:
         """Yield messages until the server closes normally (1000, 1001, or without a status code).

@@ -14,7 +14,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.exceptions import TimeoutError
-from jetsocket.ids import Account, SentIds
+from jetsocket.ids import Account, Key, SentIds, shown
 from jetsocket.known_uris import KnownUris
 from jetsocket.messages import Codec
 from jetsocket.stats import SharedRecorder
@@ -277,6 +277,21 @@ class Lease(Generic[T]):
         elif limit is not None and error._ran_out:
             option = "send_timeout" if error.operation == "send" else "recv_timeout"
             told += f": {limit:g} s were given; allow more (timeout, or {option})"
+        return TimeoutError(told, operation=error.operation, timeout=limit)
+
+    def _unanswered(
+        self, error: TimeoutError, key: Key, came: int, limit: float | None, waited: float | None
+    ) -> TimeoutError:
+        self._timed_out = True
+        messages = "1 message" if came == 1 else f"{came} messages"
+        told = (
+            f"{error}: {messages} came, none with id {shown(key)}; if this service does not echo ids:"
+            " match_ids=False"
+        )
+        if self._is_callback_over():
+            told, limit = f"{told} (the time of the callback is over)", None
+        elif error._ran_out and waited is not None:
+            told += f" (waited for {waited:g} s)"
         return TimeoutError(told, operation=error.operation, timeout=limit)
 
 
