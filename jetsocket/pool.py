@@ -131,8 +131,9 @@ class ConnectionPool(Assembly[T]):
             timeout: s for all of it together; None: `acquire_timeout`, `send_timeout` and `recv_timeout`
                 apply one after the other.
             idempotent: The message may be processed more than once: if the connection ends after part of
-                it has left and before the reply, it is sent again on another one, and on a third if the
-                second had been idle, too, and so on: what cut one off may have cut off all.
+                it has left and before the reply, it is sent again on another one. After that, once more
+                for each that had been idle, too (what cut one off may have cut off all), and on new ones
+                up to `connect_attempts` times: a server that ends may accept and close for a while.
 
         Returns:
             The decoded reply.
@@ -154,7 +155,8 @@ class ConnectionPool(Assembly[T]):
                     if is_alarm(error):
                         raise
                     was_idle = conn._told().created < conn._borrower.asked_at
-                    if not idempotent or tries > (self._config.max_connections if was_idle else 1):
+                    again = self._config.max_connections if was_idle else self._options.connect_attempts - 1
+                    if not idempotent or tries > max(1, again):
                         raise
                 except (DecodeError, TypeError, ValueError) as error:
                     if not is_alarm(error, users_code=True):

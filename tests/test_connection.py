@@ -612,6 +612,28 @@ def test_an_idempotent_request_gives_up_after_the_second_time(
     assert server.messages == 2
 
 
+@pytest.mark.parametrize(("ends", "answered"), [(4, True), (5, False)])
+def test_an_idempotent_request_tries_new_connections_as_often_as_a_dial(
+    echo_server: MakeServer, make_pool: MakePool, ends: int, answered: bool
+) -> None:
+    """A server that is being restarted accepts, and closes, for a while."""
+    connections = itertools.count(1)
+
+    def end(conn: Connection) -> None:
+        message = conn.recv()
+        if next(connections) > ends:
+            conn.send(message)
+
+    server = echo_server(end)
+    pool = make_pool(server, manager_kwargs={"connect_attempts": 5})
+    if answered:
+        assert pool.request("/", [1], 5, idempotent=True) == [1]
+    else:
+        with pytest.raises(ConnectionClosedError):
+            pool.request("/", [1], 5, idempotent=True)
+    assert server.opened == 5
+
+
 def test_an_idempotent_request_outlives_all_idle_connections(
     raw_server: Callable[..., RawServer], make_pool: MakePool
 ) -> None:
