@@ -40,6 +40,7 @@ class Dial:
         is_over: Whether it has ended, well or not; what its thread still opens is closed then.
         taken: Whether a thread has taken it up.
         thread: That one's identity.
+        is_told: Whether the log says that it hangs.
         hangs_in: Where in the user's code that thread was when it was given up; "" if it is not known.
         has_opened: Whether it has opened its connection.
         done: Released when it is over; for `prewarm`.
@@ -62,6 +63,7 @@ class Dial:
         self.taken = self.has_opened = False
         self.thread = 0
         self.hangs_in = ""
+        self.is_told = False
         self.done = threading.Lock()
         self.done.acquire()
         self.error: BaseException | None = None

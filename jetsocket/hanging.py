@@ -72,9 +72,32 @@ def place_of(dial: Dial) -> str:
     return "a name look-up" if frame is not None and is_in(dial.thread, [look_up.__code__]) else ""
 
 
+def why(dial: Dial, lasted: float) -> str:
+    """Why a dial has failed that was given up after so long (s)."""
+    if dial.hangs_in:
+        return (
+            f"after {lasted:.3g} s its thread hangs in {dial.hangs_in}; give what it waits for a timeout of"
+            " its own, or allow more time (connect_timeout)"
+        )
+    return (
+        f"{lasted:.3g} s were not enough, and its thread has not come back; see what your callables and the"
+        " resolver do, or allow more time (connect_timeout)"
+    )
+
+
 def have_come_back(left_behind: Collection[Dial]) -> list[Dial]:
     """The dials whose thread has ended, or does something else; an exception kept it from saying so."""
     return [dial for dial in left_behind if not is_in(dial.thread, _CARRIERS)]
 
 
-__all__ = ["MOST", "MOST_THERE", "carries_out", "have_come_back", "place_of", "refusal", "too_many", "where"]
+__all__ = [
+    "MOST",
+    "MOST_THERE",
+    "carries_out",
+    "have_come_back",
+    "place_of",
+    "refusal",
+    "too_many",
+    "where",
+    "why",
+]

@@ -22,7 +22,7 @@ from jetsocket.workers import MOST_CHECKS, Worker
 
 Check = Callable[[Entry], bool]
 
-_OVERDUE = 0.1  # s after which a check that has not ended by itself is given up
+_OVERDUE = 0.5  # s after which a check that has not ended by itself is given up
 
 
 class Checking:

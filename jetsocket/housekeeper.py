@@ -17,13 +17,11 @@ from collections.abc import Callable
 from functools import partial
 from queue import Empty
 
-from jetsocket import hanging
+from jetsocket import overdue_dials
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.close_all import close_all
-from jetsocket.dials import Dial
 from jetsocket.entry import Entry
-from jetsocket.exceptions import TimeoutError
 from jetsocket.health_checks import Check
 from jetsocket.interrupts import suppress
 from jetsocket.lifecycle import IDLE
@@ -171,7 +169,7 @@ class Housekeeper:
             self._report_leaks,
             self._find_dropped,
             self._find_unreturned,
-            self._find_come_back,
+            partial(overdue_dials.mind_left_behind, self.state),
             self._find_abandoned,
             self._release_tokens,
             self._opening.start_threads,
@@ -184,7 +182,7 @@ class Housekeeper:
         try:
             chore()
         except Exception as error:  # noqa: BLE001  # whatever it is, the other connections need looking after
-            name = getattr(chore, "__name__", "reclaim")
+            name = getattr(getattr(chore, "func", chore), "__name__", "reclaim")
             kind = f"{name}: {type(error).__name__}"
             if kind not in self._failures_seen:
                 self._failures_seen.add(kind)
@@ -200,29 +198,8 @@ class Housekeeper:
 
     def _mind_the_times(self) -> None:
         """Do what is due: a URI may be dialled again, a caller has waited long enough, a dial is overdue."""
-        for dial in self.state.overdue_dials(monotonic()):
-            self._give_dial_up(dial)
+        overdue_dials.give_up(self.state)
         self.state.plan()
-
-    def _give_dial_up(self, dial: Dial) -> None:
-        if (entry := dial.entry) is not None:
-            entry.wire.cut("it was not opened in time")
-        dial.hangs_in = hanging.place_of(dial)
-        target, lasted = dial.target.redacted, monotonic() - dial.began_at
-        told = (
-            f"cannot connect to {target}: after {lasted:.3g} s its thread hangs {hanging.where([dial])}; give"
-            " what it waits for a timeout of its own, or allow more time (connect_timeout)"
-        )
-        self.state.failed(dial, entry, TimeoutError(told, operation="connect", timeout=lasted))
-        more = "none is started for it until one comes back"
-        text = "[%s] %s. Its slot is free again; %d such threads are left behind%s"
-        there = f", and {more}" if hanging.too_many(self.state.left_behind, dial.key) else ""
-        self.state.log.note(logging.WARNING, text, self.state.name, told, len(self.state.left_behind), there)
-
-    def _find_come_back(self) -> None:
-        """Strike dials off whose thread came back, and was struck itself before it could say so."""
-        for dial in hanging.have_come_back(list(self.state.left_behind)) if self.state.left_behind else ():
-            self.state.came_back(dial)
 
     def _mind_checks(self) -> None:
         if self._liveness.checking is not None:

@@ -184,8 +184,9 @@ class Opening:
     def _come_back(self, dial: Dial) -> None:
         """This thread comes back from a dial that was given up."""
         self._state.came_back(dial)
-        if (lasted := monotonic() - dial.overdue_at) > 0:
-            text = "[%s] a thread that hung in a dial to %s has come back after %.3g s more"
+        if dial.is_told:
+            text = "[%s] a thread that hung in a dial to %s has come back after %.3g s"
+            lasted = monotonic() - dial.began_at
             self._state.log.note(logging.WARNING, text, self._state.name, dial.target.redacted, lasted)
 
     def _open(self, dial: Dial) -> None:

@@ -1,4 +1,7 @@
-"""Threads that hang in dials: they are told of, bounded in number, and cost the pool nothing else."""
+"""Threads that hang in dials: they are told of, bounded in number, and cost the pool nothing else.
+
+Also tests: `overdue_dials`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import pytest
 from jetsocket import ConnectionError, ConnectionPool, ConnectionPoolConfig, PoolExhaustedError, TimeoutError
 from jetsocket.clock import monotonic
 from jetsocket.dials import Dial
-from jetsocket.hanging import MOST, MOST_THERE, have_come_back, refusal, too_many
+from jetsocket.hanging import MOST, MOST_THERE, have_come_back, refusal, too_many, why
 from jetsocket.limits import Limiter
 from jetsocket.uris import parse
 from tests.books import faults, state_of
@@ -115,7 +118,8 @@ def test_a_callable_that_hangs_keeps_so_many_threads_and_the_pool_works(
         assert pool.request("/other", 1, 5) == 1  # with both slots free
         assert openers() <= MOST_THERE + 1
         assert faults(pool) == []
-        wait_until(lambda: "8 such threads are left behind, and none is started for it" in caplog.text)
+        wait_until(lambda: caplog.text.count("hangs in __call__ (test_hanging.py:") == MOST_THERE)
+        assert "8 such threads are left behind, and none is started for it" in caplog.text
         gate.set()
         wait_until(lambda: not state_of(pool).left_behind)
         assert pool.request("/", 2, 5) == 2
@@ -257,6 +261,26 @@ def test_a_name_look_up_is_told_as_such(
     with pytest.raises(TimeoutError, match="its thread hangs in a name look-up;"):
         pool.acquire("ws://host.example/")
     gate.set()
+
+
+def test_one_that_is_only_late_is_not_said_to_hang(
+    echo: EchoServer, make_pool: MakePool, gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(echo, manager_kwargs={"extra_headers": Hangs(gate), "connect_timeout": 0.1})
+    with pytest.raises(TimeoutError):
+        pool.acquire("/")
+    gate.set()
+    wait_until(lambda: not state_of(pool).left_behind)
+    assert pool.request("/", 1, 5) == 1
+    assert threading.Event().wait(1.5) is False
+    assert "hang" not in caplog.text
+
+
+def test_a_dial_whose_thread_is_in_our_own_code_is_not_said_to_hang() -> None:
+    dial = hung("a")
+    assert why(dial, 0.2).startswith("0.2 s were not enough, and its thread has not come back")
+    dial.hangs_in = "get_token (auth.py:7)"
+    assert why(dial, 0.2).startswith("after 0.2 s its thread hangs in get_token (auth.py:7);")
 
 
 def test_close_waits_for_none_that_hangs(
