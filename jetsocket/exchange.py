@@ -16,6 +16,7 @@ from jetsocket.lease import Lease, T, seconds
 from jetsocket.wire.waits import Patience
 
 _ECHO_PATIENCE = 10.0  # s for a service that has not yet been seen to send ids back, where no timeout is set
+_MOST_LATE = 1024  # answers to earlier borrowers in one lease: with no message for it, no time limit holds
 
 
 def _raw(data: object) -> str | bytes:
@@ -234,6 +235,8 @@ class Exchange(Lease[T]):
     def _admits(self, entry: Entry, account: Account, payload: str | bytes) -> bool:
         admitted = account.admits(payload)
         account.taking = False
+        if account.late > _MOST_LATE:
+            entry.wire.cut("the server goes on and on answering what earlier borrowers have asked")
         if account.echoed:
             self._terms.known.note_echo(entry.key)
         if account.is_done:

@@ -155,7 +155,7 @@ class Incoming(Closing):
         self.reader.recall()  # nothing may be taken meanwhile
         messages = self.reader.messages
         kept = max(0, len(messages) - (self.reader.received - since))
-        enough = self._taken_in + READ_AHEAD + self._max_message_size
+        enough, is_late = self._taken_in + READ_AHEAD + self._max_message_size, False
         while True:
             wanted = None
             try:
@@ -167,10 +167,10 @@ class Incoming(Closing):
                         if patience is not None:
                             patience.begin()
                         continue
-                    messages.remove(message)  # or one like it, which is as good
+                    del messages[kept]  # there it is still: what is read meanwhile comes behind it
                     if wanted:
                         return message
-            except (IndexError, ValueError) as error:  # another thread takes messages, too
+            except IndexError as error:  # another thread takes messages, too
                 if is_alarm(error):
                     raise
                 if wanted:
@@ -182,10 +182,10 @@ class Incoming(Closing):
                 self.raise_failure()
             if self._taken_in >= enough:
                 raise self._flooded("recv", _TOO_MANY)
-            if self._fill(deadline if patience is None else patience.until) or self.is_over:
-                continue
-            if kept >= len(messages) and (patience is None or patience.is_over()):
+            if is_late:  # what came until then has been looked at: in a flood, more always comes
                 raise self._late("recv", deadline, "no reply came in time")
+            in_time = self._fill(deadline if patience is None else patience.until)
+            is_late = not in_time and (patience is None or patience.is_over())
 
     def _fill(self, deadline: float | None) -> bool:
         """Wait for bytes and take them in; after the deadline take in what is there, and return False."""
