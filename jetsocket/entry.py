@@ -51,6 +51,7 @@ class Entry:
         suspected_at: Since when it has to; what is heard after that is its answer (monotonic, s).
         stalled_at_bytes: How many B the server had taken when a ping found no room; -1 before.
         stalled_since: When that was (monotonic, s).
+        out_with_ping: How many B had gone out with the last ping; -1 before the first.
         taken_at_ping: How many B the server had taken when it was last asked for a sign of life.
     """
 
@@ -66,6 +67,7 @@ class Entry:
         "ids",
         "is_outdated",
         "key",
+        "out_with_ping",
         "place",
         "received",
         "sent",
@@ -102,7 +104,7 @@ class Entry:
         self.ids: SentIds | None = None
         self.by_counts = False
         self.close_by = self.answer_by = self.suspected_at = 0.0
-        self.stalled_at_bytes = -1
+        self.stalled_at_bytes = self.out_with_ping = -1
         self.stalled_since = 0.0
         self.taken_at_ping = 0
 

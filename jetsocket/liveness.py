@@ -5,6 +5,7 @@ All of it runs in the housekeeper's thread and waits for nothing; for `check` se
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import logging
 import math
@@ -21,6 +22,8 @@ from jetsocket.wire.waits import Watcher, waiting
 from jetsocket.wire.websocket import WebSocket
 from jetsocket.workers import Worker
 
+_FEW = 64
+_NEXT_ROUND = 0.001  # s from now, which is in another round
 _BUDGET = 0.1  # s that a chore may spend on what comes, over all connections
 _LITTLE = 4096  # B: as much as an honest server sends unasked, a ping above all
 
@@ -43,7 +46,8 @@ class Liveness:
         self._watcher = Watcher()
         self._watched: dict[int, Entry] = {}
         self._watch_version = -1
-        self._next_ping_round = 0.0
+        # A heap: when which is to be looked after (monotonic, s), by its id and its descriptor.
+        self._looks: list[tuple[float, int, int]] = []
 
     def listen(self) -> None:
         """Read what came where no borrower is reading: answer pings, notice ends and foreign messages.
@@ -93,7 +97,14 @@ class Liveness:
             if self._watched.get(fd) is not entry:
                 self._watcher.remove(fd)
                 self._watcher.add(fd)
+                first_look = entry.wire.last_heard + self.state.config.health_check_interval
+                heapq.heappush(self._looks, (first_look, entry.id, fd))
         self._watched = wanted
+        if len(self._looks) > 2 * len(wanted) + _FEW:  # most are of connections that are gone
+            self._looks = [
+                look for look in self._looks if look[2] in wanted and wanted[look[2]].id == look[1]
+            ]
+            heapq.heapify(self._looks)
         self._watch_version = version
 
     def retire_if_stale(self, entry: Entry, now: float) -> None:
@@ -111,29 +122,38 @@ class Liveness:
 
     def keep_alive(self) -> None:
         """Ping what has been silent for health_check_interval; end what owes a pong for too long."""
-        now = monotonic()
-        if now < self._next_ping_round:
-            return
-        config = self.state.config
-        due = now + config.health_check_interval
-        for entry in list(self._watched.values()):
-            wire = entry.wire
-            if wire.is_over:
-                continue  # its borrower has not noticed yet, or it is closing
-            if wire.ping_due_since is not None:
-                if self._is_overdue(wire):
-                    if monotonic() >= now + _BUDGET:  # the rest in the next round
-                        due = now
-                        break
-                    self._mind_the_pong(entry)
-                due = now
-            elif now - wire.last_heard >= config.health_check_interval:
-                if not self._ask(entry):
-                    self._mind_the_stall(entry, now)
-                due = now
-            else:
-                due = min(due, wire.last_heard + config.health_check_interval)
-        self._next_ping_round = due
+        now, looks = monotonic(), self._looks
+        while looks and looks[0][0] <= now:
+            _, number, fd = looks[0]
+            next_look: float | None = now  # if this raises
+            try:
+                entry = self._watched.get(fd)
+                next_look = None if entry is None or entry.id != number else self._look_after(entry, now)
+            finally:
+                if next_look is None:
+                    heapq.heappop(looks)
+                else:  # not again in this round
+                    heapq.heapreplace(looks, (max(next_look, now + _NEXT_ROUND), number, fd))
+
+    def _look_after(self, entry: Entry, now: float) -> float | None:
+        """Do what is due for one connection; when to look again (monotonic, s), None: it is over."""
+        config, wire = self.state.config, entry.wire
+        if wire.is_over:
+            return None  # its borrower has not noticed yet, or it is closing
+        if (since := wire.ping_due_since) is not None:
+            overdue_at = max(since, wire.last_heard) + config.health_check_timeout
+            if now < overdue_at:  # it may come meanwhile
+                return min(overdue_at, now + config.health_check_interval)
+            if monotonic() < now + _BUDGET:  # the rest in the next round
+                self._mind_the_pong(entry)
+            return now
+        if now - wire.last_heard < config.health_check_interval:
+            return wire.last_heard + config.health_check_interval
+        if not self._ask(entry):
+            self._mind_the_stall(entry, now)
+        if wire.ping_due_since is None:
+            return now
+        return now + min(config.health_check_timeout, config.health_check_interval)
 
     def _is_overdue(self, wire: WebSocket) -> bool:
         since = wire.ping_due_since
@@ -158,8 +178,12 @@ class Liveness:
     def _ask(self, entry: Entry) -> bool:
         """Ask whether the server is alive; False: not possible, because it takes nothing just now."""
         if self.checking is None:
-            entry.taken_at_ping = entry.wire.bytes_taken
-            return entry.wire.send_ping()
+            wire, out = entry.wire, entry.wire.bytes_out
+            # Nothing has left since the last ping, which was answered: then the server has taken all of it.
+            entry.taken_at_ping = out if out == entry.out_with_ping else wire.bytes_taken
+            is_sent = wire.send_ping()
+            entry.out_with_ping = wire.bytes_out if is_sent else -1
+            return is_sent
         if not self.checking.is_stuck and self.state.take_for_check(entry):
             self.checking.submit(entry)
         return True

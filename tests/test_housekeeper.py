@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
@@ -188,6 +189,38 @@ def test_silence_is_ended_by_a_ping_and_traffic_needs_none(raw_server: Callable[
     assert not busy.pings
     assert 4 <= len(silent.pings) <= 10  # two connections, four intervals
     assert all(later - sooner > 0.3 for sooner, later in zip(silent.pings, silent.pings[2:], strict=False))
+
+
+@pytest.mark.usefixtures("quick_rounds")
+def test_what_is_gone_is_not_kept_until_its_ping_would_be_due(echo: EchoServer) -> None:
+    with pool_to(echo, max_connections=60, health_check_interval=3600.0) as pool:
+        lending: Any = pool._lending
+        pool.prewarm("/", 1)
+        liveness = lending.housekeeper._liveness
+        wires: list[weakref.ref[Any]] = []
+        for _ in range(4):
+            pool.prewarm("/", 60)
+            wait_until(lambda: len(liveness._watched) == 60)  # each has its time when it is looked after
+            wires += [weakref.ref(entry.wire) for entry in liveness._watched.values()]
+            assert pool.clear() == 60
+            wait_until(lambda: not liveness._watched)
+        assert len(wires) == 240
+        assert len(liveness._looks) <= 64
+        wait_until(lambda: gc.collect() >= 0 and not any(wire() for wire in wires))
+
+
+@pytest.mark.usefixtures("quick_rounds")
+def test_each_is_pinged_when_its_own_silence_is_long_enough(raw_server: Callable[..., RawServer]) -> None:
+    early, late = Peer(), Peer()
+    with pool_to("ws://unused.test", health_check_interval=0.5) as pool:
+        began = monotonic()
+        with pool.acquire(raw_server(early).uri), pool.acquire(raw_server(late).uri) as talking:
+            while monotonic() < began + 1.2:
+                assert talking.request(1, 5) == 1
+                let_pass(0.02)
+            assert len(early.pings) in (1, 2)
+            assert not late.pings
+            wait_until(lambda: late.pings)  # its time has been put off all the while, not forgotten
 
 
 @pytest.mark.usefixtures("quick_rounds")

@@ -122,7 +122,7 @@ class Housekeeping(Dialling):
     @step
     def suspects(self) -> list[Entry]:
         """Those that have to answer a ping before they are lent."""
-        return [entry for entry in self.entries if entry.answer_by and entry.place == CHECKING]
+        return [e for e in self._not_idle() if e.answer_by and e.place == CHECKING]
 
     @step
     def hand_to_check(self, entry: Entry) -> None:
@@ -183,10 +183,16 @@ class Housekeeping(Dialling):
         """Who waits in line: an OrderedDict can't be copied while another thread changes it."""
         return list(self.line)
 
+    def _not_idle(self) -> set[Entry]:
+        """The connections in all other places. The idle ones may be thousands: none of them is looked at."""
+        assert self.lock.locked()
+        idle = self.idle.by_age
+        return self.entries.difference(idle) if len(idle) < len(self.entries) else set()
+
     @step
     def unreturned(self) -> list[Borrower]:
         """The borrowers whose return was claimed and is not booked: under way, or struck by an exception."""
-        claimed = [entry.borrower for entry in self.entries if entry.place == LENT]
+        claimed = [entry.borrower for entry in self._not_idle() if entry.place == LENT]
         return [b for b in claimed if b is not None and b not in self.lent and b not in self.returned]
 
     @step

@@ -276,11 +276,13 @@ class Incoming(Closing):
         if not self.reader.holds_data:
             self._ahead = 0  # nothing is kept: it was pings, and a year of them must not add up
         until, enough = monotonic() + LAST_LOOK if until is None else until, self._ahead + LITTLE
+        has_more = stream is not None  # that was seen above
         while self._ahead < READ_AHEAD and self.failure is None:
             before = self._taken_in
-            if not self._has_more(self._live_stream()) or not self._read_once():
+            if not (has_more or self._has_more(self._live_stream())) or not self._read_once():
                 self._left_unread = False
                 return
+            has_more = False
             self._ahead += self._taken_in - before
             # Not for the time alone: the system may have let this thread wait for long.
             if self._ahead >= enough and monotonic() >= until:

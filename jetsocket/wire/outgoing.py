@@ -205,7 +205,7 @@ class Outgoing(Link):
             return False
         self.stirred = self._sending = True
         try:
-            taken = stream.flush_now()
+            taken = not (stream.unsent or stream.has_replies) or stream.flush_now()
             if taken and not stream.write_now(make()):
                 self._put_off()
         except OSError as error:

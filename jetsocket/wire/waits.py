@@ -6,11 +6,11 @@ import queue
 import select
 import struct
 import sys
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 from jetsocket.clock import monotonic
-from jetsocket.interrupts import is_alarm
+from jetsocket.interrupts import is_alarm, suppress
 
 if sys.platform != "win32":
     import fcntl
@@ -21,6 +21,8 @@ Poll: TypeAlias = Callable[["float | None"], object]
 """Takes how long to wait (ms); true: there is something."""
 
 _LONGEST_POLL = 3600.0  # s; poll() takes its milliseconds as a C int, which far deadlines overflow
+_MANY = 256  # descriptors from which on epoll is worth one of its own
+_TO_EPOLL = 20  # looks of which one goes to poll
 _SELECT_AT_ONCE = 500  # descriptors; Windows' select() takes 512
 _INT = struct.Struct("i")
 
@@ -46,11 +48,16 @@ def take(box: queue.SimpleQueue[_T], seconds: float) -> _T:
 class Watcher:
     """Tells which of many descriptors have something to read, without waiting.
 
-    One thread at a time may call `ready`.
+    One thread at a time may call its methods. Where there is epoll, many are looked at with that: poll costs
+    as much as is watched, and epoll as is ready. But it does not tell of a descriptor that was closed without
+    being removed: poll is asked now and then.
     """
 
     def __init__(self) -> None:
         self._fds: set[int] = set()
+        self._epoll: Any = None
+        self._may_epoll = _may_epoll()
+        self._looks = 0
         make_look, make_wait = _make_poll(), getattr(select, "poll", None)
         self._polls = []  # the first looks, the last waits; none on Windows
         if make_look is not None and make_wait is not None:
@@ -67,6 +74,8 @@ class Watcher:
         self._fds.add(fd)
         for poll in self._polls:
             poll.register(fd, select.POLLIN)
+        if self._epoll is not None:
+            self._add_to_epoll([fd])
 
     def remove(self, fd: int) -> None:
         """Watch ``fd`` no longer; harmless if it was not watched."""
@@ -74,6 +83,9 @@ class Watcher:
             self._fds.discard(fd)
             for poll in self._polls:
                 poll.unregister(fd)
+            if self._epoll is not None:
+                with suppress(OSError):  # it is closed, and gone from there; or its number is another's
+                    self._epoll.unregister(fd)
 
     def ready(self, timeout: float = 0.0) -> list[int]:
         """The descriptors with data, an end, an error, or that were closed without being removed.
@@ -81,12 +93,42 @@ class Watcher:
         Args:
             timeout: How long to wait for the first one (s).
         """
+        if timeout <= 0 and len(self._fds) >= _MANY and self._may_epoll:
+            self._looks += 1
+            if self._looks % _TO_EPOLL and self._has_epoll():
+                return [fd for fd, _ in self._epoll.poll(0, len(self._fds))]
         if self._polls:
             poll = self._polls[-1 if timeout > 0 else 0]
             return [fd for fd, _ in poll.poll(timeout * 1000)]
         fds = list(self._fds)
         groups = [fds[start : start + _SELECT_AT_ONCE] for start in range(0, len(fds), _SELECT_AT_ONCE)]
         return [fd for group in groups for fd in _select_readable(group, timeout / len(groups))]
+
+    def _has_epoll(self) -> bool:
+        if self._epoll is None:
+            try:
+                self._epoll = select.epoll()
+            except OSError as error:  # no descriptor is free
+                if is_alarm(error):
+                    raise
+                self._may_epoll = False
+                return False
+            self._add_to_epoll(self._fds)
+        return self._epoll is not None
+
+    def _add_to_epoll(self, fds: Iterable[int]) -> None:
+        try:
+            for fd in fds:
+                self._epoll.register(fd, select.EPOLLIN)
+        except OSError as error:  # one that is closed, or more than the system allows: poll does without
+            if is_alarm(error):
+                raise
+            self._epoll, self._may_epoll = None, False
+
+
+def _may_epoll() -> bool:
+    """Whether there is epoll; not gevent's, under which there is none."""
+    return hasattr(select, "epoll") and "gevent.monkey" not in sys.modules
 
 
 def waiting(fd: int) -> int:

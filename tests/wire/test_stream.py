@@ -771,6 +771,80 @@ class TestWatcher:
             Watcher().add(-1)
 
 
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="the platform has no epoll")
+class TestManyWatched:
+    """Where epoll does most of the looking."""
+
+    @pytest.fixture
+    def many(self) -> Iterator[tuple[Watcher, list[tuple[socket.socket, socket.socket]]]]:
+        watcher, pairs = Watcher(), [socket.socketpair() for _ in range(300)]
+        for near, _ in pairs:
+            watcher.add(near.fileno())
+        for _ in range(3):
+            assert watcher.ready() == []
+        yield watcher, pairs
+        for pair in pairs:
+            for sock in pair:
+                sock.close()
+
+    def test_what_comes_and_goes_is_seen_at_every_look(self, many: Any) -> None:
+        watcher, pairs = many
+        (talking, far), (leaving, other), late = pairs[0], pairs[1], socket.socketpair()
+        pairs.append(late)
+        far.sendall(b"x")
+        other.close()
+        expected = {talking.fileno(), leaving.fileno()}
+        for _ in range(50):  # also when it is poll's turn
+            assert set(watcher.ready()) == expected
+        watcher.add(late[0].fileno())
+        late[1].sendall(b"x")
+        watcher.remove(talking.fileno())
+        for _ in range(50):
+            assert set(watcher.ready()) == {leaving.fileno(), late[0].fileno()}
+        assert set(watcher.ready(1.0)) == {leaving.fileno(), late[0].fileno()}
+
+    def test_one_closed_behind_its_back_is_seen_now_and_then_and_its_number_is_free(self, many: Any) -> None:
+        watcher, pairs = many
+        near, far = pairs.pop()
+        fd = near.fileno()
+        near.close()
+        assert any(watcher.ready() == [fd] for _ in range(50))
+        watcher.remove(fd)
+        twin, other = pairs[0]
+        os.dup2(twin.fileno(), fd)
+        try:
+            watcher.add(fd)
+            other.sendall(b"x")
+            assert all(sorted(watcher.ready()) == sorted([fd, twin.fileno()]) for _ in range(50))
+            watcher.remove(fd)
+            assert all(watcher.ready() == [twin.fileno()] for _ in range(50))
+        finally:
+            os.close(fd)
+            far.close()
+
+    @pytest.mark.parametrize("struck", ["epoll", "register"])
+    def test_without_epoll_poll_does_it(
+        self, many: Any, monkeypatch: pytest.MonkeyPatch, struck: str
+    ) -> None:
+        _, pairs = many
+
+        class Full:
+            def register(self, *_: object) -> None:
+                raise OSError(errno.ENOSPC, "no more may be watched")
+
+        def none() -> Full:
+            if struck == "epoll":
+                raise OSError(errno.EMFILE, "no descriptor is free")
+            return Full()
+
+        monkeypatch.setattr(select, "epoll", none)
+        watcher = Watcher()
+        for near, _ in pairs:
+            watcher.add(near.fileno())
+        pairs[0][1].sendall(b"x")
+        assert all(watcher.ready() == [pairs[0][0].fileno()] for _ in range(50))
+
+
 @pytest.mark.skipif(not hasattr(select, "poll"), reason="the platform has no poll")
 def test_thousands_of_descriptors_are_looked_at_in_milliseconds() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
