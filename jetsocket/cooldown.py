@@ -105,7 +105,7 @@ class Troubles:
     def note(
         self, key: str, error: BaseException, *, began: float, now: float, retry_after: float | None
     ) -> Trouble:
-        """A dial that began then has failed for good."""
+        """A dial that was ordered then has failed for good."""
         found = self._by_key.get(key)
         if found is None:
             found = self._by_key[key] = Trouble(error)

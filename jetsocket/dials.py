@@ -35,6 +35,8 @@ class Dial:
         has_slot: Whether it holds a slot that no entry stands for yet.
         room: A connection that is to be closed first; its slot is this dial's then.
         entry: The connection that is being opened now.
+        ordered_at: When it was ordered (monotonic, s): it runs beside all that end later.
+        began_at: When its present attempt began (monotonic, s).
         attempts: How many attempts have begun.
         overdue_at: When it is given up though its thread has not come back (monotonic, s).
         is_over: Whether it has ended, well or not; what its thread still opens is closed then.
@@ -56,7 +58,7 @@ class Dial:
         self.has_slot = False
         self.room: Entry | None = None
         self.entry: Entry | None = None
-        self.began_at = monotonic()
+        self.ordered_at = self.began_at = monotonic()
         self.attempts = 0
         self.overdue_at = float("inf")
         self.is_over = False

@@ -5,11 +5,9 @@ Also tests: `cooldown`.
 
 from __future__ import annotations
 
-import itertools
 import socket
 import threading
-from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
 from typing import Any
@@ -19,13 +17,11 @@ import pytest
 from jetsocket import (
     ConnectionError,
     ConnectionPool,
-    ConnectionPoolConfig,
     HandshakeError,
     JetSocketError,
     PoolExhaustedError,
     TimeoutError,
 )
-from jetsocket.limits import Limiter
 from tests.books import faults, state_of
 from tests.crowds import crowd, errors
 from tests.servers import (
@@ -132,46 +128,6 @@ def test_those_who_stood_in_line_for_a_slot_are_tested_for_by_one_dial_too(
     assert len(flaky.asked) == 2
     for conn in held:
         conn.release()
-
-
-class Late(Limiter):
-    """Lets a first dial go at once, and a second one when the first has failed."""
-
-    def __init__(self) -> None:
-        self.calls = itertools.count(1)
-        self.second, self.first_has_failed = threading.Event(), threading.Event()
-
-    def acquire(self, timeout: float, wanted: Callable[[], bool]) -> Hashable | None:
-        if next(self.calls) == 2:
-            self.second.set()
-            self.first_has_failed.wait(10)
-        return 1
-
-    def release(self, token: Hashable) -> None:
-        pass
-
-
-def test_a_dial_that_an_opener_takes_up_late_counts_as_one_with_those_beside_it(
-    raw_server: MakeRaw,
-) -> None:
-    """On a busy machine it begins when they have failed."""
-    flaky, limiter = Flaky(), Late()
-
-    def script(sock: socket.socket) -> None:
-        limiter.second.wait(10)
-        flaky(sock)
-
-    config = ConnectionPoolConfig(connect_cooldown=0.3)
-    with ConnectionPool[Any](config, base_uri=raw_server(script).uri, limiter=limiter) as pool:
-        with ThreadPoolExecutor(2) as threads:
-            asking = [threads.submit(pool.acquire, "/") for _ in range(2)]
-            wait_until(lambda: pool.stats().connect_errors == 1)
-            limiter.first_has_failed.set()
-            assert [type(each.exception(10)) for each in asking] == [HandshakeError] * 2
-        sleep(0.35)  # it has not doubled
-        with pytest.raises(HandshakeError):
-            pool.acquire("/")
-    assert len(flaky.asked) == 3
 
 
 def test_it_doubles_with_each_failure(raw_server: MakeRaw, make_pool: MakePool) -> None:

@@ -552,6 +552,23 @@ def test_a_failure_is_counted_once_though_its_thread_comes_back_later(state: Sta
     assert str(state.last_connect_error) == "given up"
 
 
+def test_a_dial_that_an_opener_takes_up_late_fails_as_one_with_those_ordered_beside_it(state: State) -> None:
+    """On a busy machine it begins when they have failed; that is no second failure, which doubles a pause."""
+    late = Lease(0)
+    assert acquire(state, late, True)
+    other = state.next_dial(is_new=False)
+    assert other is not None
+    dial, entry = opened(state, Lease(0))
+    state.failed(dial, entry, ConnectionError("refused"))
+    assert late.borrower.error is None  # another is under way
+    entry = Entry(other.target, Wire())  # type: ignore[arg-type]  # a stand-in
+    assert state.begin(other, entry, NEVER)
+    state.failed(other, entry, ConnectionError("refused"))
+    trouble = state.troubles.of(late.borrower.key)
+    assert trouble is not None
+    assert trouble.failures == 1
+
+
 @pytest.mark.parametrize("set_aside", [False, True])
 def test_a_borrower_whose_connection_is_stale_in_a_drained_pool_is_told_at_once(
     state: State, set_aside: bool
