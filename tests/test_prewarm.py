@@ -28,6 +28,7 @@ from tests.crowds import crowd, errors
 from tests.servers import (
     EchoServer,
     RawServer,
+    after_upgrade,
     answer,
     frame,
     read_client_frame,
@@ -373,3 +374,12 @@ def test_a_number_that_cannot_be_had_now_is_had_later(raw_server: MakeRaw, make_
         pool.prewarm("/", 3, keep=True)
     is_up.set()
     wait_until(lambda: pool.stats().idle_connections == 3, 10)
+
+
+def test_the_slots_of_those_that_are_closing_will_do(raw_server: MakeRaw, make_pool: MakePool) -> None:
+    """A server that does not answer a close frame holds its slot for a while: not from who wants it."""
+    pool = make_pool(raw_server(after_upgrade()), max_connections=3, manager_kwargs={"close_timeout": 20})
+    assert pool.prewarm("/", 3) == 3
+    assert pool.clear() == 3
+    assert {each.place for each in pool.connections()} == {"closing"}
+    assert pool.prewarm("/", 2) == 2

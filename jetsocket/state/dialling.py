@@ -260,9 +260,14 @@ class Dialling(Rebuilding):
         assert self.lock.locked()
         ordered, context = [], copy_context() if purpose == "prewarm" else None
         for _ in range(self._allowed(key, count)):
-            if self._closing_one_of(key) is not None or not self.slots.acquire(blocking=False):
+            room = self._closing_one_of(key)
+            has_slot = room is None and self.slots.acquire(blocking=False)
+            if not has_slot and room is None and not self.owed:  # the slot of one that is closing will do
+                room = next((entry for entry in self.closing if entry.wanted_by is None), None)
+            if not has_slot and room is None:
                 break
-            ordered.append(self._enqueue(Dial(key, target, purpose, context), has_slot=True))
+            dial = Dial(key, target, purpose, context)
+            ordered.append(self._enqueue(dial, has_slot=has_slot, room=room))
         return ordered
 
 
