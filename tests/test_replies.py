@@ -8,19 +8,21 @@ import functools
 import itertools
 import json
 import random
+import socket
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 from typing import Any
 
 import pytest
 
 import jetsocket
-from jetsocket import ConnectionPool, DecodeError, TimeoutError
+from jetsocket import ConnectionClosedError, ConnectionPool, DecodeError, TimeoutError
 from tests.books import state_of
 from tests.servers import (
     Connection,
@@ -828,6 +830,47 @@ def test_a_flood_ends_a_request_before_it_fills_the_memory(
             conn.request({"id": 1}, 30)
         assert "30 s" not in str(raised.value)  # it did not take that long
         assert conn.recv_raw(5) == "x" * 100_000
+
+
+def floods_with(what: bytes) -> Callable[[socket.socket], None]:
+    """Answers the first message, and the next one with `what`, as fast as it is taken, without end."""
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        sock.sendall(frame(1, read_client_frame(sock).payload))
+        read_client_frame(sock)
+        while True:
+            sock.sendall(what * 2000)
+
+    return script
+
+
+@pytest.mark.parametrize("what", [b'{"push": 1}', b'{"id": 1}'])
+def test_a_request_ends_in_time_though_other_messages_come_without_end(
+    raw_server: MakeRaw, make_pool: MakePool, what: bytes
+) -> None:
+    server = raw_server(floods_with(frame(1, what)))
+    pool = make_pool(server, max_connections=1, manager_kwargs={"close_timeout": 0.1})
+    assert pool.request("/", {"id": 1}, 5) == {"id": 1}
+    with pool.acquire("/") as conn:
+        began = monotonic()
+        with pytest.raises(TimeoutError, match="messages came, none with id 2"):
+            conn.request({"id": 2}, 0.5)
+        assert monotonic() - began < 10  # it took a hundred seconds
+
+
+@pytest.mark.parametrize("receive", [lambda conn: conn.recv(0.5), next, list])
+def test_a_lease_ends_where_answers_to_an_earlier_one_come_without_end(
+    raw_server: MakeRaw, make_pool: MakePool, receive: Callable[[Any], Any]
+) -> None:
+    server = raw_server(floods_with(frame(1, b'{"id": 1}')))
+    pool = make_pool(server, max_connections=1, manager_kwargs={"close_timeout": 0.1})
+    assert pool.request("/", {"id": 1}, 5) == {"id": 1}
+    with pool.acquire("/") as conn:
+        conn.send({"id": 2})
+        with pytest.raises(ConnectionClosedError, match="goes on and on answering"):
+            receive(conn)
+    assert pool.stats().discards == {"closed": 1}
 
 
 # --- a lease that moves, and a request that is repeated
