@@ -9,11 +9,13 @@ traceback of every error that can be reached from the one that is raised.
 import base64
 import contextlib
 import gzip
+import html
 import json
 import logging
 import pickle
 import socket
 import traceback
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -478,6 +480,40 @@ def test_of_what_comes_unasked_and_late(raw_server: RawFactory, told: Told) -> N
     fails_quietly(raw_server(script), act)
 
 
+QUOTED = 's3cr/et"o&fö/a<he/ader'  # in pieces that are too short to be found each by itself
+QUOTING: dict[str, str] = {
+    "JSON": json.dumps(QUOTED),
+    "JSON of PHP's": json.dumps(QUOTED).replace("/", "\\/"),
+    "JSON without escapes": json.dumps(QUOTED, ensure_ascii=False),
+    "HTML": html.escape(QUOTED),
+    "HTML with plain quotes": html.escape(QUOTED, quote=False),
+    "a URI": urllib.parse.quote(QUOTED, safe=""),
+}
+
+
+@pytest.mark.parametrize("quoted", QUOTING.values(), ids=QUOTING)
+@pytest.mark.parametrize(
+    "place", ["a reason phrase", "a body", "a body of JSON", "a close reason", "a greeting"]
+)
+def test_of_what_is_quoted_in_another_way_than_it_was_sent(
+    raw_server: RawFactory, told: Told, quoted: str, place: str
+) -> None:
+    def script(sock: socket.socket) -> None:
+        request = servers.read_request(sock)
+        said = quoted.encode()
+        sock.sendall({
+            "a reason phrase": response(b"403 you sent " + quoted.encode("latin-1")),
+            "a body": response(b"403 No", body=b"you sent " + said),
+            "a body of JSON": response(b"403 No", body=b'{"sent": "' + said.strip(b'"') + b'"}'),
+            "a close reason": servers.upgrade_response(request) + close_frame(1011, b"you sent " + said),
+            "a greeting": b"-ERR you sent " + said + b"\r\n",
+        }[place])  # fmt: skip
+
+    error = fails_quietly(raw_server(script), receive, extra_headers={"X-Key": QUOTED})
+    for shown in ["".join(traceback.format_exception(error)), *told.lines]:
+        assert "s3cr" not in shown and "orum" not in shown
+
+
 # --- proxies
 
 
@@ -491,6 +527,18 @@ PROXIES: dict[str, bytes] = {
     "a status line": b"HTTP/1.1 " + SEEN + b"\r\n\r\n",
     "more than its answer": b"HTTP/1.1 200 OK\r\n\r\n" + SEEN,
 }
+
+
+@pytest.mark.parametrize("quoted", QUOTING.values(), ids=QUOTING)
+def test_of_a_proxy_that_quotes_the_password(raw_server: RawFactory, told: Told, quoted: str) -> None:
+    def script(sock: socket.socket) -> None:
+        servers.read_request(sock)
+        sock.sendall(b"HTTP/1.1 503 you sent " + quoted.encode() + b"\r\n\r\n")
+
+    proxy = f"http://user:{urllib.parse.quote(QUOTED, safe='')}@127.0.0.1:{raw_server(script).port}"
+    error = fails_quietly(raw_server(servers.hold), acquire, proxy=proxy)
+    for shown in ["".join(traceback.format_exception(error)), *told.lines]:
+        assert "s3cr" not in shown and "orum" not in shown
 
 
 @pytest.mark.parametrize("answer", PROXIES.values(), ids=PROXIES)

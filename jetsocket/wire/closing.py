@@ -49,8 +49,9 @@ class Closing(Pings):
         if self._reply_at is not None:
             return
         self._reply_at = monotonic()
-        secrets = secrets_of(self._request) | self._sent_before
-        shown = censored(reason, secrets, cut=True) if reason else ""
+        shown = ""
+        if reason:
+            shown = censored(reason, secrets_of(self._request) | self._sent_before, cut=True)
         told = f"with {code} {shown!r}" if shown else f"with {code}"
         if code == NO_STATUS:  # which no server can send: it says that there was none
             told = "without a status code"

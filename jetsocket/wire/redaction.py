@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import html
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
@@ -136,7 +138,7 @@ def secrets_of(request: bytes) -> set[str]:
         name, _, value = line.partition(":")
         if name.lower() not in _PUBLIC:
             found.update(_of_header(name.lower(), value.strip()))
-    return found
+    return found.union(*map(_quoted, found))
 
 
 def secrets_of_cookies(set_cookies: Iterable[str]) -> set[str]:
@@ -151,7 +153,15 @@ def secrets_of_login(username: str, password: str) -> set[str]:
     for each in plain:
         raw = each.encode("utf-8", "surrogateescape")
         found |= {raw.decode("latin-1"), raw.decode("utf-8", "replace"), base64.b64encode(raw).decode()}
-    return found
+    return found.union(*map(_quoted, found))
+
+
+def _quoted(secret: str) -> set[str]:
+    """How a server writes it that quotes it in JSON, in HTML or in a URI."""
+    in_json = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    in_json |= {each.replace("/", "\\/") for each in in_json}  # PHP does
+    in_html = {html.escape(secret), html.escape(secret, quote=False)}
+    return in_json | in_html | {quote(secret, safe="", errors="surrogateescape")}
 
 
 def _system_error(error: OSError, said: str) -> OSError:
