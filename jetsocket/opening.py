@@ -113,10 +113,11 @@ class Opening:
     def _run(self) -> None:
         try:
             self._serve()
-        except Forked:  # by the user's code, and this is the child: it ends with this thread
-            return
-        if self._state.closed and self._limiter is not None:
-            self._release_tokens(self._limiter)
+        except Forked:  # this is the child: if the user's code has forked, it ends with this thread
+            pass
+        else:
+            if self._state.closed and self._limiter is not None:
+                self._release_tokens(self._limiter)
         rest_if_forked(self._state.pid)
 
     def _release_tokens(self, limiter: Limiter) -> None:
@@ -192,6 +193,8 @@ class Opening:
     def _open(self, dial: Dial) -> None:
         state, attempts = self._state, self._options.connect_attempts
         for attempt in range(1, attempts + 1):
+            if state.pid != PID[0]:
+                raise Forked
             token: Hashable | None = None  # one for each attempt: that of the last went back with its end
             if self._limiter is not None and (token := self._ask(self._limiter, dial)) is None:
                 state.drop_dial(dial)
@@ -220,6 +223,8 @@ class Opening:
             Forked: The user's code has forked, and this is the child: it leaves everything as it is.
         """
         pid = self._state.pid
+        if pid != PID[0]:  # another greenlet has forked: this order is the parent's
+            raise Forked
         try:
             self._dial(entry)
         except BaseException as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+
 import pytest
 
 from tests import scripts
-from tests.servers import EchoServer
+from tests.servers import EchoServer, RawServer, hold, upgrade
 
 pytest.importorskip("gevent")
 
@@ -22,7 +25,7 @@ def make(size=4, **fields):
 """
 
 
-def go(script: str, server: EchoServer) -> None:
+def go(script: str, server: EchoServer | RawServer) -> None:
     # gevent hides its hub from threading's bookkeeping; what it prints at exit would be shown here.
     assert scripts.run(START + script + "\nprint('ok')\n", server.uri, watchdog=25).check().out == "ok\n"
 
@@ -230,3 +233,34 @@ pool.close()
 """,
         echo,
     )
+
+
+def test_an_order_of_the_parents_opens_nothing_in_the_child(
+    raw_server: Callable[..., RawServer],
+) -> None:
+    """Its opener is a greenlet, and lives on there: it waits for a connection to close that makes room."""
+
+    def mute_at_the_end(sock: socket.socket) -> None:
+        upgrade(sock)
+        hold(sock)  # it answers no close frame
+
+    server = raw_server(mute_at_the_end)
+    go(
+        """
+import os
+pool = make(1)
+pool.acquire("/").release()
+acquiring = gevent.spawn(pool.acquire, "/other", 8)
+while not any(each.place == "closing" for each in pool.connections()): gevent.sleep(0.001)
+pid = gevent.os.fork()
+if pid == 0:
+    acquiring.kill(block=False)
+    gevent.sleep(0.8)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+acquiring.get(timeout=5).release()
+pool.close(timeout=0.1)
+""",
+        server,
+    )
+    assert server.accepted == 2
