@@ -63,6 +63,14 @@ class Tls:
         return context
 
 
+@pytest.fixture
+def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy of this machine's environment, for tests that set their own."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
 @pytest.fixture(scope="session")
 def tls() -> Tls:
     """Contexts for both sides of TLS on 127.0.0.1: `.server_context`, `.client_context`, `.issue(name)`."""

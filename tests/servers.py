@@ -604,6 +604,12 @@ def hold(sock: socket.socket) -> None:
         pass
 
 
+def echo_bytes(sock: socket.socket) -> None:
+    """Send back what comes, until the peer closes; no upgrade."""
+    while data := sock.recv(65536):
+        sock.sendall(data)
+
+
 def answer_close(sock: socket.socket) -> None:
     """Read frames until the client closes, and answer its close frame in kind."""
     while (received := read_client_frame(sock)).opcode != 8:

@@ -15,17 +15,12 @@ from tests.servers import EchoServer, RawServer, answer, refusing_port
 from tests.wire.conftest import without_python_socks
 from tests.wire.proxies import http_proxy, socks_proxy
 
+pytestmark = pytest.mark.usefixtures("no_proxy_from_outside")
+
 __all__ = ["without_python_socks"]  # a fixture
 
 Pool = ConnectionPool[Any]
 SOCKS = ["socks4", "socks4a", "socks5", "socks5h", "SOCKS5"]
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.mark.usefixtures("without_python_socks")

@@ -12,13 +12,7 @@ from websockets.sync.client import connect
 
 from tests import servers
 from tests.faults.proxy import FaultProxy
-from tests.servers import EchoServer, RawServer, wait_until
-
-
-def echo_bytes(sock: socket.socket) -> None:
-    """Send back whatever comes."""
-    while data := sock.recv(65536):
-        sock.sendall(data)
+from tests.servers import EchoServer, RawServer, echo_bytes, wait_until
 
 
 @pytest.fixture

@@ -23,13 +23,12 @@ from tests.wire.conftest import names
 
 __all__ = ["names"]  # a fixture
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_proxy_from_outside")]
 
 Pool = ConnectionPool[Any]
 ENOUGH = 10.0  # s, for what is to succeed
 PASSWORD = "hunter2secret"
 SCHEMES = ["http", "socks5", "socks5h"]
-VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method")
 
 TINYPROXY = """
 Port {port}
@@ -74,13 +73,6 @@ def answers(port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((LOCALHOST, port), 1):
         return True
     return False
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.websocket import WebSocket
-from tests.servers import RawServer
+from tests.servers import RawServer, echo_bytes, open_sockets, wait_until
 
 RawFactory = Callable[..., RawServer]
 Connect = Callable[..., WebSocket]
@@ -34,6 +34,20 @@ def connect() -> Iterator[Connect]:
     yield open_one
     for ws in opened:
         ws.shutdown()
+
+
+@pytest.fixture
+def nothing_left_open(no_leaked_threads: None) -> Iterator[None]:
+    """Fail a test that leaves a socket open."""
+    before = open_sockets()
+    yield
+    wait_until(lambda: open_sockets() <= before, message="every socket is closed")
+
+
+@pytest.fixture
+def server(nothing_left_open: None, raw_server: RawFactory) -> RawServer:
+    """A server that sends back what it gets, without any upgrade."""
+    return raw_server(echo_bytes)
 
 
 @pytest.fixture

@@ -28,17 +28,23 @@ from jetsocket import exceptions, uris
 from jetsocket.wire.dial import Dialing
 from jetsocket.wire.tls import default_ssl_context
 from tests.conftest import Tls
-from tests.servers import RawServer, drip, hold, open_sockets, read_exactly, refusing_port, reset, wait_until
+from tests.servers import (
+    RawServer,
+    drip,
+    echo_bytes,
+    hold,
+    open_sockets,
+    read_exactly,
+    refusing_port,
+    reset,
+    wait_until,
+)
 from tests.wire.conftest import in_background, says_hello, soon
 from tests.wire.proxies import http_proxy, socks_proxy
 
+pytestmark = pytest.mark.usefixtures("no_proxy_from_outside", "nothing_left_open")
+
 Serve = Callable[..., RawServer]
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method")
-
-
-def echo_bytes(sock: socket.socket) -> None:
-    while data := sock.recv(65536):
-        sock.sendall(data)
 
 
 def reset_after_reading(sock: socket.socket) -> None:
@@ -59,25 +65,6 @@ def no_descriptors() -> Iterator[None]:
 
 def dialing(uri: str, seconds: float = 5.0, **kwargs: Any) -> Dialing:
     return Dialing(uris.parse(uri), deadline=soon(seconds), **kwargs)
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in PROXY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_open(no_leaked_threads: None) -> Iterator[None]:
-    before = open_sockets()
-    yield
-    wait_until(lambda: open_sockets() <= before, message="every socket is closed")
-
-
-@pytest.fixture
-def server(nothing_left_open: None, raw_server: Serve) -> RawServer:
-    return raw_server(echo_bytes)
 
 
 class HangingDns:

@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 from jetsocket import uris
 from jetsocket.wire.proxy_environment import Choice, is_exempt, is_loopback, proxy_for
 
+pytestmark = pytest.mark.usefixtures("no_proxy_from_outside")
+
 HTTP = {"http_proxy": "http://p:1"}
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 class TestProxyFor:

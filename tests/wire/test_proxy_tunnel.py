@@ -11,7 +11,7 @@ import errno
 import signal
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,14 +28,14 @@ from tests.servers import (
     Script,
     Upgrade,
     hold,
-    open_sockets,
     read_request,
     refusing_port,
     reset,
-    wait_until,
 )
 from tests.wire.conftest import says_hello, soon
 from tests.wire.proxies import answering, relay, socks_proxy
+
+pytestmark = pytest.mark.usefixtures("no_proxy_from_outside", "nothing_left_open")
 
 Serve = Callable[..., RawServer]
 Names = dict[str, list[tuple[str, int]]]
@@ -51,30 +51,6 @@ BEGINNINGS = [
     b"\x15\x03",
 ]
 BASIC = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_open(no_leaked_threads: None) -> Iterator[None]:
-    before = open_sockets()
-    yield
-    wait_until(lambda: open_sockets() <= before, message="every socket is closed")
-
-
-@pytest.fixture
-def server(nothing_left_open: None, raw_server: Serve) -> RawServer:
-    return raw_server(echo)
-
-
-def echo(sock: socket.socket) -> None:
-    while data := sock.recv(65536):
-        sock.sendall(data)
 
 
 def dialing(uri: str, seconds: float = 10.0, **kwargs: Any) -> Dialing:
