@@ -13,6 +13,7 @@ from jetsocket.ids import Account, Key, SentIds, key_in
 from jetsocket.interrupts import is_alarm
 from jetsocket.iteration import iterate
 from jetsocket.lease import Lease, T, seconds
+from jetsocket.wire.frames import BINARY, TEXT
 from jetsocket.wire.waits import Patience
 
 _ECHO_PATIENCE = 10.0  # s for a service that has not yet been seen to send ids back, where no timeout is set
@@ -78,7 +79,8 @@ class Exchange(Lease[T]):
                 payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
         terms, limit = self._terms, self._terms.send_timeout
         key = key_in(payload, payload, terms.codec.read_json) if terms.match_ids else None
-        self._send(payload, text, self._until(limit), limit, key)
+        deadline = self._deadline if limit is None else self._until(limit)
+        self._send(payload, text, deadline, limit, key)
 
     def _send(
         self,
@@ -93,14 +95,14 @@ class Exchange(Lease[T]):
         Returns:
             How many messages had come before, if it is tagged: its answer carries the id. Else None.
         """
-        if type(payload) is str:  # here, for what can't be encoded must not count as sent
+        if isinstance(payload, str):  # here, for what can't be encoded must not count as sent
             payload, text = payload.encode("utf-8"), text is not False
         if not self._sent:
             return self._send_first(payload, text, deadline, limit, key)
         entry = self._entry or self._current()
         since = None if key is None else self._ask(entry, key)
         try:
-            entry.wire.send_message(payload, deadline, self._borrower, text)
+            entry.wire.send_data(TEXT if text else BINARY, payload, deadline, self._borrower)
         except TimeoutError as error:
             if is_alarm(error):
                 raise

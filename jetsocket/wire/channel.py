@@ -130,7 +130,7 @@ class Channel(Incoming):
         payload = os.urandom(PING_SIZE)
         ping = Ping()
         try:
-            self._send_frame(PING, payload, deadline, holder, ping)
+            self.send_data(PING, payload, deadline, holder, ping)
             self._await_pong(ping, deadline, holder)
         finally:
             self._pings.pop(payload, None)

@@ -46,14 +46,15 @@ class Outgoing(Link):
                 interrupted what it would wait for.
         """
         if isinstance(payload, str):
-            self._send_frame(BINARY if text is False else TEXT, payload.encode("utf-8"), deadline, holder)
+            self.send_data(BINARY if text is False else TEXT, payload.encode("utf-8"), deadline, holder)
         else:
-            self._send_frame(TEXT if text else BINARY, payload, deadline, holder)
+            self.send_data(TEXT if text else BINARY, payload, deadline, holder)
 
     @takes("lock")
-    def _send_frame(
+    def send_data(
         self, opcode: int, data: bytes, deadline: float | None, holder: object, ping: Ping | None = None
     ) -> None:
+        """Send one message or control frame; as `send_message`, for what is encoded already."""
         if not self.lock.acquire(blocking=False):
             self._wait_for("lock", deadline, "send")
         out = -1
@@ -64,7 +65,8 @@ class Outgoing(Link):
                 ping.sent_at = monotonic()
                 self._pings[data] = ping
             if opcode < CLOSE:  # before it can leave: what strikes behind its last byte must find it counted
-                out = self.bytes_out
+                stream = self._stream
+                out = 0 if stream is None else stream.bytes_out
                 self.messages_sent += 1
             deflater, compressed = self._deflater, False
             if deflater is not None and opcode < CLOSE and deflater.worth(data):

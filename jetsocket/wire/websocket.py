@@ -94,7 +94,7 @@ class WebSocket(Connecting, websocket.WebSocket):
         if opcode == CLOSE:
             self.send_close(*_split_close(data))
         else:
-            self._send_frame(opcode, data, self._until(), self.holder)
+            self.send_data(opcode, data, self._until(), self.holder)
         return len(data)
 
     def send_frame(self, frame: ABNF) -> int:
