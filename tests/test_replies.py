@@ -1017,7 +1017,7 @@ def test_whatever_strikes_a_send_the_next_borrower_gets_its_own_reply(
             assert conn.recv(5) == second, f"struck at step {step}"
         if struck.left > 0:
             break
-    assert step > 200
+    assert step > 100
 
 
 def answers_with_the_next(conn: Connection) -> None:
