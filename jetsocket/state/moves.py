@@ -153,7 +153,7 @@ class Moves(Steps):
         self._lend(entry, borrower)
         borrower.rouse()
         self.line.leave(borrower)
-        if self.line.has_others:
+        if self.line:
             self._count_overtaken(borrower)
 
     def _turn_away(self, borrower: Borrower, error: BaseException) -> None:
