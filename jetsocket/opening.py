@@ -328,14 +328,20 @@ class Opening:
             configure(self._terms, entry, self._configure, options.connect_timeout)
 
     def _ask(self, limiter: Limiter, dial: Dial) -> Hashable | None:
-        """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile."""
+        """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile.
+
+        But for a moment, in which the limiter gets the token of what made room: else another dial would take
+        the slot, and at its limit a URI whose callers are many would leave none to others.
+        """
         state = self._state
         wanted: Callable[[], bool] = lambda: state.is_wanted(dial)  # noqa: E731  # read as an argument
         limit = self._options.connect_timeout
         state.asks_limiter(dial, monotonic() + _LIMITER_PATIENCE)
         token = limiter.acquire(0, wanted)
+        if token is None and state.pid == PID[0]:
+            self._close_room(dial)
+            token = limiter.acquire(_ROOM_PATIENCE, wanted)
         while state.pid == getpid() and token is None and wanted():
-            self._close_room(dial)  # or it would keep its slot for as long
             state.give_slot_back(dial)
             state.asks_limiter(dial, monotonic() + limit + _LIMITER_PATIENCE)
             began = monotonic()

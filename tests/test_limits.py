@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -163,6 +163,39 @@ def test_while_it_is_waited_for_a_connection_that_made_room_is_closed(
         wait_until(lambda: not limiter.out)
         limiter.most = 1
         assert waiting.result(5) == 2
+    wait_until(lambda: not limiter.out)
+    assert failures == []
+
+
+def test_at_its_limit_other_uris_are_served_beside_a_hungry_one(
+    echo: EchoServer, failures: list[Any]
+) -> None:
+    """What makes room gives its token back, too, and that takes a moment: the slot is kept so long."""
+    limiter = Counting(3)
+    with (
+        pool_to(echo, limiter, max_connections=3, acquire_timeout=5) as pool,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        pool.prewarm("/", 3)
+        until = monotonic() + 2.0
+
+        def work(number: int) -> int:
+            calls = 0
+            while monotonic() < until:
+                with pool.acquire("/") as conn:
+                    conn.request(number, 5)
+                    sleep(0.002)
+                calls += 1
+            return calls
+
+        hungry = [threads.submit(work, number) for number in range(4)]
+        served = 0
+        while monotonic() < until:
+            with pool.acquire(f"/{served}", 5) as conn:
+                conn.request(served, 5)
+            served += 1
+        assert served >= 10
+        assert min(each.result(10) for each in hungry) >= 10
     wait_until(lambda: not limiter.out)
     assert failures == []
 
