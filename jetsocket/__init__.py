@@ -16,6 +16,7 @@ from jetsocket.exceptions import (
     PoolClosedError,
     PoolExhaustedError,
     ProtocolError,
+    ReplyError,
     TimeoutError,
 )
 from jetsocket.info import ConnectionInfo, LeaseInfo
@@ -40,6 +41,7 @@ __all__ = [
     "PoolStats",
     "PooledConnection",
     "ProtocolError",
+    "ReplyError",
     "TimeoutError",
 ]
 

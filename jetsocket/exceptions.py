@@ -29,6 +29,7 @@ __all__ = [
     "PoolClosedError",
     "PoolExhaustedError",
     "ProtocolError",
+    "ReplyError",
     "TimeoutError",
 ]
 
@@ -43,16 +44,20 @@ def _restored(kind: type[JetSocketError], args: tuple[Any, ...], state: dict[str
     return error
 
 
-def _portable(error: BaseException) -> BaseException:
-    """Return ``error`` if it survives pickling, else an error of ours that says the same."""
+def _travels(value: object) -> bool:
+    """Whether ``value`` survives pickling."""
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(value))
     except Exception as why:
         if is_alarm(why, users_code=True):
             raise
-        # A foreign class may raise anything: it cannot travel, its text can.
-        return JetSocketError(f"{type(error).__name__}: {error}")
-    return error
+        return False  # a foreign class may raise anything
+    return True
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return ``error`` if it survives pickling, else an error of ours that says the same."""
+    return error if _travels(error) else JetSocketError(f"{type(error).__name__}: {error}")
 
 
 def _as_fact(value: object) -> object:
@@ -311,3 +316,38 @@ class DecodeError(JetSocketError):
         """Keep the message and the payload."""
         super().__init__(message)
         self.payload = payload
+
+
+class ReplyError(JetSocketError):
+    """A request was answered, and the answer is an error. The connection stays usable.
+
+    Attributes:
+        code: The protocol's code of this error: -32601 in JSON-RPC, "not_found" in Home Assistant; None if it
+            gave none.
+        message: What the server said, as it said it; in ``args`` it is fit to be shown.
+        data: What else it said: JSON-RPC's `data`, GraphQL's list of errors; None if there was nothing.
+        reply: The whole reply. Neither `data` nor `reply` are in ``args``, and what of them can't be
+            pickled is None in a copy.
+    """
+
+    _facts = ("code", "message")
+
+    def __init__(
+        self,
+        text: str,
+        code: int | str | None = None,
+        message: str | None = None,
+        *,
+        data: Any = None,
+        reply: Any = None,
+    ) -> None:
+        """Keep what the error says, and what the server said; without a `message` of the server's, `text`."""
+        super().__init__(text)
+        self.code = code
+        self.message = text if message is None else message
+        self.data = data
+        self.reply = reply
+
+    def _state(self) -> dict[str, Any]:
+        state = super()._state()
+        return state | {name: None for name in ("data", "reply") if not _travels(state[name])}

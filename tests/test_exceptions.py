@@ -21,6 +21,7 @@ from jetsocket.exceptions import (
     PoolClosedError,
     PoolExhaustedError,
     ProtocolError,
+    ReplyError,
 )
 from tests.servers import EchoServer
 
@@ -38,6 +39,7 @@ EXAMPLES: list[JetSocketError] = [
     PoolClosedError("m"),
     InvalidStateError("m", current_state="released", required_states=("lent",)),
     DecodeError("m", payload=b"\xff"),
+    ReplyError("m", code=-32601, message="no such method", data={"method": "x"}, reply={"id": 1}),
 ]
 
 
@@ -66,7 +68,7 @@ def test_every_error_survives_a_trip(
 
 
 # What does not go with `args`: it may be secret, and `args` end up in logs and databases.
-PRIVATE = {"headers", "body", "payload"}
+PRIVATE = {"headers", "body", "payload", "data", "reply"}
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
@@ -138,6 +140,27 @@ def test_who_would_wait_for_ever_and_is_refused_is_told_in_what_json_can_carry(e
         pool.acquire("/", float("inf"))
     assert caught.value.timeout is None
     json.dumps(caught.value.args, allow_nan=False)
+
+
+def test_what_args_hold_of_a_reply_s_text_is_fit_to_be_shown() -> None:
+    error = ReplyError("m", "a\x1b" + "x" * 500, "b\r\n" + "y" * 500, data="secret", reply={"id": "secret"})
+    assert error.code == "a\x1b" + "x" * 500
+    assert error.message == "b\r\n" + "y" * 500
+    assert error.args[1].startswith("a?xx") and len(error.args[1]) == 200
+    assert error.args[2].startswith("b  yy") and len(error.args[2]) == 200
+    assert "secret" not in repr(error.args) + str(error) + repr(error)
+
+
+@pytest.mark.parametrize("travel", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_a_reply_that_can_not_travel_stays_behind(travel: Callable[[ReplyError], ReplyError]) -> None:
+    error = ReplyError("m", 7, "said", data=[1], reply=lambda: None)
+    arrived = travel(error)
+    assert (arrived.code, arrived.message, arrived.data, arrived.reply) == (7, "said", [1], None)
+    assert callable(error.reply)
+
+
+def test_an_error_without_a_text_of_the_server_s_says_its_own() -> None:
+    assert ReplyError("no such symbol").message == "no such symbol"
 
 
 def test_facts_that_are_set_later_are_in_args_too() -> None:

@@ -1,0 +1,94 @@
+"""Looking into messages that may have any shape: nothing here raises for what a server sent."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from jetsocket.exceptions import ReplyError
+from jetsocket.ids import key_of
+from jetsocket.text import printable
+from jetsocket.wire.redaction import hide
+
+__all__ = [
+    "code_of",
+    "key_of",
+    "member",
+    "needs_object",
+    "reply_error",
+    "text_of",
+    "topics_of",
+    "with_member",
+]
+
+
+def member(message: object, *names: str) -> Any:
+    """What stands under these names, one within the other; None where there is nothing, or no object."""
+    for name in names:
+        if not isinstance(message, dict):
+            return None
+        message = message.get(name)
+    return message
+
+
+def with_member(message: Mapping[str, Any], value: object, *names: str) -> dict[str, Any]:
+    """A copy of `message` with `value` under these names; what is not on that way is shared with it."""
+    name, *within = names
+    copy = dict(message)
+    if within:
+        inner = copy.get(name)
+        value = with_member(inner if isinstance(inner, Mapping) else {}, value, *within)
+    copy[name] = value
+    return copy
+
+
+def needs_object(message: object, what: str) -> Mapping[str, Any]:
+    """`message`, if it is an object that can carry an id.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if isinstance(message, Mapping):
+        return message
+    raise TypeError(f"{what} is a dict, not {type(message).__name__}; send() sends anything as it is")
+
+
+def text_of(value: object) -> str:
+    """`value` if it is text, else ""."""
+    return value if isinstance(value, str) else ""
+
+
+def code_of(value: object) -> int | str | None:
+    """What stands for the code of an error; None if it is none."""
+    key = key_of(value)
+    return None if isinstance(key, tuple) else key
+
+
+def reply_error(
+    code: object = None,
+    message: object = None,
+    *,
+    data: Any = None,
+    reply: Any = None,
+    secrets: Iterable[str] = (),
+) -> ReplyError:
+    """The error that a server's reply is.
+
+    Args:
+        code: What stands for its code.
+        message: What stands for its text.
+        data: What else it said.
+        reply: The whole reply.
+        secrets: What its text may repeat and is not to be shown.
+    """
+    known, said = code_of(code), text_of(message)
+    shown = [printable(hide(str(each), secrets)) for each in (known, said) if each not in (None, "")]
+    told = ": ".join(shown) or "without a text"
+    return ReplyError(f"the server answered with an error: {told}", known, said, data=data, reply=reply)
+
+
+def topics_of(topics: Hashable | Iterable[Hashable] | None) -> list[Hashable]:
+    """What `Correlation.topic` and `topic_of` return, as a list: what can be hashed is one topic."""
+    if topics is None:
+        return []
+    return list(topics) if isinstance(topics, (list, set)) else [topics]  # type: ignore[list-item]  # by the rule
