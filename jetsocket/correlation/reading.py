@@ -15,9 +15,11 @@ __all__ = [
     "key_of",
     "member",
     "needs_object",
+    "put_back",
     "reply_error",
     "text_of",
     "topics_of",
+    "unexpected",
     "with_member",
 ]
 
@@ -92,3 +94,20 @@ def topics_of(topics: Hashable | Iterable[Hashable] | None) -> list[Hashable]:
     if topics is None:
         return []
     return list(topics) if isinstance(topics, (list, set)) else [topics]  # type: ignore[list-item]  # by the rule
+
+
+def put_back(reply: object, message: object, *path: str) -> Any:
+    """A copy of `reply` with the id that the caller gave at `path`; `reply` itself where it gave none."""
+    given = member(message, *path)
+    if given is None or not isinstance(reply, dict):
+        return reply
+    return with_member(reply, given, *path)
+
+
+def unexpected(message: object, awaited: str) -> ReplyError:
+    """The error of a greeting that is not as the protocol says."""
+    kind = member(message, "type")
+    shown = (
+        f"a message of type {printable(kind)!r}" if isinstance(kind, str) else f"a {type(message).__name__}"
+    )
+    return ReplyError(f"the server sent {shown} in place of {awaited}", reply=message)
