@@ -119,8 +119,13 @@ class JsonRpc(Correlation):
         return len(answered) >= sum(_is_call(each) for each in asked.sent)
 
     def error(self, message: Any) -> ReplyError | None:
-        """What stands under `error` of a reply or, of the end of a subscription, under `params.error`."""
+        """What stands under `error` of a reply or, of the end of a subscription, under `params.error`.
+
+        Not of a call in a batch: that is for the caller to see, beside the results of the others.
+        """
         found = member(message, "error")
+        if _place(message) is not None:
+            return None
         if found is None:
             found = member(message, "params", "error") if self.is_end(message) else None
         if found is None or found is False:  # JSON-RPC 1.0 has both, result and error, one of them null

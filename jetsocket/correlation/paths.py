@@ -80,7 +80,7 @@ class TopicPath:
             return self._topics(message, message)
         each = look_up(message, self._list)
         found: dict[Hashable, None] = {}
-        for inner in each[:_MOST_TOPICS] if isinstance(each, list) else ():
+        for inner in each[:_MOST_TOPICS] if isinstance(each, list) and each else (None,):
             found.update(dict.fromkeys(self._topics(message, inner)))
         return list(found)
 

@@ -81,10 +81,10 @@ def reply_error(
         message: What stands for its text.
         data: What else it said.
         reply: The whole reply.
-        secrets: What its text may repeat and is not to be shown.
+        secrets: What its text may repeat and is not to be kept.
     """
-    known, said = code_of(code), text_of(message)
-    shown = [printable(hide(str(each), secrets)) for each in (known, said) if each not in (None, "")]
+    known, said = code_of(code), hide(text_of(message), secrets)
+    shown = [printable(str(each)) for each in (known, said) if each not in (None, "")]
     told = ": ".join(shown) or "without a text"
     return ReplyError(f"the server answered with an error: {told}", known, said, data=data, reply=reply)
 

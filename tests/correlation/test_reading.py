@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +13,11 @@ from jetsocket.correlation.reading import (
     code_of,
     member,
     needs_object,
+    put_back,
     reply_error,
     text_of,
     topics_of,
+    unexpected,
     with_member,
 )
 
@@ -95,7 +98,8 @@ def test_what_can_be_hashed_is_one_topic(topics: Any, as_list: list[Any]) -> Non
 def test_an_error_says_what_the_server_said_fit_to_be_shown() -> None:
     error = reply_error(-32000, "bad\r\n\x1b[31mtoken s3cret", data=[1], reply={"id": 1}, secrets=["s3cret"])
     assert str(error) == "the server answered with an error: -32000: bad  ?[31mtoken ***"
-    assert (error.code, error.message) == (-32000, "bad\r\n\x1b[31mtoken s3cret")
+    assert (error.code, error.message) == (-32000, "bad\r\n\x1b[31mtoken ***")
+    assert "s3cret" not in repr(error.args)
     assert (error.data, error.reply) == ([1], {"id": 1})
 
 
@@ -112,6 +116,40 @@ def test_an_error_says_what_the_server_said_fit_to_be_shown() -> None:
 )
 def test_an_error_tells_what_there_is(code: Any, message: Any, told: str) -> None:
     assert str(reply_error(code, message)) == f"the server answered with an error: {told}"
+
+
+@pytest.mark.parametrize(
+    ("reply", "message", "put"),
+    [
+        ({"id": 7, "r": 1}, {"id": "mine"}, {"id": "mine", "r": 1}),
+        ({"id": 7, "r": 1}, {}, {"id": 7, "r": 1}),
+        ({"id": 7, "r": 1}, {"id": None}, {"id": 7, "r": 1}),
+        ({"id": 7, "r": 1}, {"id": 0}, {"id": 0, "r": 1}),
+        ([1], {"id": 0}, [1]),
+        (None, {"id": 0}, None),
+        ({"id": 7}, "text", {"id": 7}),
+    ],
+)
+def test_an_id_is_put_back_into_a_copy(reply: Any, message: Any, put: Any) -> None:
+    before = copy.deepcopy(reply)
+    assert put_back(reply, message, "id") == put
+    assert reply == before
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ({"type": "hello\x1b"}, "a message of type 'hello?'"),
+        ({"type": 7}, "a dict"),
+        ({}, "a dict"),
+        ([], "a list"),
+        (None, "a NoneType"),
+    ],
+)
+def test_a_greeting_that_is_not_as_it_should_be_is_shown_by_its_type(message: Any, shown: str) -> None:
+    error = unexpected(message, "hello")
+    assert str(error) == f"the server sent {shown} in place of hello"
+    assert error.reply == message
 
 
 def test_a_long_text_is_cut() -> None:
