@@ -97,18 +97,20 @@ class JsonRpc(Correlation):
 
     def split(self, message: Any) -> Iterable[Any]:
         """The messages in an array: the replies to one batch stay together."""
-        if isinstance(message, list) and message:
-            return _split(message)
-        return () if member(message, "id") == _OUR_TEST else (message,)
+        if isinstance(message, dict):
+            return () if message.get("id") == _OUR_TEST else (message,)
+        return _split(message) if isinstance(message, list) and message else (message,)
 
     def key(self, message: Any) -> Hashable | None:
         """The id of a reply, or the batch to which it belongs."""
+        if isinstance(message, dict):
+            return _key(message["id"]) if _is_reply(message) else None
         if isinstance(message, list):
             keys = [_key(each["id"]) for each in message if _is_reply(each)]
             batch = next((key for key in keys if isinstance(key, _Batch)), None)
             ids = frozenset(keys) - {None}
             return batch or (_Batch(ids) if ids else None)
-        return _key(message["id"]) if _is_reply(message) else None
+        return None
 
     def is_last(self, message: Any, asked: Asked) -> bool:
         """A batch may be answered one by one."""
@@ -123,12 +125,14 @@ class JsonRpc(Correlation):
 
         Not of a call in a batch: that is for the caller to see, beside the results of the others.
         """
-        found = member(message, "error")
-        if _place(message) is not None:
+        if not isinstance(message, dict):
             return None
-        if found is None:
-            found = member(message, "params", "error") if self.is_end(message) else None
+        found = message.get("error")
+        if found is None and "method" in message and self.is_end(message):
+            found = message["params"]["error"]
         if found is None or found is False:  # JSON-RPC 1.0 has both, result and error, one of them null
+            return None
+        if _place(message) is not None:
             return None
         if isinstance(found, dict):
             return reply_error(found.get("code"), found.get("message"), data=found.get("data"), reply=message)
@@ -199,7 +203,9 @@ class JsonRpc(Correlation):
 
     def answer(self, message: Any) -> Any | None:
         """Deribit asks for a sign of life, and refuses a call without an id."""
-        if member(message, "method") != "heartbeat" or member(message, "params", "type") != "test_request":
+        if not isinstance(message, dict) or message.get("method") != "heartbeat":
+            return None
+        if member(message, "params", "type") != "test_request":
             return None
         return {"jsonrpc": "2.0", "id": _OUR_TEST, "method": "public/test", "params": {}}
 
@@ -232,8 +238,11 @@ def _is_reply(message: object) -> bool:
 
 
 def _key(value: object) -> Hashable | None:
-    found = _MEMBER.fullmatch(value) if isinstance(value, str) and value.endswith("]") else None
-    return _Batch(found[1]) if found else key_of(value)
+    if isinstance(value, str) and value.endswith("]"):
+        found = _MEMBER.fullmatch(value)
+        if found is not None:
+            return _Batch(found[1])
+    return key_of(value)
 
 
 def _place(reply: object) -> int | None:

@@ -16,6 +16,8 @@ __all__ = ["Jupyter"]
 
 _VERSION = "5.3"  # of the messages
 _COMM = ("comm_open", "comm_msg", "comm_close")
+_PARTS = frozenset({"channel", "parent_header", "metadata", "buffers", "content"})
+_HEADER = frozenset({"username", "session", "date", "version", "msg_id", "msg_type"})
 _CHANNELS = {
     "input_reply": "stdin",
     "interrupt_request": "control",
@@ -74,7 +76,8 @@ class Jupyter(Correlation):
         """A message with all that it may leave out, in the form that the server takes."""
         if isinstance(message, (str, bytes, bytearray, memoryview)):
             return None
-        whole = self._completed(needs_object(message, "a Jupyter message"))
+        given = needs_object(message, "a Jupyter message")
+        whole = given if _is_whole(given) else self._completed(given)
         return pack_v1(whole) if subprotocol == V1 else pack_default(whole)
 
     def decode(self, payload: str | bytes, subprotocol: str | None) -> Any | None:
@@ -182,6 +185,12 @@ class Jupyter(Correlation):
         """Close the comm."""
         comm = topic[1] if isinstance(topic, tuple) else None
         return {"header": {"msg_type": "comm_close"}, "content": {"comm_id": comm, "data": {}}}
+
+
+def _is_whole(message: Mapping[str, Any]) -> bool:
+    """Whether it has all that `tag` fills in."""
+    header = message.get("header")
+    return isinstance(header, Mapping) and message.keys() >= _PARTS and header.keys() >= _HEADER
 
 
 def _kind(message: object) -> str:

@@ -98,10 +98,10 @@ def topics_of(topics: Hashable | Iterable[Hashable] | None) -> list[Hashable]:
 
 def put_back(reply: object, message: object, *path: str) -> Any:
     """A copy of `reply` with the id that the caller gave at `path`; `reply` itself where it gave none."""
-    given = member(message, *path)
-    if given is None or not isinstance(reply, dict):
+    if not isinstance(reply, dict):
         return reply
-    return with_member(reply, given, *path)
+    given = member(message, *path)
+    return reply if given is None else with_member(reply, given, *path)
 
 
 def unexpected(message: object, awaited: str) -> ReplyError:
