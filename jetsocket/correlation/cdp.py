@@ -18,6 +18,7 @@ class _Switch(NamedTuple):
     off: str
     params: dict[str, Any]
     events: tuple[str, ...]  # names without the domain; none: all of its domain
+    kept: tuple[str, ...] = ()  # parameters that are the same in both
 
 
 _SWITCHES = {
@@ -30,6 +31,7 @@ _SWITCHES = {
         "Target.setAutoAttach",
         {"autoAttach": False, "waitForDebuggerOnStart": False},
         ("attachedToTarget", "detachedFromTarget"),
+        ("flatten",),
     ),
     "Page.startScreencast": _Switch(
         "Page.stopScreencast", {}, ("screencastFrame", "screencastVisibilityChanged")
@@ -140,6 +142,10 @@ class Cdp(Correlation):
         switch = _SWITCHES.get(method)
         if switch is None and command != "enable":
             return None
-        off, params = (f"{domain}.disable", {}) if switch is None else (switch.off, switch.params)
         session = member(sent, "sessionId")
-        return {"method": off, "params": dict(params), **({} if session is None else {"sessionId": session})}
+        where = {} if session is None else {"sessionId": session}
+        if switch is None:
+            return {"method": f"{domain}.disable", "params": {}, **where}
+        given = member(sent, "params")
+        kept = {name: given[name] for name in switch.kept if isinstance(given, dict) and name in given}
+        return {"method": switch.off, "params": {**switch.params, **kept}, **where}

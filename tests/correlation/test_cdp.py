@@ -185,6 +185,15 @@ def test_what_has_no_opposite_ends_with_the_connection() -> None:
     assert CDP.unsubscribe(("", "Browser"), sent) is None
 
 
+def test_attaching_ends_in_the_protocol_in_which_it_began() -> None:
+    """A browser takes only `flatten`, at the end too."""
+    sent = {"method": "Target.setAutoAttach", "params": {"autoAttach": True, "flatten": True, "filter": []}}
+    assert CDP.unsubscribe(("", "Target.attachedToTarget"), sent) == {
+        "method": "Target.setAutoAttach",
+        "params": {"autoAttach": False, "waitForDebuggerOnStart": False, "flatten": True},
+    }
+
+
 def test_what_ends_a_subscription_can_be_changed_by_nobody() -> None:
     sent = {"method": "Target.setAutoAttach", "params": {"autoAttach": True}}
     first = CDP.unsubscribe(("", "Target.attachedToTarget"), sent)
