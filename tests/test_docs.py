@@ -201,8 +201,8 @@ def test_everything_public_is_in_the_api_reference() -> None:
     page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     named = re.findall(r"auto(?:class|exception):: jetsocket\.([\w.]+)$", page, re.MULTILINE)
     assert {name for name in named if "." not in name} == set(jetsocket.__all__)
-    of_correlation = re.findall(r"auto(?:class|function):: jetsocket\.correlation\.(\w+)$", page, re.MULTILINE)
-    assert set(of_correlation) == set(jetsocket.correlation.__all__)
+    directive = r"auto(?:class|function):: jetsocket\.correlation\.(\w+)$"
+    assert set(re.findall(directive, page, re.MULTILINE)) == set(jetsocket.correlation.__all__)
 
 
 @pytest.mark.parametrize(
