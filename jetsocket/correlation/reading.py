@@ -23,6 +23,8 @@ __all__ = [
     "with_member",
 ]
 
+_LARGEST = 2**63
+
 
 def member(message: object, *names: str) -> Any:
     """What stands under these names, one within the other; None where there is nothing, or no object."""
@@ -63,7 +65,11 @@ def text_of(value: object) -> str:
 def code_of(value: object) -> int | str | None:
     """What stands for the code of an error; None if it is none."""
     key = key_of(value)
-    return None if isinstance(key, tuple) else key
+    if isinstance(key, tuple) or (
+        isinstance(key, int) and abs(key) >= _LARGEST
+    ):  # Python refuses to write it
+        return None
+    return key
 
 
 def reply_error(

@@ -375,6 +375,23 @@ def test_solana_s_subscriptions_are_numbers_and_zero_is_one() -> None:
     assert conversation.out[-1] == {"jsonrpc": "2.0", "id": 2, "method": "accountUnsubscribe", "params": [0]}
 
 
+def test_solana_ends_a_signature_s_subscription_without_a_word() -> None:
+    """https://solana.com/docs/rpc/websocket/signaturesubscribe: after its one notification."""
+    conversation = talk()
+    feed = conversation.subscribe({"method": "signatureSubscribe", "params": ["2EanSSkn5cjv9DVKik5gtBkN"]})
+    push = {
+        "jsonrpc": "2.0",
+        "method": "signatureNotification",
+        "params": {"result": {"context": {"slot": 5207624}, "value": {"err": None}}, "subscription": 24006},
+    }
+    conversation.comes({"jsonrpc": "2.0", "result": 24006, "id": 1}, push)
+    assert feed.pushes == [push] and not feed.ended, "the notification is not lost"
+    (call,) = conversation.unsubscribe(feed)
+    gone = {"code": -32602, "message": "Invalid subscription id."}
+    conversation.comes({"jsonrpc": "2.0", "error": gone, "id": 2})
+    assert isinstance(call.error, ReplyError)
+
+
 def test_deribit_subscribes_to_several_channels_at_once() -> None:
     """https://docs.deribit.com/articles/notifications"""
     conversation = talk()

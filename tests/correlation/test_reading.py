@@ -68,7 +68,16 @@ def test_what_is_no_object_is_a_wrong_argument(message: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "code"),
-    [(7, 7), ("7", "7"), (7.0, 7), (-32601, -32601), (True, None), (None, None), (1.5, None), ([], None)],
+    [
+        (7, 7),
+        ("7", "7"),
+        (7.0, 7),
+        (-32601, -32601),
+        (True, None),
+        (None, None),
+        (1.5, None),
+        ([], None),
+    ],
 )
 def test_a_code_is_a_number_or_text(value: Any, code: Any) -> None:
     assert code_of(value) == code
@@ -150,6 +159,10 @@ def test_a_greeting_that_is_not_as_it_should_be_is_shown_by_its_type(message: An
     error = unexpected(message, "hello")
     assert str(error) == f"the server sent {shown} in place of hello"
     assert error.reply == message
+
+
+def test_a_code_of_thousands_of_digits_is_none() -> None:
+    assert str(reply_error(-(10**5000), "no")) == "the server answered with an error: no"
 
 
 def test_a_long_text_is_cut() -> None:
