@@ -227,6 +227,12 @@ def test_a_batch_may_be_answered_one_by_one() -> None:
     assert call.result(RPC) == replied()
 
 
+def test_an_error_in_a_batch_is_for_the_caller_to_see() -> None:
+    assert RPC.error({"id": "c0ffee1[0]", "error": {"code": 1, "message": "no"}}) is None
+    assert RPC.error([{"id": "c0ffee1[0]", "error": {"code": 1, "message": "no"}}]) is None
+    assert RPC.error({"id": "mine[x]", "error": {"code": 1, "message": "no"}}) is not None
+
+
 def test_notifications_of_a_batch_stay_what_they_are() -> None:
     conversation = talk()
     conversation.ask(BATCH)
