@@ -17,11 +17,13 @@ from jetsocket.exceptions import (
     PoolExhaustedError,
     ProtocolError,
     ReplyError,
+    SubscriptionOverflowError,
     TimeoutError,
 )
 from jetsocket.info import ConnectionInfo, LeaseInfo
 from jetsocket.pool import ConnectionPool
 from jetsocket.stats import Histogram, PoolStats
+from jetsocket.subscription import Subscription
 
 __all__ = [
     "ConnectionClosedError",
@@ -42,6 +44,8 @@ __all__ = [
     "PooledConnection",
     "ProtocolError",
     "ReplyError",
+    "Subscription",
+    "SubscriptionOverflowError",
     "TimeoutError",
 ]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, NoReturn
 
 from jetsocket import ending, forking
@@ -11,16 +13,23 @@ from jetsocket.argument_checks import runs_later
 from jetsocket.callbacks import Callback, checker
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
+from jetsocket.connection import PooledConnection
+from jetsocket.correlated import CorrelatedConnection
+from jetsocket.correlation import Correlation
 from jetsocket.entry import key_of
+from jetsocket.housekeeper import PUSHES
 from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
 from jetsocket.known_uris import Remembered
 from jetsocket.lease import T, Terms
 from jetsocket.lending import Lending
 from jetsocket.limits import Limiter
+from jetsocket.matching import Matching
 from jetsocket.messages import Codec
+from jetsocket.on_push import OnPush
 from jetsocket.opening import Opening
 from jetsocket.options import Options
 from jetsocket.process_id import getpid
+from jetsocket.pushes import Pushes
 from jetsocket.state import State
 from jetsocket.stats import PoolStats
 from jetsocket.text import public_names
@@ -44,6 +53,8 @@ class Assembly(Generic[T]):
         reset: Callback | None = None,
         check: Callback | None = None,
         name: str | None = None,
+        correlation: Correlation | None = None,
+        on_push: OnPush[T] | None = None,
         limiter: Limiter | None = None,
     ) -> None:
         """Make a pool. Nothing is opened yet.
@@ -64,6 +75,11 @@ class Assembly(Generic[T]):
                 health_check_timeout.
                 Any of these three raising, or taking too long, means: close this connection, never lend it.
             name: For log lines and threads.
+            correlation: Which reply belongs to which request, where messages carry ids of some kind; see
+                `jetsocket.correlation`. Connections are reused by ids alone then, whatever `reuse` says.
+            on_push: Called with the URI (redacted) and each message that belongs to no request and no
+                subscription, in a thread of the pool, in order for each connection; what it returns, if not
+                None, is sent back there. Needs a correlation.
             limiter: A cap over several pools, processes or hosts; see `jetsocket.limits`.
 
         Raises:
@@ -73,7 +89,12 @@ class Assembly(Generic[T]):
         """
         if config is not None and not isinstance(config, ConnectionPoolConfig):
             raise TypeError(f"config must be a ConnectionPoolConfig, not {type(config).__name__}")
-        for label, callback in (("configure", configure), ("reset", reset), ("check", check)):
+        for label, callback in (
+            ("configure", configure),
+            ("reset", reset),
+            ("check", check),
+            ("on_push", on_push),
+        ):
             if callback is not None and not callable(callback):
                 raise TypeError(f"{label} must be callable, not {callback!r}")
             if runs_later(callback):
@@ -82,6 +103,16 @@ class Assembly(Generic[T]):
                 )
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str or None, not {name!r}")
+        if correlation is not None and not isinstance(correlation, Correlation):
+            raise TypeError(
+                f"correlation must be a jetsocket.correlation.Correlation or None, not {correlation!r}"
+            )
+        if correlation is None and config is not None and config.max_in_flight > 1:
+            raise ValueError(
+                f"max_in_flight={config.max_in_flight} needs a correlation, which says which reply is whose"
+            )
+        if on_push is not None and correlation is None:
+            raise ValueError("on_push needs a correlation, which says what belongs to no request")
         if limiter is not None and not isinstance(limiter, Limiter):
             raise TypeError(f"limiter must be a jetsocket.limits.Limiter or None, not {limiter!r}")
         self._config = config if config is not None else ConnectionPoolConfig()
@@ -96,12 +127,17 @@ class Assembly(Generic[T]):
         self._targets: dict[str, tuple[Target, str]] = (
             self._resolved.items
         )  # resolving costs as borrowing does
+        self._matching = None if correlation is None else Matching(correlation, self._codec)
+        self._on_push = on_push
+        self._lease: type[PooledConnection[T]] = (
+            PooledConnection if correlation is None else CorrelatedConnection
+        )
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
 
     def _new_lending(self) -> Lending:
-        options, config = self._options, self._config
+        options, config = self._options, self._in_use(self._config)
         state = State(config, self._name, options.close_timeout)
         forking.register(self, state)
         state.known.minds = config.reuse == "balanced" and self._reset is None
@@ -114,6 +150,9 @@ class Assembly(Generic[T]):
             state.known,
             config.reuse == "always",
             state.totals.reply_time,
+            options.close_timeout,
+            self._matching,
+            Pushes(None if self._on_push is None else partial(state.doorbell.put, PUSHES)),
         )
         opening = Opening(state, options, self._base, terms, on_open=self._configure, limiter=self._limiter)
         return Lending(
@@ -123,7 +162,12 @@ class Assembly(Generic[T]):
             reset=self._reset,
             check=checker(self._check, state, terms),
             limiter=self._limiter,
+            on_push=self._on_push,
         )
+
+    def _in_use(self, config: ConnectionPoolConfig) -> ConnectionPoolConfig:
+        """The configuration by which the pool works: a correlation takes the place of counting."""
+        return config if self._matching is None else replace(config, reuse="always", match_ids=False)
 
     def _target(self, uri_or_path: str) -> tuple[Target, str]:
         if not isinstance(uri_or_path, str):

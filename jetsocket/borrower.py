@@ -47,6 +47,8 @@ class Borrower:
         is_counted: Whether that is in the statistics.
         returning_thread: Identity of the thread that runs that callback.
         returning_until: Until when its return may take, with a callback of the user's (monotonic, s).
+        shares: Whether it may have a place on a connection that others use, too.
+        is_subscriber: Whether it has a place there for a subscription, which does not count as a request.
         warned: Whether its leak was reported.
         known_name: The name of the thread that asked, if leak_threshold is set.
     """
@@ -73,6 +75,8 @@ class Borrower:
     is_counted: bool = False
     returning_thread: int = 0
     returning_until: float = 0.0
+    shares: bool = False
+    is_subscriber: bool = False
     warned: bool = False
     known_name: str = ""
 

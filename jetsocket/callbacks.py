@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
+from jetsocket.correlated import CorrelatedConnection
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, JetSocketError, TimeoutError
 from jetsocket.interrupts import is_alarm
@@ -50,13 +51,16 @@ def call_back(terms: Terms[Any], entry: Entry, callback: Callback, deadline: flo
         TypeError: It has not run: what it returned is to be awaited.
         Exception: Whatever it raised.
     """
-    conn = PooledConnection(_NO_LENDER, Borrower(), terms, deadline)
+    kind = PooledConnection if terms.matching is None else CorrelatedConnection
+    conn = kind(_NO_LENDER, Borrower(), terms, deadline)
     conn._attach(entry)
     try:
         _refuse_awaitable(callback(conn))
     finally:
         conn._detach()
         note_owed(conn, entry)
+        if entry.dispatcher is not None:
+            entry.dispatcher.forget_lease()
     if monotonic() > deadline:
         name = getattr(callback, "__name__", repr(callback))
         raise TimeoutError(f"{name}() took too long", operation="callback", timeout=None)

@@ -76,6 +76,29 @@ def why_unclean(  # noqa: PLR0912  # one fact a line: to split the rule would hi
     return COUNTS_ALONE if sent and unasked else None
 
 
+def why_unsettled(
+    *, alive: bool, half_sent: bool, discarded: bool, unanswered: bool, subscribed: bool
+) -> str | None:
+    """The clean rule of a pool with a correlation, where ids tell what is whose.
+
+    Args:
+        alive: Neither side has ended the connection.
+        half_sent: Part of a frame went out and the rest did not.
+        discarded: The borrower asked for it.
+        unanswered: The lease sent something with `send`, and what that asks for has not come back.
+        subscribed: A subscription is open, or could not be ended.
+    """
+    if discarded:
+        return "discarded"
+    if not alive:
+        return "closed"
+    if half_sent:
+        return "half sent"
+    if subscribed:
+        return "subscribed"
+    return "unanswered" if unanswered else None
+
+
 def why_stale(
     reuse: Reuse, *, alive: bool, half_sent: bool, half_read: bool, unread: bool, expired: bool
 ) -> str | None:
@@ -97,7 +120,7 @@ def stale(entry: Entry, reuse: Reuse, now: float) -> str | None:
     return why_stale(
         reuse,
         alive=wire.failure is None,
-        half_sent=wire.half_sent,
+        half_sent=wire.half_sent if entry.dispatcher is None else wire.left_half_way,
         half_read=wire.half_read,
         unread=wire.unread,
         expired=now >= entry.expires,
@@ -144,8 +167,8 @@ def why_not_lent(
     if fresh and not counted and (now is None or now < entry.expires) and entry.wire.at_rest():
         return None  # `stale` would say the same, and nearly always does
     quick = config.reuse != "always"  # then it does not matter how much is unread
-    if not entry.wire.look(quick=quick):
-        return "in use"
+    if not entry.wire.look(quick=quick) and entry.dispatcher is None:
+        return "in use"  # with a dispatcher, a worker may be handing out what came
     why = stale(entry, config.reuse, float("-inf") if now is None else now)
     if why is None and counted:
         return COUNTS_ALONE
@@ -158,4 +181,4 @@ def owes_a_ping(entry: Entry, config: ConnectionPoolConfig, now: float) -> bool:
     return patience is not None and now - max(entry.idle_since, entry.wire.last_heard) >= patience
 
 
-__all__ = ["may_be_lent", "owes_a_ping", "stale", "why_not_lent", "why_stale", "why_unclean"]
+__all__ = ["may_be_lent", "owes_a_ping", "stale", "why_not_lent", "why_stale", "why_unclean", "why_unsettled"]

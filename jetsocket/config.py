@@ -50,6 +50,7 @@ _CONFIG_CHECKS: Mapping[str, Check] = {
     "max_per_uri": optional_int_from(1),
     "connect_cooldown": seconds_from_0,
     "ping_after_idle": optional_seconds_from_0,
+    "max_in_flight": int_from(1),
 }
 
 
@@ -80,6 +81,8 @@ class ConnectionPoolConfig:
             ``Retry-After``. 0: the next acquire dials at once.
         ping_after_idle: A connection that was idle for longer must answer a ping before it is lent, s; None:
             the socket is looked at, which costs nothing.
+        max_in_flight: Requests of `ConnectionPool.request` that may be under way on one connection at a time,
+            each told by its id; more than 1 needs a correlation. `acquire` gets a connection of its own.
 
     Raises:
         TypeError: A value of the wrong type; a bool is no number.
@@ -100,6 +103,7 @@ class ConnectionPoolConfig:
     max_per_uri: int | None = None
     connect_cooldown: float = 0.0
     ping_after_idle: float | None = None
+    max_in_flight: int = 1
 
     def __post_init__(self) -> None:
         """Check every field."""

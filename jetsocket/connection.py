@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import Any
 
+from jetsocket.clock import monotonic
+from jetsocket.correlation import Correlation
+from jetsocket.dispatch import Dispatcher
+from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange
-from jetsocket.lease import T
+from jetsocket.interrupts import is_alarm
+from jetsocket.lease import T, seconds
+from jetsocket.matching import Matching
+from jetsocket.pushes import Pushes
+from jetsocket.subscription import Subscription
+from jetsocket.topics import Feed, Overflow
 from jetsocket.wire.close_codes import check_sendable
 from jetsocket.wire.link import not_held
+
+_NEEDS = "give the pool a correlation (jetsocket.correlation), JsonRpc() for one"
 
 
 class PooledConnection(Exchange[T]):
@@ -25,6 +38,97 @@ class PooledConnection(Exchange[T]):
     """
 
     __slots__ = ()
+
+    # --- with a correlation, more ----------------------------------------------------------------------
+
+    def request_many(self, messages: Iterable[Any], timeout: float | None = None) -> list[T | JetSocketError]:
+        """Send requests, and receive their replies; with a correlation, one behind another without waiting.
+
+        Args:
+            messages: Each as for `request`.
+            timeout: s for all of it together; None: as for `request`, for each.
+
+        Returns:
+            The replies, in the order of the requests; where one failed, the exception.
+
+        Raises:
+            TypeError: One of the messages can't be serialized; with a correlation, none was sent then.
+            ValueError: Likewise.
+            InvalidStateError: The lease was released.
+        """
+        limit = seconds(timeout, None)
+        deadline = None if limit is None else monotonic() + limit
+        outcomes: list[T | JetSocketError] = []
+        for message in messages:
+            try:
+                outcomes.append(self._request(message, deadline, limit))
+            except JetSocketError as error:
+                if is_alarm(error) or isinstance(error, InvalidStateError):
+                    raise
+                outcomes.append(error)
+        return outcomes
+
+    def stream(self, message: Any, timeout: float | None = None) -> Iterator[T]:
+        """Send a request that has several replies, and yield each as it comes; needs a correlation.
+
+        Args:
+            message: As for `request`; it is sent before this returns.
+            timeout: s for each reply; None: `recv_timeout`.
+
+        Returns:
+            An iterator over the replies; over none, if no reply will come.
+
+        Raises:
+            ValueError: The pool has no correlation, which says which reply is the last.
+            ReplyError: One of the replies was an error: raised by the iterator, behind the last one.
+            TimeoutError: The next reply did not come in time.
+            ConnectionClosedError: The connection has ended.
+        """
+        raise ValueError(f"stream needs to know which reply is the last: {_NEEDS}")
+
+    def subscribe(
+        self,
+        message: Any,
+        *,
+        timeout: float | None = None,
+        max_queue: int = 1000,
+        overflow: Overflow = "error",
+    ) -> Subscription[T]:
+        """Subscribe to what the server pushes, on this connection; it ends with the lease at the latest.
+
+        Args:
+            message: What subscribes, as for `request`; None: the server sends without being asked. Then the
+                subscription gets what belongs to no other one. Without a correlation only None is allowed,
+                and the connection is closed at release.
+            timeout: s until the server has confirmed it; None: `recv_timeout`.
+            max_queue: Messages that wait to be read.
+            overflow: What happens to one more: "error" ends the subscription with SubscriptionOverflowError
+                behind what waits; "drop_oldest" counts what it drops.
+
+        Returns:
+            An iterator over what is pushed.
+
+        Raises:
+            ReplyError: The server refused.
+            TimeoutError: It did not confirm in time.
+            ConnectionClosedError: The connection has ended.
+            ValueError: A message without a correlation, one that opens no topic, or an argument out of range.
+            TypeError: An argument of another type, or a message that can't be serialized.
+            InvalidStateError: The lease was released, or another subscription takes all the rest already.
+        """
+        if message is not None:
+            raise ValueError(f"subscribe needs to know what belongs to a subscription: {_NEEDS}")
+        entry = self._entry or self._current()
+        where = Dispatcher(entry.wire, entry.target, Matching(Correlation(), self._terms.codec), Pushes(None))
+        feed = Feed(max_queue, overflow, entry.target.redacted)
+        where.topics.open_rest(feed)
+        self._touched = self._discarded = True
+        return self._subscription(where, feed)
+
+    def _subscription(self, where: Dispatcher, feed: Feed) -> Subscription[T]:
+        terms = self._terms
+        origin = LeaseOrigin(self, where)
+        return Subscription(origin, feed, recv_timeout=terms.recv_timeout, close_timeout=terms.close_timeout)
 
     # --- giving back -----------------------------------------------------------------------------------
 
@@ -60,4 +164,28 @@ class PooledConnection(Exchange[T]):
         self._lender.take_back(self, kind is not None)
 
 
-__all__ = ["PooledConnection"]
+class LeaseOrigin:
+    """Where a subscription's messages come from that has been opened on a lease.
+
+    Attributes:
+        dispatcher: Of its connection.
+        holder: The lease's borrower.
+        owns_lease: Whether the lease ends with the subscription.
+    """
+
+    def __init__(self, lease: PooledConnection[Any], dispatcher: Dispatcher) -> None:
+        """On that lease."""
+        self.dispatcher = dispatcher
+        self.holder: object = dispatcher if lease._borrower.shares else lease._borrower
+        self.owns_lease = False
+        self._lease = lease
+
+    def finish(self, *, ended: bool) -> None:
+        """The subscription is over; `ended`: and the connection may be lent again."""
+        if not ended:
+            self._lease._discarded = True
+        if self.owns_lease:
+            self._lease.release()
+
+
+__all__ = ["LeaseOrigin", "PooledConnection"]

@@ -13,6 +13,7 @@ from jetsocket.wire.websocket import WebSocket
 if TYPE_CHECKING:
     from jetsocket.borrower import Borrower
     from jetsocket.dials import Dial
+    from jetsocket.dispatch import Dispatcher
 
 _ids = itertools.count(1)
 
@@ -35,6 +36,9 @@ class Entry:
         wire: The connection itself.
         place: Where it is now; changed by `move` alone.
         borrower: The one it is lent to.
+        sharers: Those that share it, while its place is *shared*.
+        requests: How many of those have a request under way, and no subscription.
+        ends_with: Why no other is to share it, and it is closed after the last; None: it may be shared.
         wanted_by: The dial that gets its slot when it is closed.
         created: When it was opened (monotonic, s); 0.0 before.
         expires: When its lifetime ends (monotonic, s).
@@ -45,6 +49,7 @@ class Entry:
         sent: Messages sent when the present lease began, so that `configure`'s do not count.
         received: Messages received when the present lease began.
         ids: The last ids that it was sent; None before the first.
+        dispatcher: Gives each message to its asker, if the pool has a correlation; None before it is open.
         by_counts: Whether a lease came back with nothing but counts to say that it was clean.
         close_by: Until when its closing handshake may take (monotonic, s).
         answer_by: Until when it has to answer a ping to be lent again (monotonic, s); 0.0 when it does not.
@@ -61,6 +66,8 @@ class Entry:
         "by_counts",
         "close_by",
         "created",
+        "dispatcher",
+        "ends_with",
         "expires",
         "id",
         "idle_since",
@@ -70,7 +77,9 @@ class Entry:
         "out_with_ping",
         "place",
         "received",
+        "requests",
         "sent",
+        "sharers",
         "stalled_at_bytes",
         "stalled_since",
         "suspected_at",
@@ -92,6 +101,9 @@ class Entry:
         self.wire = wire
         self.place: Place = OPENING
         self.borrower: Borrower | None = None
+        self.sharers: dict[Borrower, None] = {}
+        self.requests = 0
+        self.ends_with: str | None = None
         self.wanted_by: Dial | None = None
         self.created = 0.0
         self.expires = expires
@@ -102,6 +114,7 @@ class Entry:
         self.sent = self.received = 0
         self.uncounted_sent = self.uncounted_received = 0
         self.ids: SentIds | None = None
+        self.dispatcher: Dispatcher | None = None
         self.by_counts = False
         self.close_by = self.answer_by = self.suspected_at = 0.0
         self.stalled_at_bytes = self.out_with_ping = -1
@@ -112,6 +125,11 @@ class Entry:
         """Go to another place; the caller holds the lock of the pool's state."""
         assert to in MOVES[self.place], f"{self!r} can't go from {self.place} to {to}"
         self.place = to
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether a subscription is open on it."""
+        return self.dispatcher is not None and not self.dispatcher.topics.is_empty
 
     def count_from_here(self) -> None:
         """Begin a lease: what came and went before does not count in it."""

@@ -30,6 +30,7 @@ __all__ = [
     "PoolExhaustedError",
     "ProtocolError",
     "ReplyError",
+    "SubscriptionOverflowError",
     "TimeoutError",
 ]
 
@@ -316,6 +317,21 @@ class DecodeError(JetSocketError):
         """Keep the message and the payload."""
         super().__init__(message)
         self.payload = payload
+
+
+class SubscriptionOverflowError(JetSocketError):
+    """A subscription's queue was full: what it was pushed was not read in time, and its rest is lost.
+
+    Attributes:
+        dropped: How many messages are known to be lost.
+    """
+
+    _facts = ("dropped",)
+
+    def __init__(self, message: str, dropped: int = 0) -> None:
+        """Keep the message and how many were lost."""
+        super().__init__(message)
+        self.dropped = dropped
 
 
 class ReplyError(JetSocketError):

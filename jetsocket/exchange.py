@@ -20,12 +20,19 @@ _ECHO_PATIENCE = 10.0  # s for a service that has not yet been seen to send ids 
 _MOST_LATE = 1024  # answers to earlier borrowers in one lease: with no message for it, no time limit holds
 
 
-def _raw(data: object) -> str | bytes:
-    if isinstance(data, (str, bytes)):
-        return data
+def payload_of(data: object, binary: bool | None) -> tuple[str | bytes, bool | None]:
+    """What `send_raw` sends, and whether as text (True), as binary (False), or by its type (None)."""
     if isinstance(data, (bytearray, memoryview)):
-        return bytes(data)
-    raise TypeError(f"send_raw takes str or bytes, not {type(data).__name__}; send() serializes")
+        data = bytes(data)
+    if not isinstance(data, (str, bytes)):
+        raise TypeError(f"send_raw takes str or bytes, not {type(data).__name__}; send() serializes")
+    if binary is None:
+        return data, None
+    if not isinstance(binary, bool):
+        raise TypeError(f"binary must be True, False or None, not {binary!r}")
+    if not binary and isinstance(data, bytes):
+        data.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
+    return data, not binary
 
 
 class Exchange(Lease[T]):
@@ -69,14 +76,7 @@ class Exchange(Lease[T]):
             ConnectionClosedError: As `send`.
             InvalidStateError: The lease was released.
         """
-        payload = data if type(data) is str or type(data) is bytes else _raw(data)
-        text = None
-        if binary is not None:
-            if not isinstance(binary, bool):
-                raise TypeError(f"binary must be True, False or None, not {binary!r}")
-            text = not binary
-            if text and isinstance(payload, bytes):
-                payload.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
+        payload, text = payload_of(data, binary)
         terms, limit = self._terms, self._terms.send_timeout
         key = key_in(payload, payload, terms.codec.read_json) if terms.match_ids else None
         deadline = self._deadline if limit is None else self._until(limit)
@@ -100,7 +100,7 @@ class Exchange(Lease[T]):
         if not self._sent:
             return self._send_first(payload, text, deadline, limit, key)
         entry = self._entry or self._current()
-        since = None if key is None else self._ask(entry, key)
+        since = None if key is None else self._ask(entry, key, payload)
         try:
             entry.wire.send_data(TEXT if text else BINARY, payload, deadline, self._borrower)
         except TimeoutError as error:
@@ -113,13 +113,14 @@ class Exchange(Lease[T]):
         codec = self._terms.codec
         return key_in(message, payload, codec.read_json, as_given=codec.as_given)
 
-    def _ask(self, entry: Entry, key: Key) -> int | None:
+    def _ask(self, entry: Entry, key: Key, payload: str | bytes) -> int | None:
         """Note, before it can leave, that a message with this id does; returns what `_send` does."""
         if entry.wire.lock.locked():
             entry.wire.refuse_reentry("lock", "send")
         if (account := self._account) is None:
             if entry.ids is None:
                 entry.ids = SentIds()
+                self._terms.known.note_protocol(entry.key, payload)
             account = self._account = self._new_account(entry.ids)
         tagged = account.ask(key)
         self._watched = account
@@ -145,7 +146,7 @@ class Exchange(Lease[T]):
             if self._deadline is None and not self._iterated:
                 self._note_what_came_first(entry)
             self._touched = True
-            since = None if key is None else self._ask(entry, key)
+            since = None if key is None else self._ask(entry, key, payload)
             try:
                 wire.send_message(payload, deadline, self._borrower, text)
                 self._sent = True
@@ -388,4 +389,4 @@ class Exchange(Lease[T]):
             raise self._late(error, limit) from None
 
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "payload_of"]

@@ -21,12 +21,14 @@ from jetsocket import overdue_dials
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.close_all import close_all
+from jetsocket.delivery import Delivery
 from jetsocket.entry import Entry
 from jetsocket.health_checks import Check
 from jetsocket.interrupts import suppress
 from jetsocket.lifecycle import IDLE
 from jetsocket.limits import Limiter
 from jetsocket.liveness import Liveness
+from jetsocket.on_push import PushHandler
 from jetsocket.opening import Opening
 from jetsocket.state import State
 from jetsocket.state.moves import TICK
@@ -36,6 +38,7 @@ from jetsocket.wire.waits import take
 from jetsocket.workers import Workers
 
 STOP = "stop"
+PUSHES = "pushes"
 ABANDONED = "abandoned"
 
 _SOON = 0.05  # s, while a connection is closing, or one had to be passed over
@@ -59,7 +62,12 @@ class Housekeeper:
     """
 
     def __init__(
-        self, state: State, opening: Opening, check: Check | None = None, limiter: Limiter | None = None
+        self,
+        state: State,
+        opening: Opening,
+        check: Check | None = None,
+        limiter: Limiter | None = None,
+        handler: PushHandler | None = None,
     ) -> None:
         """Look after the connections of that pool; `check` replaces the protocol's ping."""
         self.state = state
@@ -67,6 +75,7 @@ class Housekeeper:
         self._opening = opening
         self._liveness = Liveness(state, self.workers.checks, check)
         self._limiter = limiter
+        self._delivery = Delivery(state, self.workers, handler)
         self._thread = threading.Thread(
             target=self._run, name=f"jetsocket-housekeeper-{state.name}", daemon=True
         )
@@ -138,6 +147,8 @@ class Housekeeper:
                 self._do(self._opening.start_threads)
             elif ring == "tokens":
                 self._do(self._release_tokens)
+            elif ring == PUSHES:
+                self._do(self._delivery.run_on_push)
             if monotonic() >= self.state.plan_at:
                 self._do(self._mind_the_times)
             if monotonic() >= next_round:
@@ -147,7 +158,8 @@ class Housekeeper:
     def _until_next_round(self) -> float:
         if self._liveness.has_suspects:  # callers may wait for their pongs
             return _AT_ONCE
-        return _SOON if self.state.closing or self._liveness.passed_over or self._unreturned else TICK
+        is_busy = self.state.closing or self._liveness.passed_over or self._unreturned
+        return _SOON if is_busy or self._delivery.is_watching else TICK
 
     def _end(self) -> None:
         self._do(self._emit)
@@ -159,6 +171,8 @@ class Housekeeper:
         for chore in (
             self._emit,
             self._liveness.listen,
+            self._delivery.hand_out,
+            self._delivery.run_on_push,
             self._liveness.mind_sleep,
             self._liveness.keep_alive,
             self._liveness.hear_suspects,
@@ -213,6 +227,9 @@ class Housekeeper:
             for entry in self.state.open_entries():
                 if now >= entry.expires and entry.place == IDLE:
                     self._liveness.retire_if_stale(entry, now)
+                elif now >= entry.expires + self.state.config.max_lifetime and entry.is_subscribed:
+                    # It had as long again to end by itself.
+                    entry.wire.cut("a subscription kept it open for twice max_lifetime")
 
     def _keep_floors(self) -> None:
         """Open what `prewarm(keep=True)` wants and is not there."""
@@ -301,6 +318,14 @@ class Housekeeper:
     def _reclaim(self, borrower: Borrower) -> None:
         """Return what a lease held that was dropped without release."""
         was_lent, entry = self.state.claim(borrower), borrower.entry
+        if borrower.shares:
+            if entry is not None and entry.dispatcher is not None:
+                entry.dispatcher.topics.abandon(borrower)
+                borrower.reason = None if entry.dispatcher.topics.can_be_ended else "dropped"
+            self.state.come_back(borrower)
+            if was_lent and borrower.is_subscriber:
+                self._warn_of_drop(borrower, entry)
+            return
         if not was_lent and entry is not None and entry.borrower is borrower:
             return  # its return is under way, or `_find_unreturned` finds it
         self._take_back(borrower, "dropped")
@@ -356,4 +381,4 @@ def _warn(text: str, file: str, line: int) -> None:
         warnings.warn_explicit(text, ResourceWarning, file, line)
 
 
-__all__ = ["ABANDONED", "STOP", "Check", "Housekeeper"]
+__all__ = ["ABANDONED", "PUSHES", "STOP", "Check", "Housekeeper"]

@@ -75,6 +75,8 @@ def lease_info(borrower: Borrower, now: float) -> LeaseInfo | None:
 
 
 def _doing(entry: Entry, now: float) -> str:
+    if entry.sharers:
+        return "in a request, beside others"
     waits = ("send", entry.wire.blocked_since), ("recv", entry.wire.waits_since)
     told = [f"in {name} for {max(0.0, now - since):.3g} s" for name, since in waits if since is not None]
     return " and ".join(told) or "in your code"

@@ -23,7 +23,7 @@ from jetsocket.exceptions import ConnectionClosedError, DecodeError
 from jetsocket.ids import Account
 from jetsocket.interrupts import is_alarm
 
-__all__ = ["Source", "iterate"]
+__all__ = ["Source", "iterate", "iterate_slowly"]
 
 Payload: TypeAlias = str | bytes
 T = TypeVar("T")
@@ -89,3 +89,15 @@ def iterate(source: Source[T]) -> Iterator[T]:
             elif type(error) is IndexError and not outside and not is_alarm(error):
                 continue  # another thread took the last one, or the queue was recalled
             raise
+
+
+def iterate_slowly(recv: Callable[[], T]) -> Iterator[T]:
+    """Yield what `recv` returns, up to a normal close."""
+    while True:
+        try:
+            message = recv()
+        except ConnectionClosedError as error:
+            if error.is_normal and not is_alarm(error):
+                return
+            raise
+        yield message

@@ -17,6 +17,8 @@ from jetsocket.interrupts import suppress
 UNREAD_WHILE_IDLE = "unread while idle"
 COUNTS_ALONE = "counts alone"
 
+_FOR_JSON_RPC = ". These are JSON-RPC messages: correlation=JsonRpc() tells replies from what is pushed"
+
 MOST = 1024
 """URIs that are remembered."""
 
@@ -76,7 +78,7 @@ class KnownUris:
         self._log = log
         self._name = name
         self.minds = False
-        self._unasked, self._echoing = Remembered(), Remembered()
+        self._unasked, self._echoing, self._json_rpc = Remembered(), Remembered(), Remembered()
         self.unasked: dict[str, object] = self._unasked.items
         self.echoing: dict[str, object] = self._echoing.items
 
@@ -95,6 +97,13 @@ class KnownUris:
         if key not in self.echoing:
             self.echoing[key] = None
             self._echoing.added(key)
+
+    def note_protocol(self, key: str, payload: str | bytes) -> None:
+        """Look at the first message with an id that a connection is sent: it may name its protocol."""
+        named = '"jsonrpc"' in payload if isinstance(payload, str) else b'"jsonrpc"' in payload
+        if named and key not in self._json_rpc.items:
+            self._json_rpc.items[key] = None
+            self._json_rpc.added(key)
 
     def note_idle(self, entry: Entry, why: str) -> None:
         """Look at an idle connection that is about to be closed for `why`; the caller owns it."""
@@ -116,10 +125,11 @@ class KnownUris:
             " may come as went, and the next borrower still get this one's reply: connections to it are no"
             " longer reused by counts alone. Give each request an id of its own ({'id': …}, if replies"
             " carry it, too), or the pool a reset, or use one pool for requests and another for what is"
-            " pushed. A greeting is for configure to receive",
+            " pushed. A greeting is for configure to receive%s",
             self._name,
             entry.target.redacted,
             when,
+            _FOR_JSON_RPC if entry.key in self._json_rpc.items else "",
         )
 
 

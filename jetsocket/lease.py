@@ -16,7 +16,9 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import TimeoutError
 from jetsocket.ids import Account, Key, SentIds, shown
 from jetsocket.known_uris import KnownUris
+from jetsocket.matching import Matching
 from jetsocket.messages import Codec
+from jetsocket.pushes import Pushes
 from jetsocket.stats import SharedRecorder
 from jetsocket.text import public_names, short_repr
 from jetsocket.wire.link import not_held
@@ -57,6 +59,9 @@ class Terms(Generic[T]):
         known: What was found out about the URIs.
         hands_on: Whether what is unread is the next borrower's.
         reply_time: Where the times of replies are counted.
+        close_timeout: s for ending what is open on a connection, or the connection.
+        matching: What the pool's correlation says of messages; None: it has none.
+        pushes: Where messages go that belong to no asker, with a correlation.
     """
 
     codec: Codec[T]
@@ -67,6 +72,9 @@ class Terms(Generic[T]):
     known: KnownUris
     hands_on: bool
     reply_time: SharedRecorder
+    close_timeout: float
+    matching: Matching | None = None
+    pushes: Pushes | None = None
 
 
 def note_owed(lease: Lease[Any], entry: Entry) -> None:
@@ -150,7 +158,7 @@ class Lease(Generic[T]):
 
     def _attach(self, entry: Entry) -> None:
         """Begin to use this connection."""
-        entry.wire.holder = self._borrower
+        entry.wire.holder = entry.dispatcher if self._borrower.shares else self._borrower
         self._entry = self._shown = entry
         self._account = self._watched = None  # what was asked on another connection says nothing of this one
         if entry.ids is not None and entry.ids.owes and self._deadline is None:

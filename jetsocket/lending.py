@@ -23,6 +23,7 @@ from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.limits import Limiter
 from jetsocket.moving import Moving
+from jetsocket.on_push import OnPush, PushHandler
 from jetsocket.opening import START_PATIENCE, Opening
 from jetsocket.prewarming import Prewarming
 from jetsocket.process_id import PID
@@ -52,6 +53,7 @@ class Lending(Moving, Prewarming):
         reset: Any = None,
         check: Check | None = None,
         limiter: Limiter | None = None,
+        on_push: OnPush[Any] | None = None,
     ) -> None:
         """Lend the connections of that state."""
         super().__init__(state, terms, reset)
@@ -59,7 +61,11 @@ class Lending(Moving, Prewarming):
         self.housekeeper: Housekeeper | None = None
         self._check = check
         state.has_check = check is not None
+        state.has_dispatchers = terms.matching is not None
         self._limiter = limiter
+        self._handler: PushHandler | None = None
+        if on_push is not None and terms.pushes is not None:
+            self._handler = PushHandler(state, terms.pushes, on_push, terms.send_timeout)
 
     # --- the way in ------------------------------------------------------------------------------------
 
@@ -97,6 +103,19 @@ class Lending(Moving, Prewarming):
             text = "[%s] connection %d %s for %s"
             state.log.tell(text, state.name, entry.id, how, entry.target.redacted)
 
+    def share(self, lease: Lease[Any], deadline: float) -> None:
+        """Give a lease a place on a connection that others may use, too; with the errors of `lend`."""
+        borrower, state = lease._borrower, self.state
+        entry = self._find(borrower, None, deadline, state.slept)
+        self.ensure_housekeeper()
+        borrower.reused = entry.uses > 0
+        entry.uses += 1
+        entry.wire.holder = entry.dispatcher
+        lease._entry = lease._shown = entry
+        if state.closed:
+            entry.wire.cut("the pool was closed")
+            raise state.closed_error()
+
     def _find(self, borrower: Borrower, idle: Entry | None, deadline: float, slept: float) -> Entry:
         """Get a borrower a connection; `idle` is one that it was given, though perhaps not fit to be lent."""
         now = borrower.asked_at
@@ -122,9 +141,9 @@ class Lending(Moving, Prewarming):
             if entry is None:
                 entry = self._wait(borrower, answer, deadline)
                 now = monotonic()
-            if not entry.idle_since:
+            if not entry.idle_since or len(entry.sharers) > 1:
                 borrower.taken_at = now
-                return entry  # new: no other borrower has had it
+                return entry  # new: no other borrower has had it; or others use it at this moment
             why = why_not_lent(entry, config, known, now)
             if why == "idle" and entry.key in state.floors:
                 why = None  # as long as it is kept, that is no reason
@@ -234,7 +253,7 @@ class Lending(Moving, Prewarming):
             return True
         if sys.is_finalizing():
             return False  # up to Python 3.11, start() would wait for ever for a thread that never runs
-        candidate = Housekeeper(self.state, self.opening, self._check, self._limiter)
+        candidate = Housekeeper(self.state, self.opening, self._check, self._limiter, self._handler)
         if self.state.appoint(candidate):
             self.housekeeper = candidate
             try:

@@ -177,6 +177,8 @@ class Liveness:
 
     def _ask(self, entry: Entry) -> bool:
         """Ask whether the server is alive; False: not possible, because it takes nothing just now."""
+        if entry.dispatcher is not None and (heartbeat := entry.dispatcher.matching.heartbeat) is not None:
+            entry.wire.push_message(heartbeat)
         if self.checking is None:
             wire, out = entry.wire, entry.wire.bytes_out
             # Nothing has left since the last ping, which was answered: then the server has taken all of it.

@@ -30,7 +30,7 @@ Describe: TypeAlias = Callable[[Exception], str]
 class Codec(Generic[T]):
     """Turns values into payloads and back. Holds no state; threads may share one."""
 
-    __slots__ = ("_describe", "_deserialize", "_serialize", "as_given", "is_json", "read_json")
+    __slots__ = ("_describe", "_deserialize", "_serialize", "as_given", "is_json", "is_typed", "read_json")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Codec(Generic[T]):
         read_json: Deserializer[Any] | None = None,
         *,
         as_given: bool = True,
+        is_typed: bool = False,
     ) -> None:
         """Put a codec together.
 
@@ -49,12 +50,14 @@ class Codec(Generic[T]):
             describe: Says what an error of ``deserialize`` means, without quoting the payload.
             read_json: Reads JSON, to look into messages; `is_json` tells if it is ``deserialize``.
             as_given: Whether ``serialize`` writes a dict as JSON, with the keys and values that it has.
+            is_typed: Whether ``deserialize`` makes values of a message type, from JSON.
         """
         self._serialize = serialize
         self._deserialize = deserialize
         self._describe = describe or _describe_nothing
         self.read_json = read_json or _loads
         self.as_given = as_given
+        self.is_typed = is_typed
         self.is_json = deserialize is self.read_json
 
     @staticmethod
@@ -83,6 +86,7 @@ class Codec(Generic[T]):
             None if deserializer else base._describe,
             read,
             as_given=serializer is None or serializer is json.dumps,
+            is_typed=message_type is not None and deserializer is None,
         )
 
     def encode(self, data: Any) -> Payload:
@@ -129,6 +133,22 @@ class Codec(Generic[T]):
             return self._deserialize(payload)
         except Exception as error:  # noqa: BLE001 - whatever the user's code or a library raises
             self._fail(error, payload, uri)
+
+    def read(self, payload: Payload) -> Any:
+        """The value of a message before a message type: to look for what it answers.
+
+        Raises:
+            Exception: Whatever the deserializer raises.
+        """
+        return self.read_json(payload) if self.is_typed else self._deserialize(payload)
+
+    def typed(self, value: Any, *, uri: str = "") -> T:
+        """What `decode` makes of a message that `read` has read, and that may have been changed since.
+
+        Raises:
+            DecodeError: It does not fit the message type.
+        """
+        return self.decode(_json_text(value), uri=uri) if self.is_typed else value
 
     def decoder(self, uri: str) -> Callable[[Payload], T]:
         """`decode` as a function, for the many messages that come from one place."""

@@ -58,7 +58,8 @@ class Moving(Returning):
         borrower.limit = limit if deadline is None else min(limit, deadline - now)
         until = now + borrower.limit
         taken_at = borrower.taken_at
-        stale.wire.holder = None
+        if not borrower.shares:  # the others are told by its failure
+            stale.wire.holder = None
         why = why_not_lent(stale, state.config, state.known) or "closed"
         state.known.note_idle(stale, why)
         slept = state.slept

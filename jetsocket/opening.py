@@ -13,7 +13,7 @@ import random
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextvars import copy_context
 from functools import partial
 from queue import Empty
@@ -23,6 +23,7 @@ from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
 from jetsocket.cooldown import backoff
 from jetsocket.dials import Dial
+from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
 from jetsocket.hanging import carries_out
@@ -255,7 +256,8 @@ class Opening:
 
     def _most_time(self) -> float:
         """How long one attempt may take before it is given up from outside (s)."""
-        times = 1 if self._configure is None else 2
+        matching = self._terms.matching
+        times = 1 + (self._configure is not None) + (matching is not None and matching.configures)
         return self._options.connect_timeout * times + _OVERDUE
 
     def _new_wire(self) -> WebSocket:
@@ -302,7 +304,7 @@ class Opening:
                 header=_headers(options, target) if ours else (),
                 cookie=options.cookie if ours else None,
                 origin=options.origin,
-                subprotocols=options.subprotocols,
+                subprotocols=options.subprotocols or self._offered(),
                 compress=options.compress,
                 ssl_context=options.ssl_context,  # for ws, too: a redirect may lead to wss
                 proxy=options.proxy,
@@ -324,8 +326,18 @@ class Opening:
                 raise
             raise ConnectionError(f"cannot connect to {target.redacted}: {told(error)}") from error
         entry.created = monotonic()
+        matching, pushes = self._terms.matching, self._terms.pushes
+        if matching is not None and pushes is not None:
+            entry.dispatcher = Dispatcher(entry.wire, target, matching, pushes)
+            if matching.configures:
+                configure(self._terms, entry, matching.correlation.configure, options.connect_timeout)
         if self._configure is not None:
             configure(self._terms, entry, self._configure, options.connect_timeout)
+
+    def _offered(self) -> Sequence[str]:
+        """The subprotocols of the correlation, where `manager_kwargs` names none."""
+        matching = self._terms.matching
+        return () if matching is None else matching.correlation.subprotocols
 
     def _ask(self, limiter: Limiter, dial: Dial) -> Hashable | None:
         """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile.

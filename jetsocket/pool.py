@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from sys import _getframe
 from threading import current_thread, get_ident
@@ -11,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 from jetsocket import ending
-from jetsocket.assembly import Assembly
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
@@ -19,13 +19,17 @@ from jetsocket.exceptions import ConnectionClosedError, ConnectionError, DecodeE
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
 from jetsocket.process_id import PID
+from jetsocket.resubscribing import Resubscribing
+from jetsocket.sharing import Sharing
+from jetsocket.subscription import Subscription
 from jetsocket.text import short_repr
 from jetsocket.threads import Forked, stack_of
+from jetsocket.topics import Overflow
 
 __all__ = ["ConnectionPool"]
 
 
-class ConnectionPool(Assembly[T]):
+class ConnectionPool(Sharing[T]):
     """A bounded set of open WebSocket connections, lent to one borrower at a time. Thread-safe.
 
     A connection is reused only if it is clean; see `ConnectionPoolConfig.reuse`. Use the pool as a
@@ -89,7 +93,7 @@ class ConnectionPool(Assembly[T]):
         borrower.thread = get_ident()
         borrower.asked_at = borrower.taken_at = now = monotonic()
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
-        lease = PooledConnection(lending, borrower, lending.terms, None, self)
+        lease = self._lease(lending, borrower, lending.terms, None, self)
         try:
             lending.lend(lease, now + limit)
         except Forked:  # while it waited or opened one; and in this child, the pool is empty
@@ -148,7 +152,12 @@ class ConnectionPool(Assembly[T]):
         limit = seconds(timeout, None)
         deadline = None if limit is None else monotonic() + limit
         for tries in itertools.count(1):
-            with self.acquire(uri_or_path, limit if tries == 1 else _left(deadline)) as conn:
+            left = limit if tries == 1 else _left(deadline)
+            if self._config.max_in_flight > 1:
+                got = self._share(uri_or_path, self._config.acquire_timeout if left is None else left)
+            else:
+                got = self.acquire(uri_or_path, left)
+            with got as conn:
                 try:
                     return conn._request(message, deadline, limit)
                 except ConnectionClosedError as error:
@@ -163,6 +172,64 @@ class ConnectionPool(Assembly[T]):
                         conn.release()  # all was read, or nothing sent: the connection is not to blame
                     raise
         raise AssertionError("one of the tries returns or raises")
+
+    # --- what is pushed --------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        uri_or_path: str,
+        message: Any,
+        *,
+        timeout: float | None = None,
+        max_queue: int = 1000,
+        overflow: Overflow = "error",
+        reconnect: bool = False,
+        on_reconnect: Callable[[Subscription[T]], object] | None = None,
+    ) -> Subscription[T]:
+        """Subscribe to what a server pushes, on a connection that the subscription keeps until its end.
+
+        Args:
+            uri_or_path: As for `acquire`.
+            message: What subscribes; None: the server sends without being asked. See
+                `PooledConnection.subscribe`, for `max_queue` and `overflow`, too.
+            timeout: s until the server has confirmed it; None: `acquire_timeout` and `recv_timeout`.
+            max_queue: Messages that wait to be read.
+            overflow: What happens to one more.
+            reconnect: Subscribe anew when the server or the network has ended the connection, after a pause
+                with full jitter. What was pushed meanwhile is lost: `on_reconnect` is called, and
+                `Subscription.reconnects` counts.
+            on_reconnect: Called with the subscription each time, in the thread that reads it.
+
+        Returns:
+            An iterator over what is pushed; a context manager that unsubscribes.
+
+        Raises:
+            PoolExhaustedError: As `acquire`, and so are PoolClosedError, HandshakeError and ConnectionError.
+            ReplyError: As `PooledConnection.subscribe`, and so are TimeoutError, ValueError and TypeError.
+        """
+        limit = seconds(timeout, None)
+
+        def open_once(deadline: float | None) -> Subscription[T]:
+            left = _left(deadline)
+            if self._config.max_in_flight > 1:
+                wait = self._config.acquire_timeout if left is None else left
+                conn = self._share(uri_or_path, wait, subscriber=True)
+            else:
+                conn = self.acquire(uri_or_path, left)
+            try:
+                opened = conn.subscribe(
+                    message, timeout=_left(deadline), max_queue=max_queue, overflow=overflow
+                )
+                opened._own_lease(reopen if reconnect else None, on_reconnect)
+            except BaseException:
+                conn.release()
+                raise
+            if self._lending.state.draining:  # it began meanwhile, and has ended the others
+                opened._end()
+            return opened
+
+        reopen = Resubscribing(self._begin_anew().state, open_once, self._target(uri_or_path)[0].redacted)
+        return open_once(None if limit is None else monotonic() + limit)
 
     # --- how many connections --------------------------------------------------------------------------
 
@@ -229,13 +296,15 @@ class ConnectionPool(Assembly[T]):
             ValueError: Less than 1.
         """
         config = replace(self._config, max_connections=max_connections)
-        self._begin_anew().state.resize(config)
+        self._begin_anew().state.resize(self._in_use(config))
         self._config = config
 
     # --- ending ----------------------------------------------------------------------------------------
 
     def drain(self, timeout: float | None = None) -> bool:
         """Give no more leases and wait for those that are out; callers in line get PoolClosedError.
+
+        Subscriptions end: who iterates over one leaves the loop, and unsubscribes.
 
         Args:
             timeout: s; None waits for ever.
@@ -251,6 +320,9 @@ class ConnectionPool(Assembly[T]):
         limit = seconds(timeout, None)
         state = self._begin_anew().state
         waiter = state.drain()
+        for entry in state.open_entries():
+            if entry.dispatcher is not None:
+                entry.dispatcher.topics.end_all()
         if waiter is None:
             return True
         try:

@@ -8,8 +8,9 @@ from typing import Any
 
 from jetsocket.borrower import UNTIL_BOOKED
 from jetsocket.callbacks import Callback, call_back
-from jetsocket.clean import why_unclean
+from jetsocket.clean import why_unclean, why_unsettled
 from jetsocket.clock import monotonic
+from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed
@@ -21,7 +22,7 @@ from jetsocket.threads import is_housekeeping
 from jetsocket.user_errors import told
 from jetsocket.wire.websocket import WebSocket
 
-_NEVER_RESET = ("discarded", "closed", "half sent", "late reply")
+_NEVER_RESET = ("discarded", "closed", "half sent", "late reply", "subscribed")
 
 
 class Returning:
@@ -50,6 +51,9 @@ class Returning:
                 raise
             if not self._claim_late(lease):
                 return
+        if borrower.shares:
+            self._leave_share(lease)
+            return
         borrower.reason = "interrupted"  # unless we get further
         lease._released = True
         try:
@@ -75,10 +79,31 @@ class Returning:
         if borrower.reason is not None or borrower.warned:
             self._tell(lease, entry)
 
+    def _leave_share(self, lease: Lease[Any]) -> None:
+        """Give up a place on a connection that others use, too; say if it is not to be used any longer."""
+        borrower, lease._released = lease._borrower, True
+        entry, lease._entry = lease._entry, None
+        try:
+            borrower.lent_for = monotonic() - borrower.taken_at or 1e-9
+            if entry is not None and entry.dispatcher is not None:
+                borrower.reason = why_unsettled(
+                    alive=entry.wire.failure is None,
+                    half_sent=entry.wire.left_half_way,
+                    discarded=lease._discarded,
+                    unanswered=False,
+                    subscribed=not entry.dispatcher.topics.can_be_ended,
+                )
+        finally:
+            self.state.come_back(borrower)
+
     def _is_clean(self, lease: Lease[Any], entry: Entry, wire: WebSocket, failed: bool) -> bool:
         """Whether `why_unclean` would find nothing, which nearly always is so; False: ask it."""
         if wire.reader.lent:  # looked at when the holder is gone: see `_lend`
             wire.recall_queue()
+        if entry.dispatcher is not None:
+            is_live = entry.expires == NEVER or monotonic() < entry.expires
+            is_free = self._reset is None and not lease._discarded and entry.dispatcher.is_settled
+            return is_free and is_live and wire.at_rest()
         account = lease._account
         sent, received = wire.messages_sent, wire.reader.received
         of_lease = sent - entry.sent
@@ -118,7 +143,10 @@ class Returning:
         borrower, now = lease._borrower, monotonic()
         borrower.lent_for = now - borrower.taken_at or 1e-9
         if entry is not None:
-            borrower.reason = self._why_unclean(lease, entry, failed, now)
+            if entry.dispatcher is None:
+                borrower.reason = self._why_unclean(lease, entry, failed, now)
+            else:
+                borrower.reason = self._why_unsettled(lease, entry, entry.dispatcher, now)
             if borrower.reason is not None:
                 borrower.gone = close_now(entry.wire, *lease._close_with)
 
@@ -168,6 +196,22 @@ class Returning:
         )
         entry.by_counts = entry.by_counts or sent != tagged
         note_owed(lease, entry)
+        return self._unless_reset(lease, entry, reason, now)
+
+    def _why_unsettled(self, lease: Lease[Any], entry: Entry, where: Dispatcher, now: float) -> str | None:
+        """`_why_unclean`, with a correlation."""
+        reason = why_unsettled(
+            alive=entry.wire.failure is None,
+            half_sent=entry.wire.left_half_way,
+            discarded=lease._discarded,
+            unanswered=bool(where.raw_asked),
+            subscribed=not (where.topics.is_empty and where.topics.can_be_ended),
+        )
+        where.forget_lease()
+        return self._unless_reset(lease, entry, reason, now)
+
+    def _unless_reset(self, lease: Lease[Any], entry: Entry, reason: str | None, now: float) -> str | None:
+        """`reason`, or what the user's `reset` makes of it; and whether the lifetime is over."""
         if self._reset is not None and reason not in _NEVER_RESET:
             reason = self._why_not_reset(lease._borrower, entry, self._reset)
         if reason is None and now >= entry.expires:

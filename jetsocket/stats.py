@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jetsocket.lifecycle import IDLE, LENT, OPENING
+from jetsocket.lifecycle import IDLE, LENT, OPENING, SHARED
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry
@@ -171,7 +171,7 @@ class PoolStats:
 
     Attributes:
         total_connections: Connections ever opened.
-        active_connections: Lent now.
+        active_connections: Lent now, or shared.
         idle_connections: Idle now.
         total_messages_sent: Messages that borrowers sent.
         total_messages_received: Messages that came for borrowers, whether read or not.
@@ -185,6 +185,9 @@ class PoolStats:
         discards: Connections given up, by reason.
         bytes_sent: B sent over all connections, TLS and upgrades included.
         bytes_received: B received likewise.
+        in_flight: Requests under way now, with a correlation.
+        late_replies: Replies that came after their request was given up, and were dropped.
+        unasked_messages: Messages that belonged to no request, subscription or lease: `on_push` got them.
         wait_time: From `acquire` to the lease, connecting included.
         lend_time: From the lease to its return.
         connect_time: From the beginning of a dial to its connection, `configure` included.
@@ -206,6 +209,9 @@ class PoolStats:
     discards: Mapping[str, int] = field(default_factory=dict)
     bytes_sent: int = 0
     bytes_received: int = 0
+    in_flight: int = 0
+    late_replies: int = 0
+    unasked_messages: int = 0
     wait_time: Histogram = field(default_factory=Histogram)
     lend_time: Histogram = field(default_factory=Histogram)
     connect_time: Histogram = field(default_factory=Histogram)
@@ -264,6 +270,8 @@ class Totals:
         self.messages_received = 0
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.late_replies = 0
+        self.unasked = 0
         self.timeouts = 0
         self.connect_errors = 0
         self.discards: Counter[str] = Counter()
@@ -292,18 +300,24 @@ class Totals:
         self.messages_received += entry.messages_received
         self.bytes_sent += entry.wire.bytes_out
         self.bytes_received += entry.wire.bytes_in
+        if entry.dispatcher is not None:
+            self.late_replies += entry.dispatcher.late_replies
+            self.unasked += entry.dispatcher.unasked
 
     def figures(self, entries: Iterable[Entry], *, waiting: int) -> PoolStats:
         """All figures of a pool that has these connections now."""
         self.count_leases()
         entries = list(entries)
+        dispatchers = [e.dispatcher for e in entries if e.dispatcher is not None]
         lent = [e.borrower for e in entries if e.place == LENT and e.borrower is not None]
+        active = len(lent) + sum(e.place == SHARED for e in entries)
+        lent += [sharer for e in entries if e.place == SHARED for sharer in list(e.sharers)]
         wait_time = self.wait_time.copy()
         for borrower in lent:
             wait_time.add(borrower.taken_at - borrower.asked_at)
         return PoolStats(
             total_connections=self.connections,
-            active_connections=len(lent),
+            active_connections=active,
             idle_connections=sum(e.place == IDLE for e in entries),
             total_messages_sent=self.messages_sent + sum(e.messages_sent for e in entries),
             total_messages_received=self.messages_received + sum(e.messages_received for e in entries),
@@ -317,6 +331,9 @@ class Totals:
             discards=dict(self.discards),
             bytes_sent=self.bytes_sent + sum(e.wire.bytes_out for e in entries),
             bytes_received=self.bytes_received + sum(e.wire.bytes_in for e in entries),
+            in_flight=sum(each.in_flight for each in dispatchers),
+            late_replies=self.late_replies + sum(each.late_replies for each in dispatchers),
+            unasked_messages=self.unasked + sum(each.unasked for each in dispatchers),
             wait_time=wait_time.histogram(),
             lend_time=self.lend_time.histogram(),
             connect_time=self.connect_time.histogram(),

@@ -148,10 +148,12 @@ class Workers:
         self.log = Worker(f"jetsocket-log-{pool}")
         self.checks = Worker(f"jetsocket-check-{pool}", most=MOST_CHECKS)
         self.limiter = Worker(f"jetsocket-limiter-{pool}")
+        self.dispatch = Worker(f"jetsocket-dispatch-{pool}")
+        self.push = Worker(f"jetsocket-push-{pool}")
 
     def stop(self, deadline: float) -> None:
         """Empty the queues, at most until then (monotonic, s), and let the threads end."""
-        for worker in (self.log, self.checks, self.limiter):
+        for worker in (self.log, self.checks, self.limiter, self.dispatch, self.push):
             worker.stop(deadline)
 
 

@@ -49,16 +49,25 @@ def faults_in(state: State) -> Iterator[str]:  # noqa: PLR0912  # one fact a lin
             yield f"{entry} makes room for a dial that is over"
         if entry.place == "idle" and state.line.count(entry.key):
             yield f"{entry} is idle while callers wait for it"
+        if entry.place == "shared" and (
+            not entry.sharers or any(sharer.entry is not entry for sharer in entry.sharers)
+        ):
+            yield f"{entry} is shared by those that don't know"
+        if entry.requests != sum(not sharer.is_subscriber for sharer in entry.sharers):
+            yield f"{entry} counts its requests wrong"
     for dial in dials:
         if dial.is_over:
             yield f"a dial to {dial.target.redacted} is over, and is in the list of those that are not"
     for borrower in state.lent:
-        if borrower.entry is None or borrower.entry.borrower is not borrower:
+        held = borrower.entry
+        if held is None or not (held.borrower is borrower or borrower in held.sharers):
             yield "a borrower has nothing"
     for borrower in state.line:
         if borrower.entry is not None or borrower.error is not None:
             yield "a caller waits though it has been told"
-    open_now = Counter(entry.key for entry in entries if entry.place in ("idle", "lent", "checking"))
+    open_now = Counter(
+        entry.key for entry in entries if entry.place in ("idle", "lent", "shared", "checking")
+    )
     opening = Counter(dial.key for dial in dials)
     for key in {*open_now, *opening, *state.idle.keys}:
         if (state.idle.open(key), state.idle.opening(key)) != (open_now[key], opening[key]):

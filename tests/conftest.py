@@ -8,6 +8,7 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def make_pool() -> Iterator[Callable[..., Any]]:
     pools: list[ConnectionPool[Any]] = []
 
     def make(server: EchoServer | RawServer | str, **given: Any) -> ConnectionPool[Any]:
-        own = {"manager_kwargs", "configure", "reset", "check", "name"} & given.keys()
+        own = set(signature(ConnectionPool).parameters) & given.keys()
         options = {key: given.pop(key) for key in own}
         uri = server if isinstance(server, str) else server.uri
         pools.append(ConnectionPool(ConnectionPoolConfig(**given), base_uri=uri, **options))

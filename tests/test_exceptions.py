@@ -22,6 +22,7 @@ from jetsocket.exceptions import (
     PoolExhaustedError,
     ProtocolError,
     ReplyError,
+    SubscriptionOverflowError,
 )
 from tests.servers import EchoServer
 
@@ -40,6 +41,7 @@ EXAMPLES: list[JetSocketError] = [
     InvalidStateError("m", current_state="released", required_states=("lent",)),
     DecodeError("m", payload=b"\xff"),
     ReplyError("m", code=-32601, message="no such method", data={"method": "x"}, reply={"id": 1}),
+    SubscriptionOverflowError("m", dropped=3),
 ]
 
 

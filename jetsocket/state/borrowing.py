@@ -13,7 +13,7 @@ from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError
 from jetsocket.interrupts import is_alarm
-from jetsocket.lifecycle import CLOSING, IDLE, LENT
+from jetsocket.lifecycle import CLOSING, IDLE, LENT, SHARED
 from jetsocket.state.fast_path import FastPath
 from jetsocket.state.locking import step
 from jetsocket.state.moves import NEVER
@@ -67,6 +67,9 @@ class State(FastPath):
     def _take_or_wait(self, borrower: Borrower, *, may_wait: bool, again: bool) -> Answer:
         assert self.lock.locked()
         key = borrower.key
+        if borrower.shares and (place := self._place_for(borrower)) is not None:
+            self._lend(place, borrower)
+            return Answer(place)
         entry = self.idle.take(key)
         if entry is not None:
             self._lend(entry, borrower)
@@ -134,6 +137,7 @@ class State(FastPath):
         if borrower not in self.lent or borrower.entry is not entry:
             raise self._over()
         self.lent.pop(borrower, None)
+        self._unshare(entry, borrower)
         self._retire(entry, reason, gone=gone)
         borrower.entry = None
         return self._take_or_wait(borrower, may_wait=may_wait, again=True)
@@ -146,6 +150,8 @@ class State(FastPath):
         if borrower not in self.lent or borrower.entry is not entry:
             raise self._over()
         self.lent.pop(borrower, None)
+        self._unshare(entry, borrower)
+        self._forget_share(entry)
         entry.borrower = borrower.entry = None
         self._suspect(entry, answer_by)
         return self._take_or_wait(borrower, may_wait=may_wait, again=True)
@@ -190,7 +196,9 @@ class State(FastPath):
             if len(leases) >= LEASES_AT_ONCE:
                 self.totals.count_leases()
         entry = borrower.entry
-        if entry is not None and entry.borrower is borrower and entry.place == LENT:
+        if entry is not None and borrower in entry.sharers:
+            self._leave_share(entry, borrower)
+        elif entry is not None and entry.borrower is borrower and entry.place == LENT:
             if borrower.reason is not None:
                 self._retire(entry, borrower.reason, gone=borrower.gone)
             else:
@@ -201,7 +209,7 @@ class State(FastPath):
 
     def _has_leases(self) -> bool:
         assert self.lock.locked()
-        return bool(self.lent) or any(entry.place == LENT for entry in self.entries)
+        return bool(self.lent) or any(entry.place in (LENT, SHARED) for entry in self.entries)
 
     def _over(self) -> InvalidStateError:
         return InvalidStateError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jetsocket.borrower import Borrower
 from jetsocket.clock import SHORTEST_SLEEP, monotonic
 from jetsocket.entry import Entry
-from jetsocket.lifecycle import CHECKING, CLOSING, IDLE, LENT, OPENING
+from jetsocket.lifecycle import CHECKING, CLOSING, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.dialling import Dialling
 from jetsocket.state.locking import step
 from jetsocket.state.moves import TICK
@@ -192,7 +192,9 @@ class Housekeeping(Dialling):
     @step
     def unreturned(self) -> list[Borrower]:
         """The borrowers whose return was claimed and is not booked: under way, or struck by an exception."""
-        claimed = [entry.borrower for entry in self._not_idle() if entry.place == LENT]
+        others = self._not_idle()
+        claimed = [entry.borrower for entry in others if entry.place == LENT]
+        claimed += [sharer for entry in others if entry.place == SHARED for sharer in entry.sharers]
         return [b for b in claimed if b is not None and b not in self.lent and b not in self.returned]
 
     @step
@@ -204,7 +206,7 @@ class Housekeeping(Dialling):
         entry = borrower.entry
         self.lent.pop(borrower, None)
         if entry is None or entry.borrower is not borrower or entry.place != LENT:
-            entry = None
+            entry = None  # what others share is not closed for one of them
         else:
             borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
             self._retire(entry, reason)

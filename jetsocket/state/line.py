@@ -22,6 +22,7 @@ class Line:
         """Begin empty."""
         self.order: OrderedDict[Borrower, None] = OrderedDict()
         self._by_key: dict[str, OrderedDict[Borrower, None]] = {}
+        self._sharers: dict[str, int] = {}  # how many of them may share a connection
 
     def __len__(self) -> int:
         return len(self.order)
@@ -45,6 +46,8 @@ class Line:
 
     def join(self, borrower: Borrower) -> None:
         """Stand in line, at the end."""
+        if borrower.shares and borrower not in self.order:
+            self._sharers[borrower.key] = self._sharers.get(borrower.key, 0) + 1
         self.order[borrower] = None
         self._by_key.setdefault(borrower.key, OrderedDict())[borrower] = None
 
@@ -65,6 +68,10 @@ class Line:
             if not waiting:
                 del self._by_key[borrower.key]
         del self.order[borrower]
+        if borrower.shares:
+            self._sharers[borrower.key] -= 1
+            if not self._sharers[borrower.key]:
+                del self._sharers[borrower.key]
         return True
 
     def first(self, key: str) -> Borrower | None:
@@ -77,6 +84,24 @@ class Line:
             self.leave(borrower)
             waiting = self._by_key.get(key)
         return None
+
+    def first_sharer(self, key: str) -> Borrower | None:
+        """The first that waits for that URI and may share a connection; None when none does."""
+        for borrower in list(self._by_key.get(key, ())) if self._sharers.get(key) else ():
+            if borrower.shares:
+                if not borrower.is_dropped:
+                    return borrower
+                self.leave(borrower)
+        return None
+
+    def exclusive(self, key: str) -> int:
+        """How many wait for a connection of their own to that URI."""
+        return self.count(key) - self._sharers.get(key, 0)
+
+    def connections_needed(self, key: str, max_in_flight: int) -> int:
+        """How many connections those that wait for that URI need, if so many may share one."""
+        sharers = self._sharers.get(key, 0)
+        return self.count(key) - sharers + -(-sharers // max_in_flight)
 
     def heads(self) -> list[Borrower]:
         """The first of each URI, the one that came first before the others."""
@@ -99,7 +124,7 @@ class Line:
     def rebuild(self) -> None:
         """Derive the lines of the URIs from the order of all, after an exception struck half-way."""
         waiting = [borrower for borrower in self.order if borrower.entry is None and borrower.error is None]
-        self.order, self._by_key = OrderedDict(), {}
+        self.order, self._by_key, self._sharers = OrderedDict(), {}, {}
         for borrower in waiting:
             self.join(borrower)
 

@@ -26,7 +26,7 @@ from jetsocket.dials import PACE, Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import PoolClosedError
 from jetsocket.known_uris import KnownUris
-from jetsocket.lifecycle import CLOSING, GONE, IDLE, LENT, OPENING
+from jetsocket.lifecycle import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.idle_queues import Idle, Shared
 from jetsocket.state.line import Line
 from jetsocket.state.locking import BUSY, CALM, Steps
@@ -58,6 +58,7 @@ class Moves(Steps):
         line: Who waits.
         lent: The borrowers that have a connection. The return of a lease is claimed by removing it from here,
             in one call without the lock.
+        shared: The connections that are shared, by key.
         dials: The orders to open a connection that are not over.
         resting: Those of which an attempt has failed, and the next one is to come.
         queued: Those that no opener has taken up.
@@ -68,6 +69,7 @@ class Moves(Steps):
         draining: No more leases; those that are out may come back.
         cut: Whether `close` found leases out.
         slept: For how long the machine had slept since it was started, when that was last looked at (s).
+        has_dispatchers: Whether the pool has a correlation.
         has_check: Whether the user's `check` takes the place of pings, which the server may not answer.
         watch_version: Changes whenever the set of open connections does.
         plan_at: When the line is to be looked at again (monotonic, s), by the housekeeper.
@@ -92,6 +94,7 @@ class Moves(Steps):
         self.closing: dict[Entry, None] = {}
         self.line = Line()
         self.lent: dict[Borrower, None] = {}
+        self.shared: dict[str, dict[Entry, None]] = {}
         self.dials: dict[Dial, None] = {}
         self.resting: set[Dial] = set()
         self.queued: deque[Dial] = deque()
@@ -100,7 +103,7 @@ class Moves(Steps):
         self.floors: dict[str, tuple[Target, int]] = {}
         self.closed = self.draining = self.cut = False
         self.slept = slept()
-        self.has_check = False
+        self.has_check = self.has_dispatchers = False
         self.watch_version = 0
         self.plan_at = NEVER
         self.doorbell: SimpleQueue[object] = SimpleQueue()
@@ -140,13 +143,20 @@ class Moves(Steps):
             self.idle.count_open(entry.key, 1)
         self.lent[borrower] = None
         borrower.entry = entry
-        entry.borrower = borrower
-        entry.move(LENT)
+        if borrower.shares:
+            entry.borrower = None
+            entry.sharers[borrower] = None
+            entry.requests += not borrower.is_subscriber
+            self.shared.setdefault(entry.key, {})[entry] = None
+            entry.move(SHARED)
+        else:
+            entry.borrower = borrower
+            entry.move(LENT)
 
     def _hand_over(self, entry: Entry, borrower: Borrower) -> None:
         """Give a connection to the first in line. The order counts: see `_rebuild`."""
         assert self.lock.locked()
-        if entry.place == LENT:
+        if entry.place in (LENT, SHARED):
             entry.idle_since = now = monotonic()  # for no time, but it is not new any more
             if self.idle.paced_until(entry.key):
                 self.idle.pace(entry.key, now + PACE)
@@ -155,6 +165,8 @@ class Moves(Steps):
         self.line.leave(borrower)
         if self.line:
             self._count_overtaken(borrower)
+        if borrower.shares:
+            self._fill(entry)
 
     def _turn_away(self, borrower: Borrower, error: BaseException) -> None:
         """Have a caller in line raise that error. The order counts: see `_rebuild`."""
@@ -185,6 +197,84 @@ class Moves(Steps):
         elif entry.place != CLOSING:
             self._rest(entry)
             self._plan()
+
+    # --- sharing ---------------------------------------------------------------------------------------
+
+    def _may_join(self, entry: Entry) -> bool:
+        """Whether one more request may go over a shared connection."""
+        assert self.lock.locked()
+        return (
+            entry.ends_with is None
+            and not entry.is_outdated
+            and entry.wire.failure is None
+            and monotonic() < entry.expires
+            and entry.requests < self.config.max_in_flight
+        )
+
+    def _place_for(self, borrower: Borrower) -> Entry | None:
+        """A place on a shared connection to that URI: on the fullest, so that few are needed.
+
+        For each caller that waits for a connection of its own, and for whom none is being opened, the one
+        with the fewest requests is left to run empty.
+        """
+        assert self.lock.locked()
+        shared = self.shared.get(borrower.key)
+        if not shared or self.closed or self.draining:
+            return None
+        entries = sorted(shared, key=lambda entry: len(entry.sharers))
+        promised = max(0, self.line.exclusive(borrower.key) - self.idle.opening(borrower.key))
+        for entry in reversed(entries[promised:]):
+            if self._may_join(entry):
+                return entry
+        return None
+
+    def _fill(self, entry: Entry) -> None:
+        """Give the places of a shared connection to those in line that may share it."""
+        assert self.lock.locked()
+        while (sharer := self.line.first_sharer(entry.key)) is not None:
+            if self._place_for(sharer) is not entry:
+                break
+            self._lend(entry, sharer)
+            sharer.rouse()
+            self.line.leave(sharer)
+
+    def _leave_share(self, entry: Entry, borrower: Borrower) -> None:
+        """One of those that share a connection is done."""
+        assert self.lock.locked()
+        self._unshare(entry, borrower)
+        if borrower.reason is not None:
+            entry.ends_with = entry.ends_with or borrower.reason
+        if entry.place != SHARED:
+            return
+        if not entry.sharers or entry.wire.failure is not None:
+            self._end_sharing(entry)
+        else:
+            self._fill(entry)
+
+    def _unshare(self, entry: Entry, borrower: Borrower) -> None:
+        assert self.lock.locked()
+        if borrower in entry.sharers:
+            del entry.sharers[borrower]
+            entry.requests -= not borrower.is_subscriber
+
+    def _end_sharing(self, entry: Entry) -> None:
+        """The last one has left, or the connection has ended."""
+        assert self.lock.locked()
+        if entry.wire.failure is not None:
+            self._retire(entry, "closed")
+        elif entry.ends_with is not None:
+            self._retire(entry, entry.ends_with)
+        else:
+            self._forget_share(entry)
+            self._come_home(entry)
+
+    def _forget_share(self, entry: Entry) -> None:
+        assert self.lock.locked()
+        shared = self.shared.get(entry.key)
+        if shared is not None:
+            shared.pop(entry, None)
+            if not shared:
+                del self.shared[entry.key]
 
     @property
     def _has_too_many(self) -> bool:
@@ -218,6 +308,8 @@ class Moves(Steps):
         # One that was about to be counted as open, too: with the last of its URI the queue has to go.
         self.idle.count_open(entry.key, 0 if entry.place == OPENING else -1)
         entry.borrower = None
+        if entry.place == SHARED:
+            self._forget_share(entry)
         entry.close_by = monotonic() + self.close_timeout
         entry.move(CLOSING)
         self.closing[entry] = None

@@ -142,10 +142,16 @@ class Planning(MakingRoom):
     def _wanted(self, head: Borrower) -> int:
         """How many more dials the callers of that URI need: after a cooldown, one that tests it."""
         assert self.lock.locked()
-        key, more = head.key, self.line.count(head.key) - self.idle.opening(head.key)
+        key, more = head.key, self._needed(head.key)
         if self.config.connect_cooldown and self.troubles.of(key) is not None and not self.idle.open(key):
             more = min(more, 1 - self.idle.opening(key))
         return self._allowed(key, more)
+
+    def _needed(self, key: str) -> int:
+        """How many connections the callers in line need beside those that are being opened."""
+        assert self.lock.locked()
+        needed = self.line.connections_needed(key, self.config.max_in_flight)
+        return needed - self.idle.opening(key)
 
     def _allowed(self, key: str, more: int) -> int:
         """How many of so many more dials of a URI the limits allow, slots aside."""

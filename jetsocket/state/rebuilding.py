@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from jetsocket.lifecycle import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING
+from jetsocket.borrower import Borrower
+from jetsocket.entry import Entry
+from jetsocket.lifecycle import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.idle_queues import Idle, Shared
 from jetsocket.state.planning import Planning
 
@@ -22,14 +24,14 @@ class Rebuilding(Planning):
         assert self.lock.locked()
         for borrower in list(self.lent):
             held = borrower.entry
-            if held is None or held.borrower is not borrower or held.place != LENT:
+            if held is None or not _holds(borrower, held):
                 self.lent.pop(borrower, None)
                 borrower.entry = None
         for entry in [entry for entry in self.entries if entry.place == GONE]:
             self._leave_slot(entry)
         self._drop_ended_dials()
         self._sort_by_place()
-        open_now = [entry for entry in self.entries if entry.place in (IDLE, LENT, CHECKING)]
+        open_now = [entry for entry in self.entries if entry.place in (IDLE, LENT, SHARED, CHECKING)]
         self.idle = Idle(Shared(self.lock))
         self.idle.rebuild([dial.key for dial in self.dials], open_now)
         self.queued = deque(dial for dial in self.dials if not dial.taken)
@@ -46,6 +48,7 @@ class Rebuilding(Planning):
             if (first := self.line.first(entry.key)) is not None:
                 self.idle.remove(entry)
                 self._hand_over(entry, first)
+        self._count_sharers()
         self._plan()
         self.doorbell.put("openers")
 
@@ -66,7 +69,7 @@ class Rebuilding(Planning):
             if dial.entry not in self.entries:
                 dial.entry = None  # `begin` was struck: it has no slot, so it can't make room for another
         dialled = {dial.entry for dial in self.dials}
-        self.closing = {}
+        self.closing, self.shared = {}, {}
         for entry in self.entries:
             has_owner = entry.borrower is not None and entry.borrower.entry is entry
             if (entry.place == LENT and not has_owner) or (entry.place == OPENING and entry not in dialled):
@@ -76,6 +79,19 @@ class Rebuilding(Planning):
                 self.closing[entry] = None
             elif entry.place == IDLE:
                 entry.borrower = None
+            elif entry.place == SHARED:
+                self.shared.setdefault(entry.key, {})[entry] = None
+
+    def _count_sharers(self) -> None:
+        """Find out who shares what, and give free places to those in line."""
+        assert self.lock.locked()
+        for entry in [entry for entry in self.entries if entry.place == SHARED]:
+            entry.sharers = {each: None for each in entry.sharers if each.entry is entry}
+            entry.requests = sum(not each.is_subscriber for each in entry.sharers)
+            if entry.sharers:
+                self._fill(entry)
+            else:
+                self._end_sharing(entry)
 
     def _renew_slots(self) -> None:
         """Make a semaphore that agrees with what holds a slot."""
@@ -85,6 +101,13 @@ class Rebuilding(Planning):
         self.owed = max(0, used - self.config.max_connections)
         for _ in range(used - self.owed):
             self.slots.acquire(blocking=False)
+
+
+def _holds(borrower: Borrower, entry: Entry) -> bool:
+    """Whether a borrower has that connection, by what is written in both."""
+    if borrower.shares:
+        return entry.place == SHARED and borrower in entry.sharers
+    return entry.place == LENT and entry.borrower is borrower
 
 
 __all__ = ["Rebuilding"]

@@ -43,6 +43,9 @@ frames takes a second to parse, and other connections want tending, too."""
 LITTLE = 16 * 1024
 """B that always are looked at: pings, a late reply, a close frame; more costs too much."""
 
+_LOOK_AGAIN = 0.5
+"""s after which a thread that waits for a lock looks whether the connection is over."""
+
 _log = logging.getLogger("jetsocket.wire")
 _LockName: TypeAlias = Literal["lock", "readlock"]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -89,6 +92,7 @@ class Link:
         messages_sent: Messages sent so far, one that is on its way out included.
         last_heard: When data or a due pong last came (monotonic, s).
         latency: Round trip of the last `measure_latency` (s).
+        was_struck: Whether an exception has struck a thread as it waited for one of the locks.
         waits_since: Since when a reader waits (monotonic, s); None: none does.
         stirred: Whether anything may have been read or sent since `at_rest` was last true; set before it is.
         unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
@@ -117,6 +121,7 @@ class Link:
         self.last_heard = monotonic()
         self.latency: float | None = None
         self.waits_since: float | None = None
+        self.was_struck = False
         self.stirred = True
         self.unfinished: set[Any] | None = None
         self.tell_end: Callable[[ConnectionError], None] = _log_end
@@ -219,9 +224,20 @@ class Link:
         if self._is_held_below(name, sys._getframe(2)):
             raise self._reentered(operation)
         lock = self.lock if name == "lock" else self.readlock
-        timeout = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - monotonic()))
-        if not lock.acquire(timeout=timeout):
-            raise self._late(operation, deadline)
+        was_over = False
+        while True:  # in slices: an exception may have struck whoever took it, who never lets go then
+            left = _LOOK_AGAIN if deadline is None else max(0.0, deadline - monotonic())
+            try:
+                if lock.acquire(timeout=min(left, _LOOK_AGAIN)):
+                    return
+            except BaseException:
+                self.was_struck = True  # it may have got the lock before, and no one can tell
+                raise
+            if was_over and self.failure is not None:
+                self.raise_failure()
+            was_over = self.failure is not None
+            if deadline is not None and monotonic() >= deadline:
+                raise self._late(operation, deadline)
 
     def _late(self, operation: str, deadline: float | None, why: str = "") -> TimeoutError:
         where = "" if self.target is None else f" at {self.target.redacted}"

@@ -9,11 +9,10 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable
 
-from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.wire.frames import BINARY, CLOSE, CONTINUATION, PONG, TEXT, encode_frame
-from jetsocket.wire.link import Link, Ping, not_held, takes
+from jetsocket.wire.link import Link, not_held, takes
 from jetsocket.wire.message_reader import PING_BURST
 from jetsocket.wire.tls import ReentryError
 
@@ -50,9 +49,29 @@ class Outgoing(Link):
         else:
             self.send_data(TEXT if text else BINARY, payload, deadline, holder)
 
+    def send_made(
+        self, make: Callable[[], str | bytes], deadline: float | None = None, holder: object = None
+    ) -> None:
+        """`send_message` of what `make` returns, which is asked only once it is this message's turn.
+
+        For messages whose ids have to grow in the order in which they leave. What `make` raises comes out,
+        and nothing is sent then. It is called with `lock` held, so it must not use this connection.
+        """
+
+        def begin() -> tuple[int, bytes]:
+            payload = make()
+            return (TEXT, payload.encode("utf-8")) if isinstance(payload, str) else (BINARY, payload)
+
+        self.send_data(TEXT, b"", deadline, holder, begin)
+
     @takes("lock")
     def send_data(
-        self, opcode: int, data: bytes, deadline: float | None, holder: object, ping: Ping | None = None
+        self,
+        opcode: int,
+        data: bytes,
+        deadline: float | None,
+        holder: object,
+        begin: Callable[[], tuple[int, bytes]] | None = None,
     ) -> None:
         """Send one message or control frame; as `send_message`, for what is encoded already."""
         if not self.lock.acquire(blocking=False):
@@ -61,9 +80,8 @@ class Outgoing(Link):
         try:
             if holder is not self.holder:
                 raise not_held(self.target)
-            if ping is not None:  # only now: its pong is not due while it waits for another's long message
-                ping.sent_at = monotonic()
-                self._pings[data] = ping
+            if begin is not None:  # what is only known now that it is this one's turn
+                opcode, data = begin()
             if opcode < CLOSE:  # before it can leave: what strikes behind its last byte must find it counted
                 stream = self._stream
                 out = 0 if stream is None else stream.bytes_out
@@ -270,6 +288,16 @@ class Outgoing(Link):
     def half_sent(self) -> bool:
         """Whether part of a frame went out and the rest did not; a ping under way is half of nothing soon."""
         return self._is_mid_frame() and (self.is_sending() or self._is_mid_frame())
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a frame, or a message of several, is on its way into the socket."""
+        return self._sending
+
+    @property
+    def left_half_way(self) -> bool:
+        """Whether part of a frame went out, and no thread is sending the rest."""
+        return self._is_mid_frame() and not self.lock.locked() and self._is_mid_frame()
 
     def _is_mid_frame(self) -> bool:
         stream = self._stream

@@ -7,7 +7,7 @@ import threading
 
 from jetsocket.clock import monotonic
 from jetsocket.interrupts import suppress
-from jetsocket.wire.frames import PING
+from jetsocket.wire.frames import BINARY, PING, TEXT
 from jetsocket.wire.link import Ping, takes
 from jetsocket.wire.outgoing import Outgoing
 
@@ -40,6 +40,25 @@ class Pings(Outgoing):
                     self._pings.pop(payload, None)
                     return False
                 return True
+            finally:
+                self.lock.release()
+        finally:
+            self._pushed_by = 0
+
+    @takes("lock")
+    def push_message(self, payload: str | bytes) -> bool:
+        """Send a short message without waiting; False when there is no room, or a thread is sending just now.
+
+        It does not count as a message that was sent.
+        """
+        self._pushed_by = threading.get_ident()  # as in `answer_ping`
+        try:
+            if not self.lock.acquire(blocking=False):
+                return False
+            try:
+                if isinstance(payload, str):
+                    return self._push(TEXT, payload.encode("utf-8"))
+                return self._push(BINARY, payload)
             finally:
                 self.lock.release()
         finally:

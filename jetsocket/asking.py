@@ -1,0 +1,256 @@
+"""The requests of a lease that gets its replies by what the pool's correlation says of them."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, cast
+
+from jetsocket.clock import monotonic
+from jetsocket.connection import PooledConnection
+from jetsocket.correlation import NewId
+from jetsocket.dispatch import Dispatcher, Request
+from jetsocket.entry import Entry
+from jetsocket.exceptions import (
+    ConnectionClosedError,
+    InvalidStateError,
+    JetSocketError,
+    TimeoutError,
+)
+from jetsocket.interrupts import is_alarm
+from jetsocket.lease import T, seconds
+from jetsocket.mailbox import Mailbox
+from jetsocket.matching import Matching
+
+_WINDOW = 64 * 1024  # B of requests that are on their way at once: as much as the kernel takes, read or not
+
+
+class Asking(PooledConnection[T]):
+    """Requests and their replies, in any order, whatever else comes."""
+
+    __slots__ = ()
+
+    # --- requests --------------------------------------------------------------------------------------
+
+    def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
+        until, limit = self._reply_deadline(deadline, limit)
+        where, request = self._begin(message, deadline, limit)
+        if request.asked is None or request.asked.key is None:
+            return cast("T", None)  # no reply will come
+        sent_at = monotonic()
+        try:
+            self._wait(where, request, until(), limit)
+            if self._deadline is None:
+                self._terms.reply_time.add(monotonic() - sent_at)
+            return self._outcome(request)
+        finally:
+            where.give_up(request)
+
+    def _reply_deadline(
+        self, deadline: float | None, limit: float | None
+    ) -> tuple[Callable[[], float | None], float | None]:
+        """When the reply has to be there, asked once the request has left; and the limit, for errors."""
+        if deadline is not None:
+            fixed = deadline if self._deadline is None else min(deadline, self._deadline)
+            return (lambda: fixed), limit
+        limit = self._terms.recv_timeout
+        return (lambda: self._until(limit)), limit
+
+    def _begin(self, message: Any, deadline: float | None, limit: float | None) -> tuple[Dispatcher, Request]:
+        """Send a request."""
+        if deadline is None:
+            limit = self._terms.send_timeout
+            deadline = self._until(limit)
+        entry = self._entry
+        if entry is not None and entry.wire.readlock.locked():  # by this thread, no reply could come
+            entry.wire.refuse_reentry("readlock", "request")
+        request = Request()
+        return self._leave(
+            lambda where: where.send(request, message, deadline, self._holder(where)), limit
+        ), request
+
+    def _outcome(self, request: Request) -> T:
+        asked = request.asked
+        assert asked is not None
+        if request.error is not None:
+            raise_copy(request.error)
+        matching = self._matching
+        reply = matching.outcome(list(request.arrived), asked)
+        return cast("T", matching.value_of(reply, self._told().target.redacted))
+
+    def _wait(
+        self, where: Dispatcher, box: Mailbox[Any], deadline: float | None, limit: float | None
+    ) -> None:
+        try:
+            where.wait(box, deadline, "recv")
+        except TimeoutError as error:
+            if is_alarm(error):
+                raise
+            raise self._late(error, limit) from None
+
+    def request_many(self, messages: Iterable[Any], timeout: float | None = None) -> list[T | JetSocketError]:
+        """Send requests one behind another, without waiting for the replies in between.
+
+        Args:
+            messages: Each as for `request`. None is sent if one can't be.
+            timeout: s for all of it together; None: as for `request`, for each.
+
+        Returns:
+            The replies, in the order of the requests; where one failed, the exception.
+
+        Raises:
+            TypeError: One of the messages can't be serialized, or is none of this protocol.
+            ValueError: Likewise.
+            InvalidStateError: The lease was released.
+        """
+        limit = seconds(timeout, None)
+        deadline = None if limit is None else monotonic() + limit
+        matching, subprotocol = self._matching, dispatcher_of(self._entry or self._current()).subprotocol
+        asked = list(messages)
+        sizes = []
+        for number, message in enumerate(asked):
+            sent = matching.tag(message, NewId(number, str(number))).sent
+            sizes.append(len(matching.encode(sent, subprotocol)))
+        outcomes: list[T | JetSocketError] = []
+        under_way: deque[tuple[Dispatcher, Request, int]] = deque()
+        out = 0
+        try:
+            for message, size in zip(asked, sizes, strict=True):
+                while under_way and out + size > _WINDOW:
+                    out -= under_way[0][2]
+                    outcomes.append(self._next_outcome(under_way, deadline, limit))
+                try:
+                    under_way.append((*self._begin(message, deadline, limit), size))
+                    out += size
+                except JetSocketError as error:
+                    if is_alarm(error) or isinstance(error, InvalidStateError):
+                        raise
+                    while under_way:
+                        outcomes.append(self._next_outcome(under_way, deadline, limit))
+                    out = 0
+                    outcomes.append(error)
+            while under_way:
+                outcomes.append(self._next_outcome(under_way, deadline, limit))
+        finally:
+            for where, request, _ in under_way:
+                where.give_up(request)
+        return outcomes
+
+    def _next_outcome(
+        self, under_way: deque[tuple[Dispatcher, Request, int]], deadline: float | None, limit: float | None
+    ) -> T | JetSocketError:
+        where, request, _ = under_way[0]
+        try:
+            if request.asked is None or request.asked.key is None:
+                return cast("T", None)
+            until, limit = self._reply_deadline(deadline, limit)
+            self._wait(where, request, until(), limit)
+            return self._outcome(request)
+        except JetSocketError as error:
+            if is_alarm(error) or isinstance(error, InvalidStateError):
+                raise
+            return error
+        finally:
+            where.give_up(request)
+            under_way.popleft()
+
+    def stream(self, message: Any, timeout: float | None = None) -> Iterator[T]:
+        """Send a request that has several replies, and yield each as it comes.
+
+        Args:
+            message: As for `request`; it is sent before this returns.
+            timeout: s for each reply; None: `recv_timeout`.
+
+        Yields:
+            The replies. A request without a reply yields nothing.
+
+        Raises:
+            ReplyError: One of the replies was an error: raised after the last one.
+            TimeoutError: The next reply did not come in time.
+            ConnectionClosedError: The connection has ended.
+        """
+        limit = seconds(timeout, self._terms.recv_timeout)
+        request = Request()
+        request.wants_all = False
+        deadline = self._until(self._terms.send_timeout)
+        where = self._leave(
+            lambda where: where.send(request, message, deadline, self._holder(where)),
+            self._terms.send_timeout,
+        )
+        return self._stream(where, request, limit)
+
+    def _stream(self, where: Dispatcher, request: Request, limit: float | None) -> Iterator[T]:
+        asked, matching, uri = request.asked, self._matching, self._told().target.redacted
+        failure: JetSocketError | None = None
+        try:
+            while asked is not None and asked.key is not None:
+                self._current()
+                self._wait(where, request, self._until(limit), limit)
+                while request.arrived:
+                    reply = request.arrived.popleft()
+                    error = matching.error_in(reply)
+                    if error is None:
+                        reply = matching.correlation.untag(reply, asked.message)
+                        yield cast("T", matching.value_of(reply, uri))
+                    failure = failure or error
+                if request.is_ended:
+                    if failure is not None:
+                        raise failure
+                    if request.error is not None:
+                        raise_copy(request.error)
+                    return
+        finally:
+            where.give_up(request)
+
+    def _leave(self, leave: Callable[[Dispatcher], None], limit: float | None) -> Dispatcher:
+        """Send something; over another connection, if this one has ended while it was idle."""
+        while True:
+            entry = self._entry or self._current()
+            shares = self._borrower.shares
+            fresh = not self._touched and (entry.idle_since > 0 or shares) and self._deadline is None
+            if fresh and not shares and not self._lender.is_fit_for_first_use(self):
+                self._lender.move(self, entry, self._until(limit))
+                continue
+            wire = entry.wire
+            out = wire.bytes_out if fresh else 0
+            self._touched = True
+            try:
+                leave(where := dispatcher_of(entry))
+                self._sent = True
+                return where
+            except TimeoutError as error:
+                if is_alarm(error):
+                    raise
+                raise self._late(error, limit) from None
+            except ConnectionClosedError as error:
+                if not fresh or wire.bytes_out != out or is_alarm(error):
+                    raise
+                self._touched = False
+                self._lender.move(self, entry, self._until(limit))
+
+    def _holder(self, where: Dispatcher) -> object:
+        """Who may use the connection: this lease's borrower, or all that share it."""
+        return where if self._borrower.shares else self._borrower
+
+    @property
+    def _matching(self) -> Matching:
+        matching = self._terms.matching
+        assert matching is not None, "a lease of a pool with a correlation"
+        return matching
+
+
+def dispatcher_of(entry: Entry) -> Dispatcher:
+    """What hands out the messages of a connection."""
+    assert entry.dispatcher is not None, "opened by a pool with a correlation"
+    return entry.dispatcher
+
+
+def raise_copy(error: BaseException | None) -> NoReturn:
+    """Raise an error that several threads may get."""
+    assert error is not None
+    # A copy each: threads that raise one object would write into each other's traceback.
+    raise copy.copy(error) from error.__cause__
+
+
+__all__ = ["Asking", "dispatcher_of", "raise_copy"]

@@ -1,0 +1,41 @@
+"""Finds a connection whose lock is held by no thread: an exception struck the one that had just taken it.
+
+CPython delivers an asynchronous exception where a call returns, that of `acquire` too, and no code of ours
+can tell then whether it got the lock. On a connection that many share, all would wait until their deadlines.
+"""
+
+from __future__ import annotations
+
+from jetsocket.clock import monotonic
+from jetsocket.wire.websocket import WebSocket
+
+_STUCK, _STRUCK = 0.7, 0.1  # s that a lock may be held though nothing moves; once a strike was seen
+
+
+class LockWatch:
+    """What the housekeeper remembers of the locks of one connection between two rounds."""
+
+    def __init__(self, wire: WebSocket) -> None:
+        """Begin with both free."""
+        self._wire = wire
+        self._sent_before = (0, 0)
+        self._sends_since = self._reads_since = monotonic()
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether a lock has been held for long though nothing moves, so that no thread has it.
+
+        A sender writes, and that is seen; a reader looks up now and then (`mailbox.LOOK_AGAIN`).
+        """
+        wire = self._wire
+        sent = wire.bytes_out, wire.messages_sent
+        if not wire.lock.locked() or wire.is_writing or sent != self._sent_before:
+            self._sent_before, self._sends_since = sent, now
+        if not wire.readlock.locked() or (wire.waits_since or 0.0) > self._reads_since:
+            self._reads_since = now
+        held_for = now - min(self._sends_since, self._reads_since)
+        if not held_for:
+            wire.was_struck = False
+        return held_for > (_STRUCK if wire.was_struck else _STUCK)
+
+
+__all__ = ["LockWatch"]

@@ -1,0 +1,227 @@
+"""Mailboxes, and how the threads that wait at one connection take turns at its socket: leader and followers.
+
+Each thread waits for something of its own: the reply to its request, the next push of its subscription. What
+it waits for comes into its `Mailbox`. The first one that waits becomes the *leader*: it reads from the socket
+and hands out what comes, to itself and to the others, the *followers*, who only wait for their mailbox. When
+the leader has what it waits for, or gives up, it passes the lead on to the follower that has waited longest.
+So a reply costs its thread one waking at most, and no connection needs a thread of its own.
+
+What an exception of a signal handler strikes leaves no one behind: the lead is a `Turn`, over as soon as its
+thread has left `Reading.wait`, whatever made it leave; a follower that was not told of that finds out by
+itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from abc import abstractmethod
+from collections import deque
+from types import CodeType
+from typing import Any, Generic, TypeVar
+
+from jetsocket.clock import monotonic
+from jetsocket.exceptions import InvalidStateError, TimeoutError
+from jetsocket.interrupts import suppress
+from jetsocket.uris import Target
+from jetsocket.wire.tls import frames_from
+
+M = TypeVar("M")
+
+LOOK_AGAIN = 0.25
+"""s after which a follower looks whether there is still a leader, and the leader whether it still waits."""
+
+_NEVER = float("inf")
+
+
+class Mailbox(Generic[M]):
+    """Where what one asker waits for arrives.
+
+    Written by the thread that leads, and by who ends it; read by the asker. Every field is touched by single
+    operations that CPython makes atomic.
+
+    Attributes:
+        arrived: What has come and was not taken yet.
+        is_ended: Whether nothing more will come.
+        error: Why not, if that is no orderly end.
+    """
+
+    __slots__ = ("__weakref__", "_bell", "arrived", "error", "is_ended")
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.arrived: deque[M] = deque()
+        self.is_ended = False
+        self.error: BaseException | None = None
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether waiting is over."""
+        return bool(self.arrived) or self.is_ended
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing more comes; `error` says why."""
+        if not self.is_ended:
+            self.error = error
+            self.is_ended = True
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake the thread that waits."""
+        if self._bell.locked():
+            with suppress(RuntimeError):  # another thread has just done so
+                self._bell.release()
+
+    def listen(self, timeout: float) -> None:
+        """Wait until `ring`, at most so long (s)."""
+        self._bell.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
+
+
+class Turn:
+    """One stay of a thread in `Reading.wait`.
+
+    Attributes:
+        thread: Its identity.
+        is_over: Whether it has left.
+    """
+
+    __slots__ = ("is_over", "thread")
+
+    def __init__(self) -> None:
+        """Of this thread."""
+        self.thread = threading.get_ident()
+        self.is_over = False
+
+
+class Reading:
+    """The leader and the followers of one connection.
+
+    `lock` guards who leads and who waits, and what a subclass says; it is held for microseconds, without I/O,
+    without user code, and no other lock is taken with it.
+    """
+
+    def __init__(self) -> None:
+        """No thread waits yet."""
+        self.lock = threading.Lock()
+        self._leader: Turn | None = None
+        self._followers: dict[Mailbox[Any], None] = {}
+
+    @property
+    @abstractmethod
+    def target(self) -> Target:
+        """Where the connection leads."""
+
+    @abstractmethod
+    def _read(self, box: Mailbox[Any], deadline: float) -> None:
+        """Read and hand out what comes until something is in that mailbox; only the leader calls this.
+
+        Raises:
+            TimeoutError: Nothing was by the deadline (monotonic, s).
+            ConnectionError: The connection has ended; all mailboxes were told.
+        """
+
+    @property
+    def is_led(self) -> bool:
+        """Whether a thread reads at present."""
+        leader = self._leader
+        return leader is not None and not leader.is_over
+
+    def wait(self, box: Mailbox[Any], deadline: float | None, operation: str) -> None:
+        """Wait until something is in a mailbox, or it is ended; read for all, if no other thread does.
+
+        Args:
+            box: The caller's own.
+            deadline: Monotonic, s; None: no limit. One that has passed takes what is there.
+            operation: What the caller does, for the error.
+
+        Raises:
+            TimeoutError: Nothing came by the deadline.
+            ConnectionError: The connection has ended, and this thread has found out.
+            InvalidStateError: A signal handler or finalizer has interrupted the thread that reads.
+        """
+        until = _NEVER if deadline is None else deadline
+        turn = Turn()
+        try:
+            while not box.has_mail:
+                leader = self._lead(turn, box, operation)
+                if leader is turn:
+                    self._read(box, until)
+                    continue
+                if leader.thread == turn.thread:
+                    raise self._reentered(operation)
+                left = until - monotonic()
+                if left <= 0:
+                    raise self._late(operation)
+                box.listen(min(left, LOOK_AGAIN))
+        finally:
+            turn.is_over = True
+            self._leave(turn, box)
+
+    def drain(self) -> None:
+        """Hand out what has come, without waiting; a thread that reads does it anyway."""
+        box: Mailbox[Any] = Mailbox()
+        turn = Turn()
+        try:
+            if self._lead(turn, None, "dispatch") is turn:
+                self._read_what_is_there()
+        finally:
+            turn.is_over = True
+            self._leave(turn, box)
+
+    @abstractmethod
+    def _read_what_is_there(self) -> None:
+        """`_read` without waiting, and for no one in particular."""
+
+    def _lead(self, turn: Turn, box: Mailbox[Any] | None, operation: str) -> Turn:
+        """Become the leader, or a follower of the one there is; returns who leads."""
+        if self.lock.locked() and self._holds_lock():
+            raise self._reentered(operation)
+        with self.lock:
+            leader = self._leader
+            if leader is None or leader.is_over:
+                self._leader = leader = turn
+            if box is not None:
+                if leader is turn:
+                    self._followers.pop(box, None)
+                else:
+                    self._followers[box] = None
+            return leader
+
+    def _leave(self, turn: Turn, box: Mailbox[Any]) -> None:
+        """Wait no longer, and pass the lead on."""
+        if self.lock.locked() and self._holds_lock():
+            return  # a handler is above code that holds it: the followers find out by themselves
+        with self.lock:
+            self._followers.pop(box, None)
+            leader = self._leader
+            if leader is turn or (leader is not None and leader.is_over):
+                self._leader = leader = None
+            heir = next(iter(self._followers), None) if leader is None else None
+        if heir is not None:
+            heir.ring()
+        if box.has_mail:  # of several threads that wait at one mailbox, another may take the rest
+            box.ring()
+
+    def _holds_lock(self) -> bool:
+        """Whether this very thread holds `lock`, further down on its stack: waiting would be for itself."""
+        below = frames_from(sys._getframe(2))
+        return any(frame.f_code in HOLDERS and frame.f_locals.get("self") is self for frame in below)
+
+    def _late(self, operation: str) -> TimeoutError:
+        told = f"nothing came in time at {self.target.redacted}"
+        return TimeoutError(told, operation=operation, timeout=None)
+
+    def _reentered(self, operation: str) -> InvalidStateError:
+        return InvalidStateError(
+            f"{operation} was called from a signal handler or finalizer that interrupted this very thread in"
+            f" its use of the connection to {self.target.redacted}; let it set a flag, or use another one",
+            current_state="busy",
+        )
+
+
+HOLDERS: set[CodeType] = {Reading._lead.__code__, Reading._leave.__code__}
+"""The methods that take `Reading.lock`."""
+
+__all__ = ["HOLDERS", "LOOK_AGAIN", "Mailbox", "Reading", "Turn"]

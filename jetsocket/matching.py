@@ -1,0 +1,170 @@
+"""What a pool's correlation says of messages, and the codec with it: pure, and safe from what a server sends.
+
+A correlation may be the user's, and a server may send anything: what one raises over the other is caught
+here, and the message belongs to no asker then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from jetsocket.correlation import Asked, Correlation, NewId
+from jetsocket.exceptions import JetSocketError, ReplyError
+from jetsocket.interrupts import is_alarm
+from jetsocket.messages import Codec
+from jetsocket.user_errors import told
+
+Payload: TypeAlias = str | bytes
+
+
+class Part(NamedTuple):
+    """One message that has come; of a frame there may be several."""
+
+    payload: Payload | None
+    """The frame, if it is this one message; None: one of several."""
+    message: Any
+    """What the codec read of it, before `message_type`; `UNREADABLE` if it could not."""
+
+
+UNREADABLE: Final = object()
+
+
+def strict(key: Hashable) -> Hashable:
+    """A key as it is compared: `True` is not 1, "7" not 7; but 7.0 is 7, as JSON has only numbers."""
+    kind = type(key)
+    if kind is int or kind is str or key is None:
+        return key
+    if kind is float and key.is_integer():  # type: ignore[attr-defined]  # `kind` says that it is a float
+        return int(key)  # type: ignore[call-overload,no-any-return]  # likewise
+    if kind is tuple:
+        return tuple(strict(each) for each in key)  # type: ignore[attr-defined]  # likewise a tuple
+    return (kind, key)
+
+
+def each_topic(value: Hashable | Iterable[Hashable] | None) -> list[Hashable]:
+    """The topics that a correlation names: none, one, or several in a list, a set or an iterator.
+
+    A str or a tuple is one topic.
+    """
+    if value is None:
+        return []
+    if isinstance(value, (list, set, frozenset, Iterator)):
+        return [strict(each) for each in value]
+    return [strict(value)]  # type: ignore[arg-type]  # it is hashable, or a TypeError says so
+
+
+class Matching:
+    """The correlation of a pool, with the codec of its messages. Stateless; all connections share it.
+
+    Attributes:
+        correlation: The user's, perhaps.
+        codec: The pool's.
+        answers: Whether the protocol wants some messages answered at once.
+        has_topics: Whether it has subscriptions.
+        configures: Whether it greets or logs in on a new connection.
+        heartbeat: What is sent after a while of silence; None: nothing but a ping.
+    """
+
+    def __init__(self, correlation: Correlation, codec: Codec[Any]) -> None:
+        """Look at messages as this correlation does."""
+        self.correlation = correlation
+        self.codec = codec
+        kind, base = type(correlation), Correlation
+        self._splits = kind.split is not base.split
+        self._decodes = kind.decode is not base.decode
+        self._encodes = kind.encode is not base.encode
+        self.answers = kind.answer is not base.answer
+        self.has_topics = kind.topic is not base.topic
+        self.configures = kind.configure is not base.configure
+        beat = correlation.heartbeat
+        self.heartbeat = None if beat is None else self.encode(beat, None)
+
+    # --- out -------------------------------------------------------------------------------------------
+
+    def tag(self, message: Any, new_id: NewId) -> Asked:
+        """What is sent for a request, and the key of its reply; whatever the correlation raises comes out."""
+        sent, key = self.correlation.tag(message, new_id)
+        return Asked(message, sent, None if key is None else strict(key))
+
+    def asks(self, message: Any) -> Hashable | None:
+        """The key of the reply that a message expects which is sent as it is; None: of none."""
+        try:
+            key = self.correlation.asks(message)
+            hash(key)
+        except Exception as error:  # of the correlation, over a message of any form
+            if is_alarm(error, users_code=True):
+                raise
+            return None
+        return None if key is None else strict(key)
+
+    def encode(self, message: Any, subprotocol: str | None) -> Payload:
+        """The payload of a message.
+
+        Raises:
+            TypeError: It can't be serialized; so does ValueError, and whatever a serializer raises.
+        """
+        if self._encodes and (payload := self.correlation.encode(message, subprotocol)) is not None:
+            if isinstance(payload, (str, bytes)):
+                return payload
+            raise TypeError(f"{type(self.correlation).__name__}.encode must return str, bytes or None")
+        return self.codec.encode(message)
+
+    def read(self, payload: Payload, subprotocol: str | None) -> Any:
+        """What a payload of the caller's says; None if it can't be read."""
+        parts = self.parts(payload, subprotocol)
+        return parts[0].message if len(parts) == 1 and parts[0].message is not UNREADABLE else None
+
+    # --- in --------------------------------------------------------------------------------------------
+
+    def parts(self, payload: Payload, subprotocol: str | None) -> list[Part]:
+        """The messages in a frame."""
+        try:
+            message = self.correlation.decode(payload, subprotocol) if self._decodes else None
+            if message is None:
+                message = self.codec.read(payload)
+            if self._splits:
+                parts = list(self.correlation.split(message))
+                if len(parts) != 1 or parts[0] is not message:
+                    return [Part(None, part) for part in parts]
+        except Exception as error:  # whatever a codec or a correlation makes of what came
+            if is_alarm(error, users_code=True):
+                raise
+            return [Part(payload, UNREADABLE)]
+        return [Part(payload, message)]
+
+    def value_of(self, message: Any, uri: str) -> Any:
+        """What the user gets of a message: itself, or what `message_type` makes of it.
+
+        Raises:
+            DecodeError: That could not be made.
+        """
+        return self.codec.typed(message, uri=uri)
+
+    def outcome(self, replies: list[Any], asked: Asked) -> Any:
+        """What a request returns.
+
+        Raises:
+            ReplyError: One of the replies is an error.
+        """
+        correlation = self.correlation
+        for reply in replies:
+            if (error := self.error_in(reply)) is not None:
+                raise error
+        return correlation.untag(correlation.result(replies, asked), asked.message)
+
+    def error_in(self, reply: Any) -> ReplyError | None:
+        """The error that a reply is; None: it is none."""
+        error = self.correlation.error(reply)
+        if error is None or isinstance(error, ReplyError):
+            return error
+        wrapped = ReplyError(f"the server answered with an error: {told(error)}", reply=reply)
+        wrapped.__cause__ = error
+        return wrapped
+
+    def end_of(self, message: Any) -> JetSocketError | None:
+        """Why the server has ended a subscription with that message; None: in order."""
+        return self.error_in(message)
+
+
+__all__ = ["UNREADABLE", "Matching", "Part", "each_topic", "strict"]

@@ -1,0 +1,41 @@
+"""What belongs to no asker, on its way to `on_push`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from jetsocket.interrupts import suppress
+
+
+class Pushes:
+    """The queue to `on_push`; bounded, the oldest go first.
+
+    Attributes:
+        waiting: Pairs of a connection's dispatcher and a message.
+        lost: How many there was no room for.
+    """
+
+    def __init__(self, ring: Callable[[], object] | None, most: int = 10_000) -> None:
+        """Keep at most so many; `ring` is called when there is one again. None: they are not wanted."""
+        self._ring_bell = ring
+        self._most = most
+        self.waiting: deque[tuple[Any, Any]] = deque()
+        self.lost = 0
+
+    def add(self, push: tuple[Any, Any]) -> None:
+        """Keep one."""
+        if self._ring_bell is None:
+            return
+        if len(self.waiting) >= self._most:
+            self.lost += 1
+            with suppress(IndexError):  # the worker was faster
+                self.waiting.popleft()
+        was_empty = not self.waiting
+        self.waiting.append(push)
+        if was_empty:
+            self._ring_bell()
+
+
+__all__ = ["Pushes"]

@@ -1,0 +1,62 @@
+"""Many callers on one connection: each request told by its id; whoever waits reads for all."""
+
+from __future__ import annotations
+
+from sys import _getframe
+from threading import current_thread, get_ident
+
+from jetsocket.assembly import Assembly
+from jetsocket.borrower import Borrower
+from jetsocket.clock import monotonic
+from jetsocket.connection import PooledConnection
+from jetsocket.exceptions import ConnectionError, TimeoutError
+from jetsocket.interrupts import is_alarm
+from jetsocket.lease import T
+from jetsocket.threads import Forked, stack_of
+
+
+class Sharing(Assembly[T]):
+    """How a request, or a subscription, gets its place on a connection that others may use, too."""
+
+    def _share(self, uri_or_path: str, limit: float, *, subscriber: bool = False) -> PooledConnection[T]:
+        """`acquire` of a place: on the fullest connection that has one free, on an idle one, or on a new one.
+
+        Args:
+            uri_or_path: As for `ConnectionPool.acquire`.
+            limit: s for all of it.
+            subscriber: Whether it is for a subscription: that takes no place of `max_in_flight`.
+
+        Raises:
+            PoolExhaustedError: As `ConnectionPool.acquire`, and so are all others.
+        """
+        lending = self._begin_anew()
+        borrower = Borrower()
+        borrower.shares, borrower.is_subscriber = True, subscriber
+        borrower.target, borrower.key = self._targets.get(uri_or_path) or self._target(uri_or_path)
+        borrower.limit, borrower.thread = limit, get_ident()
+        try:
+            frame = _getframe(2)
+            borrower.site = (frame.f_code, frame.f_lasti)
+            if self._config.leak_threshold is not None:
+                borrower.stack, borrower.known_name = stack_of(frame), current_thread().name
+        except ValueError as error:  # this thread, or greenlet, began with our method
+            if is_alarm(error):
+                raise
+        borrower.asked_at = borrower.taken_at = monotonic()
+        # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
+        lease = self._lease(lending, borrower, lending.terms, None, self)
+        try:
+            lending.share(lease, borrower.asked_at + limit)
+        except Forked:  # while it waited or opened one; and in this child, the pool is empty
+            left = max(0.0, borrower.asked_at + limit - monotonic())
+            return self._share(uri_or_path, left, subscriber=subscriber)
+        except BaseException as error:
+            lending.give_up(borrower, error)
+            is_ours = isinstance(error, (ConnectionError, TimeoutError)) and not is_alarm(error)
+            if is_ours and lending.state.closed:
+                raise lending.state.closed_error() from error  # in place of what `close` has made of it
+            raise
+        return lease
+
+
+__all__ = ["Sharing"]

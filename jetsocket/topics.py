@@ -1,0 +1,164 @@
+"""The subscriptions of one connection: which topics are open, for whom, and which have ended.
+
+Nothing here does I/O, and no lock is taken: the thread that leads (`mailbox`) hands out what comes, and who
+opens or ends a subscription touches the dicts by single operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any, Literal, TypeAlias
+
+from jetsocket.exceptions import InvalidStateError, SubscriptionOverflowError
+from jetsocket.interrupts import suppress
+from jetsocket.mailbox import Mailbox
+from jetsocket.text import short_repr
+
+Overflow: TypeAlias = Literal["error", "drop_oldest"]
+
+_MOST_ENDED = 4096  # topics that are remembered as ended on a connection
+
+
+class Feed(Mailbox[Any]):
+    """What is pushed for one subscription, at most `most` at a time.
+
+    Attributes:
+        topics: What it has opened.
+        sent: The message that did.
+        dropped: How many were lost because the queue was full.
+        owner: The borrower whose it is.
+    """
+
+    __slots__ = ("_last", "dropped", "most", "overflow", "owner", "sent", "topics", "where")
+
+    def __init__(self, most: int, overflow: Overflow, where: str) -> None:
+        """Keep at most so many that were not taken; `where` is the URI as it may be shown."""
+        super().__init__()
+        if isinstance(most, bool) or not isinstance(most, int):
+            raise TypeError(f"max_queue must be an int, not {short_repr(most)}")
+        if most < 1:
+            raise ValueError(f"max_queue must be 1 or more, not {short_repr(most)}")
+        if overflow not in ("error", "drop_oldest"):
+            raise ValueError(f"overflow must be 'error' or 'drop_oldest', not {short_repr(overflow)}")
+        self.most = most
+        self.overflow: Overflow = overflow
+        self.where = where
+        self.topics: dict[Hashable, None] = {}
+        self.sent: Any = None
+        self.dropped = 0
+        self.owner: object = None
+        self._last: Any = None  # so that one that is handed out again, after a strike, is not there twice
+
+    def put(self, message: Any) -> None:
+        """Add what came; for the thread that leads."""
+        if self.is_ended or self._last is message:
+            return
+        if len(self.arrived) >= self.most:
+            self.dropped += 1
+            if self.overflow == "error":
+                self.end(SubscriptionOverflowError(_overflow_text(self), dropped=self.dropped))
+                return
+            if self.arrived:
+                self.arrived.popleft()
+        self.arrived.append(message)
+        self._last = message
+        self.ring()
+
+
+def _overflow_text(feed: Feed) -> str:
+    return (
+        f"a subscription at {feed.where} was not read in time: {feed.most} messages wait already"
+        " (max_queue); read faster, allow more, or let the oldest go (overflow='drop_oldest')"
+    )
+
+
+class Topics:
+    """What is subscribed on one connection.
+
+    Attributes:
+        feed: The subscription that takes what belongs to no topic.
+        can_be_ended: Whether all that was opened can be ended; if not, the connection is to be closed.
+    """
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._open: dict[Hashable, list[Feed]] = {}
+        self._ended: dict[Hashable, None] = {}
+        self.feed: Feed | None = None
+        self.can_be_ended = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no subscription is open."""
+        return not self._open and self.feed is None
+
+    def open(self, feed: Feed, topics: Iterable[Hashable]) -> None:
+        """Give a subscription what is pushed under these topics, from now on."""
+        for topic in topics:
+            feed.topics[topic] = None
+            feeds = self._open.get(topic, [])
+            if feed not in feeds:
+                self._open[topic] = [*feeds, feed]
+            self._ended.pop(topic, None)
+
+    def open_rest(self, feed: Feed) -> None:
+        """Give a subscription all that belongs to no topic.
+
+        Raises:
+            InvalidStateError: Another one has it.
+        """
+        if self.feed is not None:
+            raise InvalidStateError(
+                f"another subscription at {feed.where} takes what belongs to no topic; one a connection",
+                current_state="subscribed",
+            )
+        self.feed = feed
+
+    def close(self, feed: Feed) -> list[Hashable]:
+        """End a subscription; returns the topics that no other one has open."""
+        last: list[Hashable] = []
+        if self.feed is feed:
+            self.feed = None
+        for topic in list(feed.topics):
+            others = [each for each in self._open.get(topic, []) if each is not feed]
+            if others:
+                self._open[topic] = others
+            elif topic in self._open:
+                self._ended[topic] = None
+                del self._open[topic]
+                last.append(topic)
+        while len(self._ended) > _MOST_ENDED:
+            with suppress(RuntimeError, StopIteration):  # another thread was here at the same time
+                self._ended.pop(next(iter(self._ended)), None)
+        return last
+
+    def end_all(self) -> None:
+        """End all subscriptions on this side: who reads one unsubscribes then."""
+        for feed in self.all():
+            feed.end()
+
+    def abandon(self, owner: object) -> None:
+        """A lease is gone without ending what it has subscribed: the connection can't be kept."""
+        for feed in self.all():
+            if feed.owner is owner:
+                self.close(feed)
+                feed.end()
+                self.can_be_ended = False
+
+    def of(self, topic: Hashable) -> list[Feed]:
+        """Who has subscribed to that topic."""
+        return self._open.get(topic, [])
+
+    def has_ended(self, topic: Hashable) -> bool:
+        """Whether it was open and is not any more."""
+        return topic in self._ended
+
+    def all(self) -> list[Feed]:
+        """All subscriptions."""
+        feeds = {feed: None for each in list(self._open.values()) for feed in each}
+        if self.feed is not None:
+            feeds[self.feed] = None
+        return list(feeds)
+
+
+__all__ = ["Feed", "Overflow", "Topics"]

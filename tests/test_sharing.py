@@ -1,0 +1,426 @@
+"""Many callers on one connection: `max_in_flight` requests at a time, each with its own reply."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from jetsocket import (
+    ConnectionClosedError,
+    ConnectionPool,
+    ConnectionPoolConfig,
+    JetSocketError,
+    PoolClosedError,
+    PoolExhaustedError,
+    TimeoutError,
+)
+from jetsocket.clock import monotonic
+from jetsocket.mailbox import Reading
+from tests import scripts
+from tests.servers import EchoServer, wait_until
+from tests.services import Plain, service
+
+MakePool = Callable[..., ConnectionPool[Any]]
+
+
+@pytest.fixture
+def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
+    return echo_server(service)
+
+
+@pytest.fixture
+def pool(server: EchoServer, make_pool: MakePool) -> ConnectionPool[Any]:
+    return make_pool(server, correlation=Plain(), max_connections=2, max_in_flight=50)
+
+
+def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(work, range(count)))
+
+
+def held(
+    pool: ConnectionPool[Any], count: int, timeout: float = 20.0
+) -> tuple[ThreadPoolExecutor, list[Any]]:
+    """So many requests that are not answered yet."""
+    threads = ThreadPoolExecutor(count)
+    futures = [threads.submit(pool.request, "/", {"do": "hold", "n": n}, timeout) for n in range(count)]
+    wait_until(lambda: pool.stats().in_flight == count)
+    return threads, futures
+
+
+# --- who gets what
+
+
+def test_a_crowd_shares_one_connection_and_each_gets_its_own_reply(
+    server: EchoServer, pool: ConnectionPool[Any]
+) -> None:
+    def call(number: int) -> None:
+        for turn in range(20):
+            assert pool.request("/", {"n": [number, turn], "id": 1}, 10) == {"n": [number, turn], "id": 1}
+
+    in_threads(30, call)
+    assert server.opened == 1
+    stats = pool.stats()
+    assert (stats.acquires, stats.in_flight, stats.active_connections, stats.idle_connections) == (
+        600,
+        0,
+        0,
+        1,
+    )
+
+
+def test_replies_in_any_order_wake_whose_they_are(server: EchoServer, pool: ConnectionPool[Any]) -> None:
+    threads, futures = held(pool, 20)
+    assert {each.place for each in pool.connections()} == {"shared"}
+    assert len(pool.leases()) == 20
+    assert pool.stats().active_connections == 1
+    assert pool.request("/", {"do": "flush", "n": "mine"}, 10)["n"] == "mine"
+    assert [future.result(10)["n"] for future in futures] == list(range(20))
+    threads.shutdown()
+    assert server.opened == 1
+
+
+def test_a_cold_crowd_opens_no_more_than_hold_it(server: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(server, correlation=Plain(), max_connections=10, max_in_flight=10)
+    in_threads(30, lambda number: pool.request("/", {"do": "late", "after": 0.3, "n": number}, 10))
+    assert server.most_open <= 3
+
+
+def test_at_the_cap_those_without_a_place_wait_in_line(server: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(server, correlation=Plain(), max_connections=1, max_in_flight=2)
+    threads, futures = held(pool, 2)
+    with pytest.raises(PoolExhaustedError) as raised:
+        pool.request("/", {"n": 3}, 0.1)
+    assert raised.value.max_connections == 1
+    server.cut_all()
+    for future in futures:
+        assert isinstance(future.exception(10), ConnectionClosedError)
+    assert pool.request("/", {"n": 4}, 10)["n"] == 4
+    threads.shutdown()
+
+
+def test_acquire_gets_a_connection_of_its_own_and_neither_starves(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    """One connection for both: whoever wants it alone waits until those on it are done, and no longer."""
+    pool = make_pool(server, correlation=Plain(), max_connections=1, max_in_flight=8, acquire_timeout=20)
+    stop, calls = threading.Event(), Counter[str]()
+
+    def share(_number: int) -> None:
+        while not stop.is_set():
+            pool.request("/", {"do": "late", "after": 0.005}, 20)
+            calls["shared"] += 1
+
+    def own(_number: int) -> None:
+        for _ in range(20):
+            with pool.acquire("/") as conn:
+                assert [each.place for each in pool.connections()] == ["lent"]
+                conn.request({"n": 1}, 10)
+                calls["own"] += 1
+
+    with ThreadPoolExecutor(8) as threads:
+        sharing = [threads.submit(share, number) for number in range(6)]
+        owning = [threads.submit(own, number) for number in range(2)]
+        try:
+            for future in owning:
+                future.result(40)
+        finally:
+            stop.set()
+        for future in sharing:
+            future.result(20)
+    assert calls["own"] == 40
+    assert calls["shared"] >= 20
+    assert server.most_open == 1
+
+
+# --- what goes wrong
+
+
+def test_a_timeout_costs_no_one_else_anything(server: EchoServer, pool: ConnectionPool[Any]) -> None:
+    threads, futures = held(pool, 5)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            pool.request("/", {"do": "never"}, 0.05)
+    assert pool.request("/", {"do": "flush"}, 10)
+    assert [future.result(10)["n"] for future in futures] == list(range(5))
+    threads.shutdown()
+    assert server.opened == 1
+
+
+def test_when_the_connection_ends_all_know_at_once_and_what_is_idempotent_goes_on(
+    server: EchoServer, pool: ConnectionPool[Any]
+) -> None:
+    threads, futures = held(pool, 10)
+    began = monotonic()
+    server.cut_all()
+    for future in futures:
+        assert isinstance(future.exception(10), ConnectionClosedError)
+    assert monotonic() - began < 5
+    threads.shutdown()
+    with ThreadPoolExecutor(4) as again:
+        retried = [
+            again.submit(pool.request, "/", {"do": "late", "after": 0.3, "n": n}, 10, idempotent=True)
+            for n in range(4)
+        ]
+        wait_until(lambda: pool.stats().in_flight == 4)
+        server.cut_all()
+        assert [each.result(10)["n"] for each in retried] == [0, 1, 2, 3]
+
+
+class Struck(BaseException):
+    pass
+
+
+def waits(thread: threading.Thread) -> bool:
+    """Whether it waits for a reply."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return any(each.f_code is Reading.wait.__code__ for each, _ in traceback.walk_stack(frame))
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_thread_that_is_struck_while_it_waits_leaves_the_others_waiting(
+    server: EchoServer, pool: ConnectionPool[Any], leads: bool
+) -> None:
+    """Whether it reads for all at that moment, or is one of those for whom another does."""
+    struck: list[BaseException] = []
+
+    def be_struck() -> None:
+        try:
+            pool.request("/", {"do": "never"}, 20)
+        except Struck as error:
+            struck.append(error)
+
+    if leads:
+        thread = threading.Thread(target=be_struck)
+        thread.start()
+        wait_until(lambda: pool.stats().in_flight == 1)
+    threads, futures = held(pool, 4) if not leads else (ThreadPoolExecutor(4), [])
+    if leads:
+        futures = [threads.submit(pool.request, "/", {"do": "hold", "n": n}, 20) for n in range(4)]
+        wait_until(lambda: pool.stats().in_flight == 5)
+    else:
+        thread = threading.Thread(target=be_struck)
+        thread.start()
+        wait_until(lambda: pool.stats().in_flight == 5)
+    wait_until(lambda: waits(thread))  # one that is struck while it sends breaks the connection
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Struck))
+    thread.join(10)
+    assert struck
+    assert pool.request("/", {"do": "flush"}, 10)
+    assert [future.result(10)["n"] for future in futures] == list(range(4))
+    threads.shutdown()
+    wait_until(lambda: pool.stats().in_flight == 0 and pool.stats().idle_connections == 1)
+
+
+def test_close_ends_all_and_drain_waits_for_them(server: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(server, correlation=Plain(), max_in_flight=10)
+    threads, futures = held(pool, 3)
+    assert not pool.drain(0.1)
+    with pytest.raises(PoolClosedError):
+        pool.request("/", {"n": 1}, 5)
+    pool.close(1)
+    for future in futures:
+        assert isinstance(future.exception(10), (ConnectionClosedError, PoolClosedError))
+    threads.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_in_flight", [1, 32])
+def test_whatever_the_server_does_each_reply_is_ones_own_or_a_named_error(
+    server: EchoServer, make_pool: MakePool, max_in_flight: int
+) -> None:
+    """Pushes at any time, late replies, some never, some twice, some out of order, connections killed."""
+    pool = make_pool(
+        server, correlation=Plain(), max_connections=8, max_in_flight=max_in_flight, acquire_timeout=20
+    )
+    outcomes: Counter[str] = Counter()
+    doing = ["echo", "push", "twice", "late", "never", "fail", "hold", "flush"]
+    odds = [60, 10, 1, 10, 2, 2, 5, 10]
+
+    def call(number: int) -> None:
+        chance = random.Random(number)
+        for turn in range(40):
+            message = {"n": [number, turn], "do": chance.choices(doing, odds)[0], "after": 0.02}
+            message["say"] = [{"note": turn}, {"id": None}, {"id": chance.random()}, "x"]
+            try:
+                reply = pool.request("/", message, 2)
+            except JetSocketError as error:
+                outcomes[type(error).__name__] += 1
+                continue
+            assert reply["n"] == [number, turn]
+            outcomes["right"] += 1
+
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.wait(0.2):
+            for conn in random.sample(server.connections, min(1, len(server.connections))):
+                conn.cut()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        in_threads(32, call)
+    finally:
+        stop.set()
+        killer.join()
+    assert set(outcomes) <= {
+        "right",
+        "ConnectionClosedError",
+        "TimeoutError",
+        "ReplyError",
+        "ConnectionError",
+    }
+    assert outcomes["right"] > 500
+
+
+# --- subscriptions
+
+
+def test_subscriptions_share_the_connection_and_take_no_place(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, correlation=Plain(), max_connections=1, max_in_flight=2)
+    subscriptions = [pool.subscribe("/", {"do": "subscribe", "topic": f"t{n}", "count": 3}) for n in range(5)]
+    assert pool.request("/", {"n": 1}, 5)["n"] == 1
+    for subscription in subscriptions:
+        assert [subscription.get(5)["n"] for _ in range(3)] == [0, 1, 2]
+    subscriptions.pop().unsubscribe()
+    assert pool.request("/", {"n": 2}, 5)["n"] == 2
+    for subscription in subscriptions:
+        subscription.unsubscribe()
+    wait_until(lambda: pool.stats().idle_connections == 1)
+    assert server.opened == 1
+    assert pool.stats().discards == {}
+
+
+def test_threads_that_iterate_and_threads_that_ask_read_for_each_other(
+    server: EchoServer, pool: ConnectionPool[Any]
+) -> None:
+    got: list[Any] = []
+
+    def iterate() -> None:
+        with pool.subscribe("/", {"do": "subscribe", "topic": "t", "count": 100}) as subscription:
+            got.extend(subscription.get(10)["n"] for _ in range(100))
+
+    thread = threading.Thread(target=iterate)
+    thread.start()
+    in_threads(10, lambda number: [pool.request("/", {"n": number}, 10) for _ in range(20)])
+    thread.join(10)
+    assert got == list(range(100))
+
+
+def test_a_dropped_subscription_costs_the_connection_once_the_others_are_done(
+    server: EchoServer, pool: ConnectionPool[Any]
+) -> None:
+
+    def drop() -> None:
+        pool.subscribe("/", {"do": "subscribe", "topic": "t", "count": 3}).get(5)
+        wait_until(lambda: pool.stats().discards.get("dropped") == 1)
+
+    with pytest.warns(ResourceWarning, match="dropped"):
+        drop()
+    assert pool.request("/", {"n": 1}, 5)["n"] == 1
+    assert pool.stats().unasked_messages == 0
+
+
+# --- arguments
+
+
+def test_it_needs_a_correlation() -> None:
+    with pytest.raises(ValueError, match="correlation"):
+        ConnectionPool(ConnectionPoolConfig(max_in_flight=2))
+    with pytest.raises(ValueError, match="max_in_flight"):
+        ConnectionPoolConfig(max_in_flight=0)
+
+
+# --- forks, greenlets, strikes
+
+
+def test_a_forked_child_shares_connections_of_its_own(server: EchoServer) -> None:
+    script = """
+import os, sys, threading, warnings
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+from tests.services import Plain
+warnings.simplefilter("ignore")  # of a fork beside threads
+pool = ConnectionPool(ConnectionPoolConfig(max_in_flight=10), base_uri=sys.argv[1], correlation=Plain())
+stop = threading.Event()
+def work(number):
+    turn = 0
+    while not stop.is_set():
+        turn += 1
+        assert pool.request("/", {"n": [number, turn]}, 10)["n"] == [number, turn]
+threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+for thread in threads:
+    thread.start()
+for _ in range(5):
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            assert pool.request("/", {"n": "child"}, 10)["n"] == "child"
+            pool.close(1)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+stop.set()
+for thread in threads:
+    thread.join()
+pool.close()
+print("ok")
+"""
+    ended = scripts.run(script, server.uri, watchdog=30)
+    assert ended.check().out == "ok\n"
+
+
+def test_greenlets_share_a_connection(server: EchoServer) -> None:
+    pytest.importorskip("gevent")
+    script = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+import gevent
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+from tests.services import Plain
+pool = ConnectionPool(ConnectionPoolConfig(max_in_flight=50), base_uri=sys.argv[1], correlation=Plain())
+def work(number):
+    for turn in range(5):
+        assert pool.request("/", {"n": [number, turn]}, 10)["n"] == [number, turn]
+gevent.joinall([gevent.spawn(work, number) for number in range(40)], raise_error=True)
+killed = gevent.spawn(pool.request, "/", {"do": "never"}, 10)
+gevent.sleep(0.05)
+others = [gevent.spawn(pool.request, "/", {"do": "late", "after": 0.2, "n": n}, 10) for n in range(5)]
+gevent.sleep(0.05)
+killed.kill()
+assert [each.get()["n"] for each in others] == [0, 1, 2, 3, 4]
+assert pool.stats().total_connections == 1, pool.stats()
+pool.close()
+print("ok")
+"""
+    assert scripts.run(script, server.uri, watchdog=30).check().out == "ok\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "seconds", [3, pytest.param(120, marks=[pytest.mark.soak, pytest.mark.timeout(200)])]
+)
+@pytest.mark.parametrize("max_in_flight", [1, 16])
+def test_strikes_at_random_lose_nothing_and_mix_nothing_up(
+    server: EchoServer, max_in_flight: int, seconds: int
+) -> None:
+    """In a process of its own: asynchronous exceptions in threads that ask, subscribe, and use leases."""
+    script = "import sys; from tests.faults.sharing_storm import storm; storm(*sys.argv[1:])"
+    ended = scripts.run(script, server.uri, str(max_in_flight), str(seconds), watchdog=seconds + 45)
+    told = ended.check().out.split()
+    assert int(told[0]) > 10 * seconds, told  # strikes that came out
+    assert int(told[1]) > 10 * seconds, told  # what went well all the same
