@@ -169,7 +169,10 @@ class CorrelatedConnection(Asking[T]):
         assert feed is not None
         if request.error is not None:
             raise_copy(request.error)
-        self._matching.outcome(list(request.arrived), asked)
+        replies = list(request.arrived)
+        where.topics.can_be_ended, before = len(replies) == 1, where.topics.can_be_ended
+        self._matching.outcome(replies, asked)  # of several, those before the refusal have opened something
+        where.topics.can_be_ended = before
         if not feed.topics:
             where.topics.can_be_ended = False
             raise ValueError(

@@ -14,6 +14,7 @@ from jetsocket.exceptions import (
     ConnectionError,
     InvalidStateError,
     JetSocketError,
+    ReplyError,
     TimeoutError,
 )
 from jetsocket.interrupts import is_alarm
@@ -268,6 +269,9 @@ def end_feed(where: Dispatcher, feed: Feed, holder: object, deadline: float) -> 
                 if request.error is not None:
                     return False
                 where.matching.outcome(list(request.arrived), request.asked)
+        except ReplyError as error:  # it has ended there by itself; if not, what it pushes is dropped
+            if is_alarm(error):
+                raise
         except JetSocketError as error:
             if is_alarm(error):
                 raise
