@@ -70,8 +70,10 @@ def call_back(terms: Terms[Any], entry: Entry, callback: Callback, deadline: flo
         raise ConnectionError("the callback gave the connection up")
 
 
-def configure(terms: Terms[Any], entry: Entry, callback: Callback, limit: float) -> None:
-    """Run `configure` on a new connection, within `limit` (s).
+def configure(
+    terms: Terms[Any], entry: Entry, callback: Callback, limit: float, who: str = "configure()"
+) -> None:
+    """Run `configure` on a new connection, within `limit` (s); `who` is what an error calls it.
 
     Raises:
         TimeoutError: It took too long.
@@ -84,7 +86,7 @@ def configure(terms: Terms[Any], entry: Entry, callback: Callback, limit: float)
         if is_alarm(error, users_code=True):
             raise
         is_late = isinstance(error, builtins.TimeoutError) and monotonic() >= deadline
-        raise_alone(_not_configured(entry, error, limit if is_late else None), as_told(error))
+        raise_alone(_not_configured(who, entry, error, limit if is_late else None), as_told(error))
     entry.forgive()
 
 
@@ -109,14 +111,14 @@ def checker(callback: Callback | None, state: State, terms: Terms[Any]) -> Calla
     return is_healthy
 
 
-def _not_configured(entry: Entry, error: Exception, limit: float | None) -> ConnectionError | TimeoutError:
+def _not_configured(
+    who: str, entry: Entry, error: Exception, limit: float | None
+) -> ConnectionError | TimeoutError:
     where = f"on a new connection to {entry.target.redacted}"
     if limit is not None:
-        text = f"configure() had not ended {where} within connect_timeout={limit:g} s; allow more time"
+        text = f"{who} had not ended {where} within connect_timeout={limit:g} s; allow more time"
         return TimeoutError(text, operation="configure", timeout=limit)
-    return ConnectionError(
-        f"configure() failed {where}: {told(error)}; the cause of this error has its traceback"
-    )
+    return ConnectionError(f"{who} failed {where}: {told(error)}; the cause of this error has its traceback")
 
 
 def _refuse_awaitable(result: object) -> None:

@@ -330,7 +330,8 @@ class Opening:
         if matching is not None and pushes is not None:
             entry.dispatcher = Dispatcher(entry.wire, target, matching, pushes)
             if matching.configures:
-                configure(self._terms, entry, matching.correlation.configure, options.connect_timeout)
+                greeting, name = matching.correlation.configure, type(matching.correlation).__name__
+                configure(self._terms, entry, greeting, options.connect_timeout, f"{name}.configure()")
         if self._configure is not None:
             configure(self._terms, entry, self._configure, options.connect_timeout)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from sys import _getframe
 from threading import current_thread, get_ident
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any
 
 from jetsocket import ending
@@ -151,12 +151,14 @@ class ConnectionPool(Sharing[T]):
         """
         limit = seconds(timeout, None)
         deadline = None if limit is None else monotonic() + limit
+        site = _site()
         for tries in itertools.count(1):
             left = limit if tries == 1 else _left(deadline)
             if self._config.max_in_flight > 1:
                 got = self._share(uri_or_path, self._config.acquire_timeout if left is None else left)
             else:
                 got = self.acquire(uri_or_path, left)
+            got._borrower.site = site
             with got as conn:
                 try:
                     return conn._request(message, deadline, limit)
@@ -208,6 +210,7 @@ class ConnectionPool(Sharing[T]):
             ReplyError: As `PooledConnection.subscribe`, and so are TimeoutError, ValueError and TypeError.
         """
         limit = seconds(timeout, None)
+        site = _site()
 
         def open_once(deadline: float | None) -> Subscription[T]:
             left = _left(deadline)
@@ -216,6 +219,7 @@ class ConnectionPool(Sharing[T]):
                 conn = self._share(uri_or_path, wait, subscriber=True)
             else:
                 conn = self.acquire(uri_or_path, left)
+            conn._borrower.site = site
             try:
                 opened = conn.subscribe(
                     message, timeout=_left(deadline), max_queue=max_queue, overflow=overflow
@@ -361,6 +365,17 @@ class ConnectionPool(Sharing[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _site() -> tuple[CodeType, int] | None:
+    """Where the method that calls this was called; None: nowhere, a thread began with it."""
+    try:
+        frame = _getframe(2)
+    except ValueError as error:
+        if is_alarm(error):
+            raise
+        return None
+    return frame.f_code, frame.f_lasti
 
 
 def _limit(timeout: float) -> float:

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionClosedError, ConnectionPool, InvalidStateError, ReplyError, TimeoutError
+from jetsocket import (
+    ConnectionClosedError,
+    ConnectionError,
+    ConnectionPool,
+    InvalidStateError,
+    ReplyError,
+    TimeoutError,
+)
 from tests.servers import EchoServer, wait_until
 from tests.services import Plain, service
 
@@ -373,3 +380,19 @@ def test_a_pool_without_one_that_speaks_json_rpc_is_told_of_it(
     pool.request("/", {"jsonrpc": "2.0", "id": 1}, 5)
     server.broadcast("{}")
     wait_until(lambda: any("correlation=JsonRpc()" in each.getMessage() for each in caplog.records))
+
+
+def test_a_lease_says_where_its_caller_is(pool: ConnectionPool[Any]) -> None:
+    with pool.subscribe("/", {"do": "subscribe", "topic": "t"}):
+        assert "test_a_lease_says_where_its_caller_is" in pool.leases()[0].where
+
+
+def test_a_greeting_that_fails_is_told_by_the_name_of_the_correlation(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    class Refused(Plain):
+        def configure(self, conn: Any) -> None:
+            raise ReplyError("no such token")
+
+    with pytest.raises(ConnectionError, match=r"Refused\.configure\(\) failed"):
+        make_pool(server, correlation=Refused()).request("/", {"n": 1}, 5)
