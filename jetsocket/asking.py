@@ -10,7 +10,7 @@ from typing import Any, NoReturn, cast
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
 from jetsocket.correlation import NewId
-from jetsocket.dispatch import Dispatcher, Request
+from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import (
     ConnectionClosedError,
@@ -22,6 +22,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
 from jetsocket.mailbox import Mailbox
 from jetsocket.matching import Matching
+from jetsocket.pending import Request
 
 _WINDOW = 64 * 1024  # B of requests that are on their way at once: as much as the kernel takes, read or not
 
@@ -67,7 +68,7 @@ class Asking(PooledConnection[T]):
             entry.wire.refuse_reentry("readlock", "request")
         request = Request()
         return self._leave(
-            lambda where: where.send(request, message, deadline, self._holder(where)), limit
+            lambda where: where.send(request, message, deadline, self._holder(where)), deadline, limit
         ), request
 
     def _outcome(self, request: Request) -> T:
@@ -176,6 +177,7 @@ class Asking(PooledConnection[T]):
         deadline = self._until(self._terms.send_timeout)
         where = self._leave(
             lambda where: where.send(request, message, deadline, self._holder(where)),
+            deadline,
             self._terms.send_timeout,
         )
         return self._stream(where, request, limit)
@@ -203,14 +205,16 @@ class Asking(PooledConnection[T]):
         finally:
             where.give_up(request)
 
-    def _leave(self, leave: Callable[[Dispatcher], None], limit: float | None) -> Dispatcher:
+    def _leave(
+        self, leave: Callable[[Dispatcher], None], deadline: float | None, limit: float | None
+    ) -> Dispatcher:
         """Send something; over another connection, if this one has ended while it was idle."""
         while True:
             entry = self._entry or self._current()
             shares = self._borrower.shares
             fresh = not self._touched and (entry.idle_since > 0 or shares) and self._deadline is None
             if fresh and not shares and not self._lender.is_fit_for_first_use(self):
-                self._lender.move(self, entry, self._until(limit))
+                self._lender.move(self, entry, deadline)
                 continue
             wire = entry.wire
             out = wire.bytes_out if fresh else 0
@@ -227,7 +231,7 @@ class Asking(PooledConnection[T]):
                 if not fresh or wire.bytes_out != out or is_alarm(error):
                     raise
                 self._touched = False
-                self._lender.move(self, entry, self._until(limit))
+                self._lender.move(self, entry, deadline)
 
     def _holder(self, where: Dispatcher) -> object:
         """Who may use the connection: this lease's borrower, or all that share it."""
@@ -249,6 +253,8 @@ def dispatcher_of(entry: Entry) -> Dispatcher:
 def raise_copy(error: BaseException | None) -> NoReturn:
     """Raise an error that several threads may get."""
     assert error is not None
+    if not isinstance(error, JetSocketError):
+        raise error  # the correlation's, over a reply that one thread waits for
     # A copy each: threads that raise one object would write into each other's traceback.
     raise copy.copy(error) from error.__cause__
 

@@ -8,17 +8,16 @@ from typing import Any, cast
 
 from jetsocket.asking import Asking, dispatcher_of, raise_copy
 from jetsocket.clock import monotonic
-from jetsocket.dispatch import Dispatcher, Request
+from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
-from jetsocket.exceptions import (
-    InvalidStateError,
-)
+from jetsocket.exceptions import InvalidStateError, ReplyError
 from jetsocket.exchange import payload_of
 from jetsocket.interrupts import is_alarm
 from jetsocket.iteration import iterate_slowly
 from jetsocket.lease import T, seconds
 from jetsocket.mailbox import Mailbox
 from jetsocket.matching import UNREADABLE, Part
+from jetsocket.pending import Request, Risk
 from jetsocket.subscription import Subscription, end_feed
 from jetsocket.topics import Feed, Overflow
 
@@ -57,9 +56,16 @@ class CorrelatedConnection(Asking[T]):
             told = message if isinstance(message, dict) else self._matching.read(payload, where.subprotocol)
             if where.raw is None:
                 where.raw = Mailbox()
-            where.send_as_is(told, payload, text, deadline, self._borrower)
+            where.send_as_is(told, payload, text, deadline, self._borrower, risk=self._risk)
 
-        self._leave(leave, limit)
+        self._leave(leave, deadline, limit)
+
+    @property
+    def _risk(self) -> Risk:
+        """What a message may do that has the id of a request on this connection, whose reply may come."""
+        if self._deadline is not None:
+            return "taken"  # a callback, which gets whatever comes
+        return "refused" if self._sent else "moved"
 
     # --- what is for nobody else -----------------------------------------------------------------------
 
@@ -149,12 +155,14 @@ class CorrelatedConnection(Asking[T]):
             where.topics.open_rest(feed)
             return where, feed
         request = Request(feed)
-        where = self._leave(lambda where: where.send(request, message, deadline, self._holder(where)), limit)
+        where = self._leave(
+            lambda where: where.send(request, message, deadline, self._holder(where)), deadline, limit
+        )
         try:
             if not feed.topics:
-                where.topics.can_be_ended, before = False, where.topics.can_be_ended  # unless we get further
-                self._wait(where, request, deadline, limit)
-                where.topics.can_be_ended = before
+                where.topics.begin(request, feed.owner)  # unless we get further
+                if request.asked is not None and request.asked.key is not None:  # else no reply will come
+                    self._wait(where, request, deadline, limit)
                 self._check_opened(where, request)
         except BaseException:
             end_feed(where, feed, self._holder(where), 0.0)
@@ -170,15 +178,19 @@ class CorrelatedConnection(Asking[T]):
         if request.error is not None:
             raise_copy(request.error)
         replies = list(request.arrived)
-        where.topics.can_be_ended, before = len(replies) == 1, where.topics.can_be_ended
-        self._matching.outcome(replies, asked)  # of several, those before the refusal have opened something
-        where.topics.can_be_ended = before
+        try:
+            if replies:
+                self._matching.outcome(replies, asked)
+        except ReplyError:
+            if len(replies) == 1:  # of several, those before the refusal have opened something
+                where.topics.settle(request)
+            raise
         if not feed.topics:
-            where.topics.can_be_ended = False
             raise ValueError(
                 f"{type(self._matching.correlation).__name__}.topic_of names no topic for this message and"
                 " its reply: it opens no subscription, or the correlation needs its topic paths"
             )
+        where.topics.settle(request)
 
     def _end_subscriptions(self) -> None:
         """Before the connection may be lent again: end what is open, at the server too."""

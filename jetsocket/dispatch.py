@@ -18,11 +18,12 @@ from typing import Any
 
 from jetsocket.clock import monotonic
 from jetsocket.correlation import Asked, NewId
-from jetsocket.exceptions import ConnectionError, JetSocketError, TimeoutError
+from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lock_watch import LockWatch
 from jetsocket.mailbox import LOOK_AGAIN, Mailbox, Reading
 from jetsocket.matching import UNREADABLE, Matching, Part, Payload, each_topic, strict
+from jetsocket.pending import Request, Risk, remember
 from jetsocket.pushes import Pushes
 from jetsocket.topics import Feed, Topics
 from jetsocket.uris import Target
@@ -34,34 +35,10 @@ MOST_GIVEN_UP = 1024
 
 _MOST_HELD = 10_000  # messages kept for a subscribe that is under way
 _MOST_RAW = 10_000  # messages kept for a lease that has sent by itself and does not receive
-_MOST_RAW_KEYS = 4096  # keys of its messages that are remembered, so that no request gets the same
+_MAY_COME = "a request with the id of this message may still be answered"
 _PATIENCE = 1.0  # s that a borrower may read nothing before a worker looks what has come
 _MUCH = 100  # messages
 _ANSWER_PATIENCE = 1.0  # s for sending what the protocol wants back at once
-
-
-class Request(Mailbox[Any]):
-    """A request under way: its replies arrive here.
-
-    Attributes:
-        asked: What was asked; set when it leaves.
-        feed: The subscription that it opens; None: none.
-        wants_all: Whether its thread waits for the last reply; False: for each.
-    """
-
-    __slots__ = ("asked", "feed", "wants_all")
-
-    def __init__(self, feed: Feed | None = None) -> None:
-        """Not sent yet."""
-        super().__init__()
-        self.asked: Asked | None = None
-        self.feed = feed
-        self.wants_all = True
-
-    @property
-    def has_mail(self) -> bool:
-        """Whether waiting is over."""
-        return self.is_ended or (bool(self.arrived) and not self.wants_all)
 
 
 class Dispatcher(Reading):
@@ -83,25 +60,22 @@ class Dispatcher(Reading):
     def __init__(self, wire: WebSocket, target: Target, matching: Matching, pushes: Pushes) -> None:
         """Nothing was asked yet."""
         super().__init__()
-        self.wire = wire
-        self.matching = matching
+        self.wire, self.matching = wire, matching
         self.topics = Topics()
         self.raw: Mailbox[Part] | None = None
         self.raw_asked: dict[Hashable, None] = {}
         self.given_up: dict[Hashable, Asked] = {}
         self.late_replies = self.unasked = 0
-        self.locks = LockWatch(wire)
-        self.has_worker = False
+        self.locks, self.has_worker = LockWatch(wire), False
         self.last_read = monotonic()
         self.subprotocol = wire.getsubprotocol()
-        self._target = target
-        self._pushes = pushes
+        self._target, self._pushes = target, pushes
         self._under_way: dict[Hashable, Request] = {}
         self._raw_keys: dict[Hashable, None] = {}
         self._numbers = itertools.count(1)
         self._prefix = uuid.uuid4().hex
-        self._subscribing = 0
-        self._held: deque[Part] = deque()
+        self._subscribing: dict[Request, None] = {}
+        self._held, self._looks_again = deque[Part](), False  # see `_is_due`
         self._parts: deque[Part] = deque()  # what was read and is not handed out yet
 
     @property
@@ -113,15 +87,18 @@ class Dispatcher(Reading):
     def wants_worker(self) -> bool:
         """Whether something has come that no thread hands out: a worker is to do so.
 
-        Of a lent connection, once its borrower has not read for a while; and what is his to receive stays
-        where it is counted, in the wire, once there is much.
+        Of a lent connection, once its borrower has not read for a while; and once much waits for it, the
+        rest stays where it is counted, in the wire.
         """
-        if self.has_worker or self.is_led or not (self.wire.reader.messages or self._parts):
+        has_some = self.wire.reader.messages or self._parts or self._is_due
+        if self.has_worker or self.is_led or not has_some:
             return False
-        if self.wire.holder is None:
+        if self.wire.holder in (None, self):
             return True
-        raw = self.raw
-        return monotonic() - self.last_read >= _PATIENCE and (raw is None or len(raw.arrived) < _MUCH)
+        if monotonic() - self.last_read < _PATIENCE:
+            return False
+        boxes = [*self._under_way.values(), self.raw]  # of a stream's replies, many may wait
+        return all(box is None or len(box.arrived) < _MUCH for box in boxes)
 
     @property
     def in_flight(self) -> int:
@@ -140,9 +117,7 @@ class Dispatcher(Reading):
             holder: Who may use the connection.
 
         Raises:
-            TimeoutError: The server takes no more.
-            ConnectionClosedError: The connection has ended.
-            InvalidStateError: The lease was released, or a signal handler interrupts its thread's own send.
+            JetSocketError: As `WebSocket.send_made`.
             Exception: What the correlation's `tag` or the serializer raises; nothing was sent.
         """
         matching = self.matching
@@ -156,7 +131,7 @@ class Dispatcher(Reading):
             payload = matching.encode(asked.sent, self.subprotocol)
             request.asked = asked
             if request.feed is not None:
-                self._begin_subscribe(request.feed, asked)
+                self._begin_subscribe(request, request.feed, asked)
             if asked.key is not None and not (request.feed is not None and request.feed.topics):
                 self._under_way[asked.key] = request
             return payload
@@ -168,25 +143,36 @@ class Dispatcher(Reading):
             raise
 
     def send_as_is(
-        self, message: Any, payload: str | bytes, text: bool | None, deadline: float | None, holder: object
+        self,
+        message: Any,
+        payload: str | bytes,
+        text: bool | None,
+        deadline: float | None,
+        holder: object,
+        *,
+        risk: Risk = "refused",
     ) -> None:
         """Send a lease's own message; what comes back for it, and for nobody else, is for `raw`."""
         key = self.matching.asks(message)
         if key is not None:
-            self._raw_keys[key] = self.raw_asked[key] = None
-            while len(self._raw_keys) > _MOST_RAW_KEYS:
-                del self._raw_keys[next(iter(self._raw_keys))]
+            if risk != "taken" and (key in self.given_up or key in self._under_way):
+                if risk == "refused":
+                    raise ValueError(f"{_MAY_COME} at {self.target.redacted}; take another id")
+                self.wire.cut(_MAY_COME)  # and the lease moves to another connection
+            remember(self._raw_keys, key)
+            remember(self.raw_asked, key)
         self.wire.send_message(payload, deadline, holder, text)
 
     def give_up(self, request: Request) -> None:
         """Wait for its replies no longer; those that come are late."""
         asked = request.asked
+        self._end_subscribe(request)
         if asked is None or asked.key is None or self._under_way.get(asked.key) is not request:
             return
         self.given_up[asked.key] = asked
-        del self._under_way[asked.key]
-        if request.feed is not None:
-            self._end_subscribe()
+        self._under_way.pop(asked.key, None)
+        if request.is_ended and request.error is None:  # the last reply came while we did that
+            self.given_up.pop(asked.key, None)
         if len(self.given_up) > MOST_GIVEN_UP:
             self.wire.cut(f"more than {MOST_GIVEN_UP} requests were given up, and no reply to them came")
 
@@ -195,7 +181,7 @@ class Dispatcher(Reading):
     def _read(self, box: Mailbox[Any], deadline: float) -> None:
         wire = self.wire
         while not box.has_mail:
-            if not self._parts:
+            if not (self._parts or self._is_due):
                 now = monotonic()
                 try:
                     # In slices: another thread may end the mailbox, and the socket knows nothing of that.
@@ -222,10 +208,9 @@ class Dispatcher(Reading):
 
     def _read_what_is_there(self) -> None:
         while True:
-            queue = self.wire.lend_queue(self.wire.holder)
-            if queue:
+            if queue := self.wire.lend_queue(self.wire.holder):
                 self._take(queue)
-            if not self._parts:
+            if not (self._parts or self._is_due):
                 break
             self._hand_out(None)
         if self.wire.failure is not None:
@@ -236,18 +221,34 @@ class Dispatcher(Reading):
         self.last_read = monotonic()
         take: Callable[[], Payload | None] = queue.popleft
         arrived: Iterator[Payload] = iter(take, None)
-        for payload in arrived:  # no exception comes between the two: see `iteration`
-            try:
-                self._parts.extend(self.matching.parts(payload, self.subprotocol))
-            except BaseException:
-                queue.appendleft(payload)
+        try:
+            for payload in arrived:  # no exception comes between the two: see `iteration`
+                try:
+                    self._parts.extend(self.matching.parts(payload, self.subprotocol))
+                except BaseException:
+                    queue.appendleft(payload)
+                    raise
+                return
+        except IndexError as error:  # the lease was released: what has come is not in this queue any more
+            if is_alarm(error):
                 raise
-            return
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether what was held for a subscribe may find its topic, as one is over."""
+        return bool(self._held) and (self._looks_again or not self._subscribing)
 
     def _hand_out(self, box: Mailbox[Any] | None) -> None:
         """Hand out what was read, until something is in that mailbox; None: all of it."""
         parts = self._parts
-        while parts and not (box is not None and box.has_mail):
+        while True:
+            if self._is_due:  # what still finds none is held again, in order
+                self._looks_again = False
+                while self._held:
+                    parts.appendleft(self._held[-1])
+                    self._held.pop()
+            if not parts or (box is not None and box.has_mail):
+                return
             self._dispatch(parts[0])  # doing it again after a strike changes nothing
             parts.popleft()
 
@@ -255,21 +256,22 @@ class Dispatcher(Reading):
         """Give a message to its asker."""
         matching, message = self.matching, part.message
         if message is not UNREADABLE:
-            correlation = matching.correlation
+            correlation, payload = matching.correlation, None
             try:
                 if matching.answers and (answer := correlation.answer(message)) is not None:
-                    self._send_back(answer)
-                    return
-                key = correlation.key(message)
-                if key is not None and self._is_reply(strict(key), part):
-                    return
-                if matching.has_topics and self._is_pushed(part):
-                    return
-            except JetSocketError:
-                raise
+                    payload = matching.encode(answer, self.subprotocol)
+                else:
+                    key = correlation.key(message)
+                    if key is not None and self._is_reply(strict(key), part):
+                        return
+                    if matching.has_topics and self._is_pushed(part):
+                        return
             except Exception as error:  # the correlation's: the message belongs to no asker
                 if is_alarm(error, users_code=True):
                     raise
+            if payload is not None:
+                self._send_back(payload)
+                return
         if self._subscribing and matching.has_topics and len(self._held) < _MOST_HELD:
             self._held.append(part)
         else:
@@ -278,7 +280,7 @@ class Dispatcher(Reading):
     def _is_reply(self, key: Hashable, part: Part) -> bool:
         request = self._under_way.get(key)
         if request is not None:
-            self._answer(request, key, part.message)
+            self._answer(request, key, part)
             return True
         asked = self.given_up.get(key)
         if asked is not None:
@@ -294,21 +296,20 @@ class Dispatcher(Reading):
                 return True
         return False
 
-    def _answer(self, request: Request, key: Hashable, message: Any) -> None:
+    def _answer(self, request: Request, key: Hashable, part: Part) -> None:
         """A reply to a request that is under way."""
-        asked, arrived = request.asked, request.arrived
+        asked = request.asked
         assert asked is not None
         asked.replies += 1
-        is_last = self.matching.correlation.is_last(message, asked)
-        if not (arrived and arrived[-1] is message):
-            arrived.append(message)
+        is_last = self.matching.correlation.is_last(part.message, asked)
+        request.put(part.message, part)
         if is_last:
             if request.feed is not None:
-                self._open_for(request.feed, asked, message)
+                self._open_for(request, request.feed, asked, part.message)
             request.is_ended = True
             self._under_way.pop(key, None)
-            if request.feed is not None:
-                self._end_subscribe()
+            self.given_up.pop(key, None)  # its thread may be doing that at this moment
+            self._end_subscribe(request)
         request.ring()
 
     def _is_pushed(self, part: Part) -> bool:
@@ -320,12 +321,12 @@ class Dispatcher(Reading):
                 self.topics.close(feed)
                 feed.end(self.matching.error_in(part.message))
             else:
-                feed.put(part.message)
+                feed.put(part.message, part)
         return bool(feeds) or any(self.topics.has_ended(topic) for topic in topics)
 
     def _give_to_no_asker(self, part: Part) -> None:
         if self.topics.feed is not None and part.message is not UNREADABLE:
-            self.topics.feed.put(part.message)
+            self.topics.feed.put(part.message, part)
         elif self.raw is not None and len(self.raw.arrived) < _MOST_RAW:
             self._put_raw(part)
         else:
@@ -339,11 +340,10 @@ class Dispatcher(Reading):
             raw.arrived.append(part)
             raw.ring()
 
-    def _send_back(self, answer: Any) -> None:
+    def _send_back(self, payload: Payload) -> None:
         """Send what the protocol wants at once; a server that does not take it gets the next one."""
         wire = self.wire
         try:
-            payload = self.matching.encode(answer, self.subprotocol)
             wire.send_message(payload, monotonic() + _ANSWER_PATIENCE, wire.holder)
         except (ConnectionError, TimeoutError) as error:
             if is_alarm(error):
@@ -351,28 +351,28 @@ class Dispatcher(Reading):
 
     # --- subscriptions ---------------------------------------------------------------------------------
 
-    def _begin_subscribe(self, feed: Feed, asked: Asked) -> None:
+    def _begin_subscribe(self, request: Request, feed: Feed, asked: Asked) -> None:
         """A subscribe is about to leave: where its topic is known, it is open from now on."""
         feed.sent = asked.sent
-        topics = each_topic(self.matching.correlation.topic_of(asked.sent, None))
-        if topics:
+        if topics := each_topic(self.matching.correlation.topic_of(asked.sent, None)):
             self.topics.open(feed, topics)
         else:
-            self._subscribing += 1
+            self._subscribing[request] = None
 
-    def _open_for(self, feed: Feed, asked: Asked, reply: Any) -> None:
+    def _end_subscribe(self, request: Request) -> None:
+        if request in self._subscribing:
+            self._subscribing.pop(request, None)
+            self._looks_again = True
+
+    def _open_for(self, request: Request, feed: Feed, asked: Asked, reply: Any) -> None:
         """The reply to a subscribe has come: it names the topic."""
-        if self.matching.error_in(reply) is None:
-            self.topics.open(feed, each_topic(self.matching.correlation.topic_of(asked.sent, reply)))
-
-    def _end_subscribe(self) -> None:
-        """A subscribe is over: what was held meanwhile is handed out, before anything that comes."""
-        self._subscribing = max(0, self._subscribing - 1)
-        if not self._subscribing:
-            held = list(self._held)
-            self._held.clear()
-            for part in held:
-                self._dispatch(part)
+        try:
+            if self.matching.error_in(reply) is None:
+                self.topics.open(feed, each_topic(self.matching.correlation.topic_of(asked.sent, reply)))
+        except Exception as error:  # the correlation's: for who subscribes, or it would wait for ever
+            if is_alarm(error, users_code=True):
+                raise
+            request.error = error
 
     # --- the end ---------------------------------------------------------------------------------------
 
@@ -388,6 +388,7 @@ class Dispatcher(Reading):
             raw.end(not_held(self.target))
         for request in list(self._under_way.values()):
             self.give_up(request)
+            request.end(not_held(self.target))
 
     def fail(self, error: BaseException) -> None:
         """The connection has ended: so have all who wait for something from it, each at once."""
@@ -396,4 +397,4 @@ class Dispatcher(Reading):
         self._under_way.clear()
 
 
-__all__ = ["MOST_GIVEN_UP", "Dispatcher", "Request"]
+__all__ = ["MOST_GIVEN_UP", "Dispatcher"]

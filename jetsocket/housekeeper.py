@@ -321,7 +321,7 @@ class Housekeeper:
         if borrower.shares:
             if entry is not None and entry.dispatcher is not None:
                 entry.dispatcher.topics.abandon(borrower)
-                borrower.reason = None if entry.dispatcher.topics.can_be_ended else "dropped"
+                borrower.reason = "dropped" if entry.dispatcher.topics.leaves_open(borrower) else None
             self.state.come_back(borrower)
             if was_lent and borrower.is_subscriber:
                 self._warn_of_drop(borrower, entry)

@@ -151,7 +151,7 @@ class Lending(Moving, Prewarming):
                 owes_a_ping(entry, config, now)
                 or (with_sleep() - now >= slept + SHORTEST_SLEEP and ping_after_sleep(state, slept))
             ):
-                why, now = self._ping(entry, deadline), monotonic()
+                why, now = self._ping(borrower, entry, deadline), monotonic()
             if why is None:
                 borrower.taken_at = now
                 return entry
@@ -172,14 +172,15 @@ class Lending(Moving, Prewarming):
             if answer.entry is not None and now >= max(deadline, borrower.asked_at + _LOOK_PATIENCE):
                 self._refuse(borrower)  # the others may send as much as this one
 
-    def _ping(self, entry: Entry, deadline: float) -> str | None:
+    def _ping(self, borrower: Borrower, entry: Entry, deadline: float) -> str | None:
         """Have a connection answer a ping that it owes; why it must not be lent, None: it may."""
         now = monotonic()
         until = now + patience(self.state)
         if deadline <= now or self.state.has_check:  # the housekeeper has it called
             return _OWES_A_PONG
+        holder = entry.wire.holder = entry.dispatcher if borrower.shares else None  # others may join it
         try:
-            entry.wire.measure_latency(min(until, deadline))
+            entry.wire.measure_latency(min(until, deadline), holder)
         except TimeoutError as error:
             if is_alarm(error):
                 raise

@@ -6,10 +6,12 @@ can tell then whether it got the lock. On a connection that many share, all woul
 
 from __future__ import annotations
 
-from jetsocket.clock import monotonic
 from jetsocket.wire.websocket import WebSocket
 
-_STUCK, _STRUCK = 0.7, 0.1  # s that a lock may be held though nothing moves; once a strike was seen
+_STUCK, _STRUCK = 0.4, 0.1  # s that a lock is seen to be held by no thread; once a strike was seen
+
+
+_NEVER = float("inf")
 
 
 class LockWatch:
@@ -19,21 +21,26 @@ class LockWatch:
         """Begin with both free."""
         self._wire = wire
         self._sent_before = (0, 0)
-        self._sends_since = self._reads_since = monotonic()
+        self._sends_since = self._reads_since = _NEVER  # since when each is seen so
 
     def is_stuck(self, now: float) -> bool:
-        """Whether a lock has been held for long though nothing moves, so that no thread has it.
+        """Whether a lock is held for long though nothing moves, so that no thread has it.
 
-        A sender writes, and that is seen; a reader looks up now and then (`mailbox.LOOK_AGAIN`).
+        A thread that sends, or makes what it is to send, says so, however long it takes; so does one that
+        waits for what comes.
         """
         wire = self._wire
         sent = wire.bytes_out, wire.messages_sent
-        if not wire.lock.locked() or wire.is_writing or sent != self._sent_before:
-            self._sent_before, self._sends_since = sent, now
-        if not wire.readlock.locked() or (wire.waits_since or 0.0) > self._reads_since:
-            self._reads_since = now
+        if not wire.lock.locked() or wire.is_composing or wire.is_writing or sent != self._sent_before:
+            self._sent_before, self._sends_since = sent, _NEVER
+        else:
+            self._sends_since = min(self._sends_since, now)
+        if not wire.readlock.locked() or wire.waits_since is not None:
+            self._reads_since = _NEVER
+        else:
+            self._reads_since = min(self._reads_since, now)
         held_for = now - min(self._sends_since, self._reads_since)
-        if not held_for:
+        if held_for < 0:  # neither is
             wire.was_struck = False
         return held_for > (_STRUCK if wire.was_struck else _STUCK)
 

@@ -106,7 +106,7 @@ class Reading:
         """No thread waits yet."""
         self.lock = threading.Lock()
         self._leader: Turn | None = None
-        self._followers: dict[Mailbox[Any], None] = {}
+        self._followers: dict[Turn, Mailbox[Any]] = {}  # in the order in which they came
 
     @property
     @abstractmethod
@@ -184,9 +184,9 @@ class Reading:
                 self._leader = leader = turn
             if box is not None:
                 if leader is turn:
-                    self._followers.pop(box, None)
+                    self._followers.pop(turn, None)
                 else:
-                    self._followers[box] = None
+                    self._followers[turn] = box
             return leader
 
     def _leave(self, turn: Turn, box: Mailbox[Any]) -> None:
@@ -194,11 +194,11 @@ class Reading:
         if self.lock.locked() and self._holds_lock():
             return  # a handler is above code that holds it: the followers find out by themselves
         with self.lock:
-            self._followers.pop(box, None)
+            self._followers.pop(turn, None)
             leader = self._leader
             if leader is turn or (leader is not None and leader.is_over):
                 self._leader = leader = None
-            heir = next(iter(self._followers), None) if leader is None else None
+            heir = next(iter(self._followers.values()), None) if leader is None else None
         if heir is not None:
             heir.ring()
         if box.has_mail:  # of several threads that wait at one mailbox, another may take the rest

@@ -91,7 +91,7 @@ class Returning:
                     half_sent=entry.wire.left_half_way,
                     discarded=lease._discarded,
                     unanswered=False,
-                    subscribed=not entry.dispatcher.topics.can_be_ended,
+                    subscribed=entry.dispatcher.topics.leaves_open(borrower),
                 )
         finally:
             self.state.come_back(borrower)

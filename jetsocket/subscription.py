@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from jetsocket.clock import monotonic
-from jetsocket.dispatch import Dispatcher, Request
+from jetsocket.dispatch import Dispatcher
 from jetsocket.exceptions import (
     ConnectionClosedError,
     ConnectionError,
@@ -18,6 +18,7 @@ from jetsocket.exceptions import (
     TimeoutError,
 )
 from jetsocket.interrupts import is_alarm
+from jetsocket.pending import Request
 from jetsocket.topics import Feed
 
 __all__ = ["Origin", "Reopen", "Subscription", "end_feed"]
@@ -256,9 +257,9 @@ def end_feed(where: Dispatcher, feed: Feed, holder: object, deadline: float) -> 
         deadline: For the server's confirmation (monotonic, s).
     """
     topics, correlation = where.topics, where.matching.correlation
+    topics.begin(feed, feed.owner)  # unless we get further
     for topic in topics.close(feed):
         request = Request()
-        was_ended, topics.can_be_ended = topics.can_be_ended, False  # unless we get further
         try:
             message = correlation.unsubscribe(topic, feed.sent)
             if message is None:
@@ -278,5 +279,5 @@ def end_feed(where: Dispatcher, feed: Feed, holder: object, deadline: float) -> 
             return False
         finally:
             where.give_up(request)
-        topics.can_be_ended = was_ended
-    return topics.can_be_ended
+    topics.settle(feed)
+    return True

@@ -47,11 +47,11 @@ class Feed(Mailbox[Any]):
         self.sent: Any = None
         self.dropped = 0
         self.owner: object = None
-        self._last: Any = None  # so that one that is handed out again, after a strike, is not there twice
+        self._last: object = None  # so that one that is handed out again, after a strike, is not there twice
 
-    def put(self, message: Any) -> None:
-        """Add what came; for the thread that leads."""
-        if self.is_ended or self._last is message:
+    def put(self, message: Any, mark: object) -> None:
+        """Add what came, once for each `mark`; for the thread that leads."""
+        if self.is_ended or self._last is mark:
             return
         if len(self.arrived) >= self.most:
             self.dropped += 1
@@ -61,7 +61,7 @@ class Feed(Mailbox[Any]):
             if self.arrived:
                 self.arrived.popleft()
         self.arrived.append(message)
-        self._last = message
+        self._last = mark
         self.ring()
 
 
@@ -77,15 +77,31 @@ class Topics:
 
     Attributes:
         feed: The subscription that takes what belongs to no topic.
-        can_be_ended: Whether all that was opened can be ended; if not, the connection is to be closed.
     """
 
     def __init__(self) -> None:
         """Nothing yet."""
         self._open: dict[Hashable, list[Feed]] = {}
         self._ended: dict[Hashable, None] = {}
+        self._loose: dict[object, object] = {}  # by what was begun and did not get to its end: whose it is
         self.feed: Feed | None = None
-        self.can_be_ended = True
+
+    @property
+    def can_be_ended(self) -> bool:
+        """Whether all that was opened can be ended; if not, the connection is to be closed."""
+        return not self._loose
+
+    def leaves_open(self, owner: object) -> bool:
+        """Whether something of that borrower's may be open at the server, and is not ended any more."""
+        return any(each is owner for each in list(self._loose.values()))
+
+    def begin(self, what: object, owner: object) -> None:
+        """A subscribe or its end is under way, and what the server has open is not known until `settle`."""
+        self._loose[what] = owner
+
+    def settle(self, what: object) -> None:
+        """The server has confirmed it."""
+        self._loose.pop(what, None)
 
     @property
     def is_empty(self) -> bool:
@@ -143,7 +159,7 @@ class Topics:
             if feed.owner is owner:
                 self.close(feed)
                 feed.end()
-                self.can_be_ended = False
+                self.begin(feed, owner)
 
     def of(self, topic: Hashable) -> list[Feed]:
         """Who has subscribed to that topic."""

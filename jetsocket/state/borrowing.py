@@ -151,9 +151,11 @@ class State(FastPath):
             raise self._over()
         self.lent.pop(borrower, None)
         self._unshare(entry, borrower)
-        self._forget_share(entry)
-        entry.borrower = borrower.entry = None
-        self._suspect(entry, answer_by)
+        borrower.entry = None
+        if not entry.sharers:  # else others have joined it meanwhile, and see for themselves
+            self._forget_share(entry)
+            entry.borrower = None
+            self._suspect(entry, answer_by)
         return self._take_or_wait(borrower, may_wait=may_wait, again=True)
 
     @step

@@ -93,6 +93,7 @@ class Link:
         last_heard: When data or a due pong last came (monotonic, s).
         latency: Round trip of the last `measure_latency` (s).
         was_struck: Whether an exception has struck a thread as it waited for one of the locks.
+        is_composing: Whether a thread is inside a send, however long making or deflating the message takes.
         waits_since: Since when a reader waits (monotonic, s); None: none does.
         stirred: Whether anything may have been read or sent since `at_rest` was last true; set before it is.
         unfinished: Where it puts itself when something that came could not be dealt with at once: a pong that
@@ -121,7 +122,7 @@ class Link:
         self.last_heard = monotonic()
         self.latency: float | None = None
         self.waits_since: float | None = None
-        self.was_struck = False
+        self.was_struck = self.is_composing = False
         self.stirred = True
         self.unfinished: set[Any] | None = None
         self.tell_end: Callable[[ConnectionError], None] = _log_end

@@ -78,6 +78,7 @@ class Outgoing(Link):
             self._wait_for("lock", deadline, "send")
         out = -1
         try:
+            self.is_composing = True
             if holder is not self.holder:
                 raise not_held(self.target)
             if begin is not None:  # what is only known now that it is this one's turn
@@ -101,6 +102,7 @@ class Outgoing(Link):
                 self._deflater.forget()  # the server may not have got what the next message would refer to
             raise
         finally:
+            self.is_composing = False
             self.lock.release()
             if self.reader.pings:
                 self.answer_ping()

@@ -1,0 +1,62 @@
+"""What is asked for and has not come: the mailbox of a request, and keys of what was sent as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Final, Literal, TypeAlias
+
+from jetsocket.correlation import Asked
+from jetsocket.interrupts import suppress
+from jetsocket.mailbox import Mailbox
+from jetsocket.topics import Feed
+
+MOST_KEYS = 4096
+"""Keys of what a lease has sent as it is, beyond which the oldest are not remembered one by one."""
+
+Risk: TypeAlias = Literal["moved", "refused", "taken"]
+"""What becomes of a message sent as it is, with the key of a request whose reply may still come."""
+
+_OTHERS: Final = object()  # stands for those
+
+
+class Request(Mailbox[Any]):
+    """A request under way: its replies arrive here.
+
+    Attributes:
+        asked: What was asked; set when it leaves.
+        feed: The subscription that it opens; None: none.
+        wants_all: Whether its thread waits for the last reply; False: for each.
+    """
+
+    __slots__ = ("_last", "asked", "feed", "wants_all")
+
+    def __init__(self, feed: Feed | None = None) -> None:
+        """Not sent yet."""
+        super().__init__()
+        self.asked: Asked | None = None
+        self.feed = feed
+        self.wants_all = True
+        self._last: object = None
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether waiting is over."""
+        return self.is_ended or (bool(self.arrived) and not self.wants_all)
+
+    def put(self, message: Any, mark: object) -> None:
+        """Add a reply; one with the same mark is there already, and is handed out again after a strike."""
+        if self._last is not mark:
+            self.arrived.append(message)
+            self._last = mark
+
+
+def remember(keys: dict[Hashable, None], key: Hashable) -> None:
+    """Add a key; of many, the oldest are one that never comes back."""
+    keys[key] = None
+    with suppress(RuntimeError, StopIteration):  # another thread takes one out at the same time
+        while len(keys) > MOST_KEYS:
+            keys.pop(next(iter(keys)), None)
+            keys[_OTHERS] = None
+
+
+__all__ = ["MOST_KEYS", "Request", "Risk", "remember"]

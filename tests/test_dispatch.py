@@ -1,0 +1,350 @@
+"""Each message of a connection to its asker: what came twice, late, too early, or as something else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jetsocket import (
+    ConnectionClosedError,
+    ConnectionPool,
+    DecodeError,
+    InvalidStateError,
+    ReplyError,
+    TimeoutError,
+)
+from jetsocket.dispatch import MOST_GIVEN_UP, Dispatcher
+from jetsocket.matching import Part
+from jetsocket.pending import Request
+from jetsocket.topics import Feed
+from tests.servers import EchoServer, wait_until
+from tests.services import Plain, Service, service
+
+MakePool = Callable[..., ConnectionPool[Any]]
+
+
+@pytest.fixture
+def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
+    return echo_server(service)
+
+
+@pytest.fixture
+def pool(server: EchoServer, make_pool: MakePool) -> ConnectionPool[Any]:
+    return make_pool(server, correlation=Plain(), max_connections=1)
+
+
+def dispatcher(conn: Any) -> Dispatcher:
+    found = conn._entry.dispatcher
+    assert isinstance(found, Dispatcher)
+    return found
+
+
+def part(message: Any) -> Part:
+    return Part(None, message)
+
+
+def hand_out(where: Dispatcher, *messages: Any) -> None:
+    where._parts.extend(part(message) for message in messages)
+    where._hand_out(None)
+
+
+def sent(conn: Any, message: Any, feed: Feed | None = None) -> Request:
+    """A request that has left, and whose reply no thread waits for."""
+    request = Request(feed)
+    dispatcher(conn).send(request, message, None, conn._borrower)
+    assert request.asked is not None
+    return request
+
+
+# --- replies
+
+
+def test_an_id_that_is_not_quite_the_same_answers_no_one(pool: ConnectionPool[Any]) -> None:
+    with pool.acquire("/") as conn:
+        request = sent(conn, {"do": "never"})
+        hand_out(dispatcher(conn), {"id": True}, {"id": "1"}, {"id": [1]}, {"id": None}, {})
+        assert not request.has_mail
+        hand_out(dispatcher(conn), {"id": 1.0})
+        assert request.has_mail
+
+
+def test_all_replies_to_a_request_that_was_given_up_are_late(pool: ConnectionPool[Any]) -> None:
+    with pool.acquire("/") as conn:
+        with pytest.raises(TimeoutError):
+            conn.request({"do": "never"}, 0.05)
+        where = dispatcher(conn)
+        hand_out(where, {"id": 1, "part": 1}, {"id": 1, "part": 2})
+        assert len(where.given_up) == 1
+        hand_out(where, {"id": 1})
+        assert where.given_up == {}
+        assert (where.late_replies, where.unasked) == (3, 0)
+
+
+def test_what_is_answered_while_it_is_given_up_does_not_count_as_open(pool: ConnectionPool[Any]) -> None:
+    """The last reply is handed out while the thread that asked is about to leave, in either order."""
+    with pool.acquire("/") as conn:
+        where = dispatcher(conn)
+
+        class Meanwhile(dict[Any, Any]):
+            """Another thread does something just before this one strikes the request off."""
+
+            def pop(self, *args: Any) -> Any:
+                others, where._under_way = where._under_way, dict(self)
+                meanwhile()
+                where._under_way = others
+                return super().pop(*args)
+
+        request = sent(conn, {"do": "never"})
+        where._under_way = Meanwhile(where._under_way)
+        meanwhile: Callable[[], None] = lambda: hand_out(where, {"id": 1})  # noqa: E731  # it changes below
+        where.give_up(request)
+        assert (request.is_ended, where.given_up, where.in_flight) == (True, {}, 0)
+
+        where._under_way = {}
+        other = sent(conn, {"do": "never"})
+        where._under_way = Meanwhile(where._under_way)
+        meanwhile = lambda: where.give_up(other)  # noqa: E731  # likewise
+        hand_out(where, {"id": 2})
+        assert (other.is_ended, where.given_up, where.in_flight) == (True, {}, 0)
+        where._under_way = {}
+        assert conn.request({"n": 1}, 5)["n"] == 1
+
+
+def test_too_many_that_were_given_up_end_the_connection(pool: ConnectionPool[Any]) -> None:
+    with pool.acquire("/") as conn:
+        where = dispatcher(conn)
+        for _ in range(MOST_GIVEN_UP):
+            where.give_up(sent(conn, {"do": "never"}))
+        assert conn.request({"n": 1}, 5)["n"] == 1
+        where.give_up(sent(conn, {"do": "never"}))
+        with pytest.raises(ConnectionClosedError, match="given up"):
+            conn.request({"n": 1}, 5)
+
+
+def test_a_lease_that_is_released_ends_the_waiting_of_its_other_threads(pool: ConnectionPool[Any]) -> None:
+    conn, ended = pool.acquire("/"), list[BaseException]()
+
+    def ask() -> None:
+        with pytest.raises(InvalidStateError) as raised:
+            conn.request({"do": "never"})
+        ended.append(raised.value)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: pool.stats().in_flight == 3)
+    conn.release()
+    for thread in threads:
+        thread.join(10)
+    assert len(ended) == 3
+
+
+@pytest.mark.parametrize("broken", ["key", "is_last", "topic", "answer"])
+@pytest.mark.parametrize("raised", [ReplyError("x"), DecodeError("x"), KeyError("x")])
+def test_whatever_a_correlation_raises_costs_only_that_message(
+    server: EchoServer, make_pool: MakePool, broken: str, raised: Exception
+) -> None:
+    """An error of ours, too: else each who reads after that would get it."""
+
+    def fail(self: Any, message: Any, *rest: Any) -> Any:
+        if "bad" in str(message):
+            raise raised
+        return getattr(Plain, broken)(self, message, *rest)
+
+    pool = make_pool(server, correlation=type("Broken", (Plain,), {broken: fail})())
+    say = [{"note": "bad", "id": 1}] if broken == "is_last" else ["bad"]
+    for number in range(2):
+        assert pool.request("/", {"do": "push", "say": say, "n": number}, 5)["n"] == number
+    assert server.opened == 1
+
+
+# --- by oneself
+
+
+def test_a_message_whose_id_is_still_to_be_answered_to_another_goes_over_another_connection(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    """Or the late reply would reach it."""
+    pool = make_pool(server, correlation=Plain(), max_connections=1)
+    with pool.acquire("/") as conn, pytest.raises(TimeoutError):
+        conn.request({"do": "late", "after": 0.3, "n": "first"}, 0.05)
+    with pool.acquire("/") as conn:
+        conn.send({"id": 1, "n": "second"})
+        assert conn.recv(5)["n"] == "second"
+    assert server.opened == 2
+    with pool.acquire("/") as conn:
+        conn.send({"n": 1})
+        with pytest.raises(TimeoutError):
+            conn.request({"do": "never", "n": "third"}, 0.05)
+        with pytest.raises(ValueError, match="another id"):
+            conn.send({"id": 2})  # 1 is the one that was sent before
+        conn.recv(5)
+
+
+def test_no_request_gets_an_id_that_a_lease_has_sent(pool: ConnectionPool[Any]) -> None:
+    with pool.acquire("/") as conn:
+        for number in (1, 2, 4):
+            conn.send({"id": number, "do": "never"})
+        assert [conn.request({"n": 0}, 5)["id"] for _ in range(3)] == [3, 5, 6]
+
+
+def test_what_a_lease_receives_comes_in_order_and_is_bounded(
+    pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetsocket.dispatch._MOST_RAW", 5)
+    with pool.acquire("/") as conn:
+        conn.send({"id": 100, "do": "push", "say": [{"note": n} for n in range(7)]})
+        assert conn.request({"n": 1}, 5)["n"] == 1  # reads all that comes before it
+        assert [conn.recv(5).get("note") for _ in range(6)] == [0, 1, 2, 3, 4, None]
+        assert dispatcher(conn).unasked == 2
+
+
+def test_what_cannot_be_read_is_for_the_one_who_sends_by_himself(pool: ConnectionPool[Any]) -> None:
+    with pool.acquire("/") as conn:
+        conn.send({"n": 1})
+        dispatcher(conn)._parts.extend(dispatcher(conn).matching.parts("{", None))
+        dispatcher(conn)._hand_out(None)
+        with pytest.raises(DecodeError) as raised:
+            conn.recv(5)
+        assert raised.value.payload == "{"
+        assert conn.recv(5) == {"n": 1}
+
+
+def test_a_frame_of_several_messages_is_several(server: EchoServer, make_pool: MakePool) -> None:
+    class Split(Plain):
+        def split(self, message: Any) -> Any:
+            return message if isinstance(message, list) else (message,)
+
+    pool = make_pool(server, correlation=Split())
+    with pool.acquire("/") as conn:
+        conn.send({"id": 9, "do": "push", "say": [[{"note": 1}, {"id": 1, "n": "mine"}, {"note": 2}]]})
+        assert conn.request({"do": "never"}, 5)["n"] == "mine"
+        assert [conn.recv(5), conn.recv_raw(5)] == [{"note": 1}, '{"note": 2}']
+        assert conn.recv(5)["id"] == 9
+
+
+# --- subscriptions
+
+
+def test_what_comes_while_two_subscribe_is_held_until_both_are_done(pool: ConnectionPool[Any]) -> None:
+    with pool.acquire("/") as conn:
+        where = dispatcher(conn)
+        feeds = [Feed(10, "error", "x") for _ in range(2)]
+        message = {"do": "subscribe"}
+        requests = [sent(conn, {**message, "topic": f"t{n}"}, feeds[n]) for n in range(2)]
+        where._read_what_is_there()
+        for request in requests:  # once more, in case the replies had come
+            where.topics.close(request.feed or feeds[0])
+            where._under_way[request.asked.key if request.asked else 0] = request
+            where._subscribing[request] = None
+            request.is_ended = False
+        keys = [request.asked.key for request in requests if request.asked]
+        hand_out(where, {"topic": "t1", "n": 1}, {"topic": "t0", "n": 2}, {"note": 3})
+        assert where.unasked == 0
+        hand_out(where, {"id": keys[0], "opened": "t0"}, {"topic": "t0", "n": 4})
+        assert [each["n"] for each in feeds[0].arrived] == [2, 4]  # in order
+        where.give_up(requests[1])  # its thread is interrupted; only who reads hands out
+        assert where.unasked == 0
+        hand_out(where)
+        assert where.unasked == 2
+        for feed in feeds:
+            where.topics.close(feed)
+        conn.discard()
+
+
+def test_topics_of_a_reply_that_cannot_be_told_fail_the_subscribe(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    class Broken(Plain):
+        def topic_of(self, sent: Any, reply: Any) -> Any:
+            return None if reply is None else reply["no such thing"]
+
+    pool = make_pool(server, correlation=Broken(), max_connections=1)
+    with pytest.raises(KeyError, match="no such thing"):
+        pool.subscribe("/", {"do": "subscribe", "topic": "t"})
+    assert pool.stats().discards == {"subscribed": 1}
+
+
+def test_a_message_without_a_reply_that_names_no_topic_subscribes_to_nothing(
+    pool: ConnectionPool[Any],
+) -> None:
+    with pytest.raises(ValueError, match="names no topic"):
+        pool.subscribe("/", {"do": "notify"})
+
+
+def test_several_topics_are_one_subscription(server: EchoServer, make_pool: MakePool) -> None:
+    class Two(Plain):
+        def topic_of(self, sent: Any, reply: Any) -> Any:
+            return ["a", "b"] if sent.get("do") == "listen" else None
+
+        def topic(self, message: Any) -> Any:
+            return message.get("topics")
+
+    pool = make_pool(server, correlation=Two())
+    with pool.acquire("/") as conn, conn.subscribe({"do": "listen"}) as subscription:
+        assert subscription.topic == ["a", "b"]
+        say = [{"topics": ["a", "b"], "n": 1}, {"topics": ["b"], "n": 2}, {"topics": ["c"], "n": 3}]
+        conn.request({"do": "push", "say": say}, 5)
+        assert [subscription.get(0)["n"], subscription.get(0)["n"]] == [1, 2]
+        with pytest.raises(TimeoutError):
+            subscription.get(0)
+
+
+def test_equal_messages_of_a_feed_all_come(server: EchoServer, make_pool: MakePool) -> None:
+    for correlation in (None, Plain()):
+        pool = make_pool(server, correlation=correlation)
+        with pool.subscribe("/", None) as subscription:
+            for text in ("1", "1", "null", "null", "true", "true"):
+                server.broadcast(text)
+            got = [subscription.get(5) for _ in range(6)]
+            assert got == [1, 1, None, None, True, True]
+        pool.close()
+
+
+# --- who reads what no one waits for
+
+
+def test_a_worker_takes_no_more_of_a_stream_than_a_hundred_that_wait(pool: ConnectionPool[Any]) -> None:
+    with pool.acquire("/") as conn:
+        where = dispatcher(conn)
+        stream = sent(conn, {"do": "never"})
+        stream.wants_all = False
+        where.last_read = 0.0
+        where._parts.append(part({"id": 1, "part": 0}))
+        assert where.wants_worker
+        stream.arrived.extend(range(100))
+        assert not where.wants_worker
+
+
+# --- what takes long
+
+
+class Slow(Service):
+    def run(self) -> None:
+        threading.Event().wait(1.6)
+        self.say({"hello": 1})
+        super().run()
+
+
+def test_a_greeting_that_takes_its_time_is_waited_for(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool
+) -> None:
+    got: list[Any] = []
+    slow = echo_server(lambda conn: Slow(conn).run())
+    pool = make_pool(slow, correlation=Plain(), configure=lambda conn: got.append(conn.recv()))
+    assert pool.request("/", {"n": 1}, 10)["n"] == 1
+    assert got == [{"hello": 1}]
+    assert slow.opened == 1
+
+
+def test_a_message_that_takes_its_time_to_be_made_is_sent(server: EchoServer, make_pool: MakePool) -> None:
+    def serialize(message: Any) -> str:
+        threading.Event().wait(1.6)
+        return '{"id": %d}' % message["id"]  # noqa: UP031  # of one number
+
+    pool = make_pool(server, correlation=Plain(), manager_kwargs={"serializer": serialize})
+    assert pool.request("/", {"n": 1}, 10) == {"id": 1}
+    assert server.opened == 1
