@@ -207,7 +207,7 @@ def test_everything_public_is_in_the_api_reference() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [jetsocket.ConnectionPool, jetsocket.PooledConnection, jetsocket.Histogram],
+    [jetsocket.ConnectionPool, jetsocket.PooledConnection, jetsocket.Subscription, jetsocket.Histogram],
     ids=lambda k: k.__name__,
 )
 def test_every_public_member_is_in_the_api_reference(kind: type) -> None:
