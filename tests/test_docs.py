@@ -26,14 +26,16 @@ import jetsocket.correlation
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.options import Options
 from jetsocket.wire import dial
+from tests import protocols
 from tests.conftest import Tls
 from tests.servers import Connection, EchoServer
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "protocols").glob("*.md")]
+)
 BLOCK = re.compile(r"^```python[^\S\n]*(?P<mark>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[(?P<label>[^]]+)\]\((?P<where>[^)\s]+)\)")
-NAMES = {"stream.example.com"}  # the servers that the pages name
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -62,15 +64,27 @@ def exchange(conn: Connection) -> None:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, tls: Tls) -> Iterator[EchoServer]:
-    """A world in which the pages' servers exist: names lead to a local one, whose certificate is trusted."""
-    with EchoServer(exchange, ssl_context=tls.issue(*NAMES)) as server:
+def world(monkeypatch: pytest.MonkeyPatch, tls: Tls) -> Iterator[list[EchoServer]]:
+    """A world in which the pages' servers exist: names lead to local ones, whose certificate is trusted."""
+    hosts = {"stream.example.com": exchange, **protocols.services()}
+
+    def serve(conn: Connection) -> None:
+        assert conn.request is not None
+        hosts[conn.request.headers["Host"]](conn)
+
+    names = {host.partition(":")[0] for host in hosts}
+    options: dict[str, Any] = {"select_subprotocol": protocols.choose}
+    with (
+        EchoServer(serve, ssl_context=tls.issue(*names), **options) as secure,
+        EchoServer(serve, **options) as plain,
+    ):
         look_up = socket.getaddrinfo
 
         def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
-            if host not in NAMES:
+            if host not in names:
                 return look_up(host, port, *args, **kwargs)
-            assert port == 443
+            server = secure if port == 443 or f"{host}:{port}" in protocols.ENCRYPTED else plain
+            assert f"{host}:{port}".removesuffix(":443") in hosts
             return look_up(server.host, server.port, *args, **kwargs)
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -79,7 +93,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tls: Tls) -> Iterator[EchoServer]:
             monkeypatch.delenv(name, raising=False)
             monkeypatch.delenv(name.upper(), raising=False)
         level = logging.getLogger("jetsocket").level
-        yield server
+        yield [secure, plain]
         logging.getLogger("jetsocket").setLevel(level)
 
 
@@ -93,7 +107,7 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_blocks_run_as_written(page: Path, world: EchoServer) -> None:
+def test_the_blocks_run_as_written(page: Path, world: list[EchoServer]) -> None:
     """One after the other, as a reader would type them; `process` is what the reader does with a message."""
     processed: list[Any] = []
     names: dict[str, Any] = {"__name__": page.stem, "process": processed.append}
@@ -105,7 +119,7 @@ def test_the_blocks_run_as_written(page: Path, world: EchoServer) -> None:
         for value in list(names.values()):
             if isinstance(value, ConnectionPool):
                 value.close()
-    assert world.opened > 0
+    assert sum(server.opened for server in world) > 0
     if page.name in ("README.md", "index.md"):
         assert [message["price"] for message in processed] == [1.0, 2.0, 3.0]
 
