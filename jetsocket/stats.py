@@ -237,6 +237,9 @@ class PoolStats:
         discards = ", ".join(f"{count} {reason}" for reason, count in sorted(self.discards.items())) or "none"
         times = ("wait", self.wait_time), ("lent", self.lend_time), ("connect", self.connect_time)
         told = [f"{name} {_told(of)}" for name, of in (*times, ("reply", self.reply_time)) if of.count]
+        by_id = ""
+        if self.in_flight or self.late_replies or self.unasked_messages:  # only with a correlation
+            by_id = f"; {self.in_flight} in flight, {self.late_replies} late, {self.unasked_messages} unasked"
         return (
             f"now: {self.active_connections} lent, {self.idle_connections} idle, {self.connecting} being"
             f" opened, {self.waiting} waiting\n"
@@ -244,7 +247,7 @@ class PoolStats:
             f" {self.total_connections} opened ({self.total_reconnects} for lost ones,"
             f" {self.connect_errors} connect errors), not kept: {discards}\n"
             f"messages: {self.total_messages_sent} sent, {self.total_messages_received} received"
-            f" ({self.bytes_sent} and {self.bytes_received} B)\n"
+            f" ({self.bytes_sent} and {self.bytes_received} B){by_id}\n"
             f"p50 / p99: {', '.join(told) or 'nothing yet'}"
         )
 

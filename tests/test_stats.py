@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from jetsocket import ConnectionPool, Histogram, PoolExhaustedError, PoolStats
 from jetsocket.stats import Recorder, SharedRecorder, bucket_of, upper_bound
 from tests.servers import EchoServer, wait_until
+from tests.services import Plain, service
 
 MakePool = Callable[..., ConnectionPool[Any]]
 
@@ -272,6 +273,16 @@ def test_stats_are_readable(echo: EchoServer, make_pool: MakePool) -> None:
     names = re.findall(r"(\w+) [\d.e-]+ / [\d.e-]+ s", told[3])
     assert names == ["wait", "lent", "connect", "reply"]
     assert str(pool.stats()).splitlines()[1].endswith("not kept: 1 discarded")
+
+
+def test_with_ids_they_tell_what_belonged_to_no_asker(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool
+) -> None:
+    pool = make_pool(echo_server(service), correlation=Plain())
+    pool.request("/", {"n": 1}, 5)
+    assert "unasked" not in str(pool.stats())
+    pool.request("/", {"do": "push", "say": [{"note": 1}]}, 5)
+    assert str(pool.stats()).splitlines()[2].endswith("B); 0 in flight, 0 late, 1 unasked")
 
 
 def test_stats_from_many_threads_add_up(echo: EchoServer, make_pool: MakePool) -> None:
