@@ -17,6 +17,7 @@ absent = $(if $(wildcard /usr/share/gocode/src/$(1)/websocket),,$(2))
 INTEGRATION_PACKAGES := $(call missing,node npm,nodejs npm) $(call missing,nginx,nginx) \
     $(call missing,haproxy,haproxy) $(call missing,redis-server,redis-server) $(call missing,ip,iproute2) \
     $(call missing,tinyproxy,tinyproxy-bin) $(call missing,microsocks,microsocks) $(call missing,go,golang-go) \
+    $(call missing,aria2c,aria2) \
     $(call absent,nhooyr.io,golang-nhooyr-websocket-dev) \
     $(call absent,github.com/gorilla,golang-github-gorilla-websocket-dev)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from jetsocket import ConnectionError, DecodeError, PoolExhaustedError
 from tests.faults.census import Census
 from tests.faults.conftest import Report
 from tests.integration.apps.settings import BROKER_VARIABLE, CAP, SERIALIZER_VARIABLE, URI_VARIABLE
+from tests.integration.running import PATIENCE, PROMPT, running
 from tests.servers import EchoServer, refusing_port, wait_until
 
 pytest.importorskip("celery")
@@ -29,32 +28,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server"),
 ]
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0  # s
-PROMPT = 15.0  # s for a warm shutdown without a task under way
 TASKS = 200
-
-
-@contextlib.contextmanager
-def running(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is ended with the block; what it says goes to `log`."""
-    with (
-        log.open("wb") as told,
-        subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **environment}, stdout=told, stderr=told
-        ) as process,
-    ):
-        try:
-            yield process
-        except BaseException:
-            print(log.read_text())
-            raise
-        finally:
-            process.terminate()
-            try:
-                process.wait(PROMPT)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 @pytest.fixture
