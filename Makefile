@@ -17,9 +17,12 @@ absent = $(if $(wildcard /usr/share/gocode/src/$(1)/websocket),,$(2))
 INTEGRATION_PACKAGES := $(call missing,node npm,nodejs npm) $(call missing,nginx,nginx) \
     $(call missing,haproxy,haproxy) $(call missing,redis-server,redis-server) $(call missing,ip,iproute2) \
     $(call missing,tinyproxy,tinyproxy-bin) $(call missing,microsocks,microsocks) $(call missing,go,golang-go) \
-    $(call missing,aria2c,aria2) \
+    $(call missing,aria2c,aria2) $(call missing,chromium-headless-shell,chromium-headless-shell) \
     $(call absent,nhooyr.io,golang-nhooyr-websocket-dev) \
     $(call absent,github.com/gorilla,golang-github-gorilla-websocket-dev)
+
+# And from npm, into the environment.
+NPM_PACKAGES := ws@8 graphql@16 graphql-ws@6 @foundry-rs/anvil@1
 
 # Settings of the user's that would make pip install elsewhere than into .venv, or Python look elsewhere.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH
@@ -67,7 +70,11 @@ bench: $(VENV)/.has-bench ## Measure, beside other libraries
 
 integration: $(VENV)/.has-integration ## Run the tests that need more than Python packages
 	@if [ -n "$(strip $(INTEGRATION_PACKAGES))" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -q && apt-get install -y -q --no-install-recommends $(INTEGRATION_PACKAGES); fi
+	    apt-get update -q && apt-get install -y -q --no-install-recommends $$(for p in $(INTEGRATION_PACKAGES); do \
+	        if apt-cache show $$p >/dev/null 2>&1; then echo $$p; else echo "There is no $$p here" >&2; fi; done); fi
+	@if command -v npm >/dev/null && ! echo $(NPM_PACKAGES) | cmp -s - $(VENV)/npm/installed; then \
+	    mkdir -p $(VENV)/npm && npm install --no-audit --no-fund --loglevel=error --prefix $(VENV)/npm $(NPM_PACKAGES) \
+	    && echo $(NPM_PACKAGES) >$(VENV)/npm/installed || echo "npm has failed; what needs it is skipped" >&2; fi
 	@$(BIN)/python -m pytest -m "integration and not soak" $(ARGS)
 
 soak: $(VENV)/.has-soak ## Try every promise at length: MINUTES=10 SEED=n ONLY=soak|suites

@@ -18,14 +18,13 @@ from jetsocket import ConnectionPool
 from jetsocket.exceptions import ConnectionClosedError, HandshakeError
 from jetsocket.wire.websocket import WebSocket
 from tests.integration.peers import PEERS, PIECES
+from tests.integration.running import NODE_MODULES, ROOT, program
 
-NPM_PATIENCE = 240  # s, for its registry
 BUILD_PATIENCE = 240  # s, for Go's own packages to be compiled
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(NPM_PATIENCE + 60)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(BUILD_PATIENCE + 60)]
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 EXTENSIONS = "Sec-WebSocket-Extensions"
 WAIT = 10.0  # s
 NODE, NHOOYR, GORILLA = "ws-npm", "nhooyr", "gorilla"
@@ -49,25 +48,21 @@ class Peer(NamedTuple):
     uri: str
 
 
-def node_environment(directory: Path) -> dict[str, str]:
-    """An environment in which node finds `ws`: as installed here, else from npm into `directory`."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None:
-        pytest.skip("needs node (Debian: nodejs)")
+def node_environment() -> dict[str, str]:
+    """An environment in which node finds `ws`, from `make integration` or the system."""
+    program("node", package="nodejs")
+    environment = {**os.environ, "NODE_PATH": str(NODE_MODULES)}
     found = subprocess.run(
-        [node, "-e", "require('ws')"], cwd=HERE, capture_output=True, timeout=30, check=False
-    )
-    if found.returncode == 0:
-        return dict(os.environ)
-    if npm is None:
-        pytest.skip("needs npm, to install ws (Debian: npm)")
-    subprocess.run(
-        [npm, "install", "--no-audit", "--no-fund", "--prefix", str(directory), "ws@8"],
+        ["node", "-e", "require('ws')"],
+        cwd=HERE,
+        env=environment,
         capture_output=True,
-        timeout=NPM_PATIENCE,
-        check=True,
+        timeout=30,
+        check=False,
     )
-    return {**os.environ, "NODE_PATH": str(directory / "node_modules")}
+    if found.returncode != 0:
+        pytest.skip(f"needs ws from npm in {NODE_MODULES} (`make integration` installs it)")
+    return environment
 
 
 def built(name: str, directory: Path) -> str:
@@ -104,7 +99,7 @@ def run_peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 def _running(name: str, directory: Path) -> Iterator[Peer]:
     command, environment = [sys.executable, "-m", "tests.integration.peers", name], dict(os.environ)
     if name == NODE:
-        command, environment = ["node", str(HERE / "peer.js")], node_environment(directory)
+        command, environment = ["node", str(HERE / "peer.js")], node_environment()
     elif name in GO_PACKAGES:
         command = [built(name, directory)]
     log = directory / "stderr"
