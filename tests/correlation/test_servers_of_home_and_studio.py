@@ -171,7 +171,7 @@ class Studio:
     """obs-websocket 5 with a password, and scenes.
 
     By https://github.com/obsproject/obs-websocket/blob/master/docs/generated/protocol.md: it says hello,
-    checks the password, and sends the events a client has subscribed to; Reidentify is answered without an id.
+    checks the password, sends the events a client has subscribed to; Reidentify is answered without an id.
 
     Attributes:
         masks: Which categories of events each connection has subscribed to.
