@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +28,12 @@ def running(command: list[str], log: Path, **environment: str) -> Iterator[subpr
     with (
         log.open("wb") as told,
         subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **environment}, stdout=told, stderr=told
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -41,6 +47,10 @@ def running(command: list[str], log: Path, **environment: str) -> Iterator[subpr
                 process.wait(PROMPT)
             except subprocess.TimeoutExpired:
                 process.kill()
+            with contextlib.suppress(
+                ProcessLookupError
+            ):  # Debian's chromium is a script that starts the browser
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def free_port() -> int:
