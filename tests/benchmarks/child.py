@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.benchmarks import crowds, machine
 from tests.benchmarks.peers import OURS, Place, without_speed
-from tests.benchmarks.works import WORKS
+from tests.benchmarks.registry import WORKS
 
 
 def measure(request: dict[str, Any]) -> dict[str, float]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import machine
+from tests.benchmarks.registry import WORKS
 from tests.benchmarks.run import Plan, Rounds
 from tests.benchmarks.targets import Row, duration, judge
-from tests.benchmarks.works import THREADS, WORKS
+from tests.benchmarks.works import THREADS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.benchmarks.peers import OURS, Place
+from tests.benchmarks.registry import WORKS
 from tests.benchmarks.server import HOST
-from tests.benchmarks.works import WORKS, Figures
+from tests.benchmarks.works import Figures
 
 TIMEOUT = 240.0  # s for one child
 CROWDS = ("idle", "flat")  # once each, and first: if the machine is too small for them, that is known soon

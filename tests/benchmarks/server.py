@@ -23,6 +23,8 @@ import ssl
 import struct
 import sys
 import threading
+from collections import deque
+from time import monotonic
 
 from tests.benchmarks.machine import pin, raise_descriptor_limit
 
@@ -148,17 +150,67 @@ class Answerer:
             self.conn.sendall(reply(self.length) if length is None else fragments(length))
 
 
+class LateAnswerer(Answerer):
+    """One connection whose short messages are sent back after a while, in order."""
+
+    def __init__(self, conn: socket.socket, path: str, delay: float) -> None:
+        super().__init__(conn, path, None)
+        self.delay = delay
+        self.due: deque[tuple[float, bytes]] = deque()
+
+    def serve(self) -> None:
+        data = self.conn.recv(1 << 20)
+        if not data:
+            raise ConnectionResetError("the client has closed")
+        data, self.head = self.head + data, b""
+        now = monotonic()
+        while len(data) >= 6 and len(data) >= (end := 6 + (data[1] & 0x7F)):
+            assert end < 6 + 126, "short messages only"
+            self.take(data[0] & 0x0F, unmasked(data[6:end], data[2:6]), now)
+            data = data[end:]
+        self.head = data
+        if not self.delay:
+            self.send_due(now)
+
+    def take(self, opcode: int, payload: bytes, now: float) -> None:
+        if opcode < CLOSE:
+            self.due.append((now + self.delay, frame(opcode, payload)))
+        elif opcode == PING:
+            self.conn.sendall(frame(PONG, payload))
+        elif opcode == CLOSE:
+            self.conn.sendall(frame(CLOSE, payload))
+            raise ConnectionResetError("closed")
+
+    def send_due(self, now: float) -> None:
+        """Send all whose time has come, together."""
+        ready = []
+        while self.due and self.due[0][0] <= now:
+            ready.append(self.due.popleft()[1])
+        if ready:
+            self.conn.sendall(b"".join(ready))
+
+
+def unmasked(payload: bytes, key: bytes) -> bytes:
+    """A client's payload as it was (RFC 6455 §5.3)."""
+    size = len(payload)
+    mask = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
+
+
 class Answerers:
     """All connections that are answered, in one thread."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
         self.all: dict[socket.socket, Answerer] = {}
+        self.late: list[LateAnswerer] = []
         threading.Thread(target=self.run, daemon=True).start()
 
-    def add(self, conn: socket.socket, path: str, fragments_of: int | None) -> None:
-        self.all[conn] = answerer = Answerer(conn, path, fragments_of)
-        self.selector.register(conn, selectors.EVENT_READ, answerer)
+    def add(self, answerer: Answerer) -> None:
+        self.all[answerer.conn] = answerer
+        if isinstance(answerer, LateAnswerer):
+            self.late.append(answerer)
+        self.selector.register(answerer.conn, selectors.EVENT_READ, answerer)
 
     def close_some(self, count: int, path: str) -> None:
         """Say goodbye to `count` connections to that path."""
@@ -169,13 +221,26 @@ class Answerers:
 
     def run(self) -> None:
         while True:
-            for key, _ in self.selector.select(0.1):  # a connection that is added meanwhile is seen then
+            due = min((each.due[0][0] for each in self.late if each.due), default=monotonic() + 0.1)
+            # A connection that is added meanwhile is seen after 0.1 s.
+            for key, _ in self.selector.select(max(0.0, min(0.1, due - monotonic()))):
                 try:
                     key.data.serve()
                 except OSError:
-                    self.all.pop(key.data.conn, None)
-                    self.selector.unregister(key.fileobj)
-                    key.data.conn.close()
+                    self.drop(key.data)
+            now = monotonic()
+            for answerer in self.late.copy():
+                try:
+                    answerer.send_due(now)
+                except OSError:
+                    self.drop(answerer)
+
+    def drop(self, answerer: Answerer) -> None:
+        self.all.pop(answerer.conn, None)
+        if isinstance(answerer, LateAnswerer):
+            self.late.remove(answerer)
+        self.selector.unregister(answerer.conn)
+        answerer.conn.close()
 
 
 def push(conn: socket.socket, data: bytes) -> None:
@@ -209,7 +274,10 @@ def greet(conn: socket.socket, answerers: Answerers) -> None:
     else:
         if what == "close":
             answerers.close_some(int(rest[0]), "/" + rest[1])
-        answerers.add(conn, path, int(rest[0]) if what == "fragments" else None)
+        if what == "late":
+            answerers.add(LateAnswerer(conn, path, int(rest[0]) / 1000))
+        else:
+            answerers.add(Answerer(conn, path, int(rest[0]) if what == "fragments" else None))
 
 
 def start(serve: object, *arguments: object) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import NamedTuple
 
+from tests.benchmarks.multiplex import EIGHT, HUNDRED, SHARED
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS
+from tests.benchmarks.registry import WORKS
 from tests.benchmarks.run import Rounds
-from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, SEMAPHORE, WORKS, Figures
+from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, SEMAPHORE, Figures
 
 FASTER, AT_MOST = "≥", "≤"
 
@@ -50,6 +52,10 @@ TARGETS = (
     Target("borrow", OURS, PSYCOPG_POOL, AT_MOST, 2.1),
     Target("borrow", OURS, SEMAPHORE, AT_MOST, 2.1),
     Target("threads", OURS, QUEUED_CLIENT, FASTER, 1.0),
+    Target("shared", SHARED, EIGHT, FASTER, 7),
+    Target("shared", SHARED, HUNDRED, FASTER, 1.2),
+    Target("shared-cpu", SHARED, HUNDRED, AT_MOST, 0.75),
+    Target("shared-at-once", SHARED, EIGHT, FASTER, 1.5),
 )
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from tests.benchmarks import report
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, Place
+from tests.benchmarks.registry import WORKS
 from tests.benchmarks.run import TINY, Job, Plan, crowd_jobs, jobs, measure, running_server
 from tests.benchmarks.targets import Row, Target, compared, duration, judge
-from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, WORKS, Figures
+from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, Figures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NEEDS = {
