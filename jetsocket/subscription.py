@@ -12,18 +12,24 @@ from jetsocket.dispatch import Dispatcher
 from jetsocket.exceptions import (
     ConnectionClosedError,
     ConnectionError,
+    DecodeError,
     InvalidStateError,
     JetSocketError,
     ReplyError,
     TimeoutError,
 )
 from jetsocket.interrupts import is_alarm
+from jetsocket.lease import seconds
+from jetsocket.mailbox import Mailbox, Turn
 from jetsocket.pending import Request
 from jetsocket.topics import Feed
 
 __all__ = ["Origin", "Reopen", "Subscription", "end_feed"]
 
 T = TypeVar("T")
+
+_NOTHING: Any = object()
+_LOOK_AGAIN = 0.05  # s after which a thread looks whether another has subscribed anew
 
 
 class Origin(Protocol):
@@ -75,6 +81,7 @@ class Subscription(Generic[T]):
         self._reopen: Reopen | None = None
         self._on_reconnect: Callable[[Subscription[T]], object] | None = None
         self._dropped_before = 0
+        self._renewing: dict[Feed, Turn] = {}  # which thread subscribes anew in place of what has ended
         self._is_over = False
         self.reconnects = 0
         """How often it was subscribed anew after its connection had been lost, each time with a gap."""
@@ -103,24 +110,41 @@ class Subscription(Generic[T]):
             ReplyError: The server has ended it with an error.
             DecodeError: The message does not decode.
             InvalidStateError: It was ended, by `unsubscribe`, its lease, or the server.
+            TypeError: `timeout` is not a number.
+            ValueError: `timeout` is negative.
         """
-        limit = self._recv_timeout if timeout is None else timeout
+        limit = seconds(timeout, self._recv_timeout)
         deadline = None if limit is None else monotonic() + limit
         while True:
             feed = self._feed
             try:
-                message = feed.arrived.popleft()
-            except IndexError as error:
+                return self._take(feed)
+            except IndexError as error:  # nothing has come
                 if is_alarm(error):
                     raise
-            else:
-                if feed.arrived:  # for another thread that waits here
-                    feed.ring()
-                return self._value_of(message)
             if feed.is_ended:
                 self._mind_the_end(feed, deadline)
                 continue
             self._wait(feed, deadline, limit)
+
+    def _take(self, feed: Feed) -> T:
+        """The first message that has come; what strikes before it is returned puts it back.
+
+        Raises:
+            IndexError: None has.
+        """
+        message: Any = _NOTHING
+        take: Callable[[], Any] = feed.arrived.popleft
+        try:
+            for message in iter(take, _NOTHING):  # no exception comes between the two: see `iteration`
+                if feed.arrived:  # for another thread that waits here
+                    feed.ring()
+                return self._value_of(message)
+        except BaseException as error:
+            if message is not _NOTHING and (is_alarm(error) or not isinstance(error, DecodeError)):
+                feed.arrived.appendleft(message)
+            raise
+        raise AssertionError("it never comes to an end")
 
     def _value_of(self, message: Any) -> T:
         origin = self._origin
@@ -148,7 +172,27 @@ class Subscription(Generic[T]):
             raise self._over()
         if self._reopen is None or not isinstance(error, ConnectionError):
             raise copy.copy(error) from error.__cause__
-        self._subscribe_anew(deadline)
+        turn = Turn()
+        try:
+            if self._is_my_turn(feed, turn, deadline):
+                self._subscribe_anew(deadline)
+        finally:
+            turn.is_over = True
+
+    def _is_my_turn(self, feed: Feed, turn: Turn, deadline: float | None) -> bool:
+        """Whether this thread is to subscribe anew; False: another one has, meanwhile."""
+        bell: Mailbox[Any] = Mailbox()
+        while (first := self._renewing.setdefault(feed, turn)) is not turn:
+            if first.is_over:
+                self._renewing.pop(feed, None)
+            elif deadline is not None and monotonic() >= deadline:
+                told = f"the subscription at {feed.where} was lost, and not opened anew in time"
+                raise TimeoutError(told, operation="subscribe", timeout=None)
+            else:
+                bell.listen(_LOOK_AGAIN)
+            if self._feed is not feed or self._is_over:
+                return False
+        return self._feed is feed
 
     def _subscribe_anew(self, deadline: float | None) -> None:
         origin, self._origin = self._origin, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import warnings
@@ -273,6 +274,31 @@ def test_it_is_opened_anew_if_that_is_wanted(server: EchoServer, pool: Connectio
         server.restart()
         assert subscription.get(10)["n"] == 0
         assert subscription.reconnects == 3
+
+
+def test_of_several_threads_that_read_one_opens_it_anew(
+    server: EchoServer, pool: ConnectionPool[Any]
+) -> None:
+    def read(subscription: Any) -> None:
+        with contextlib.suppress(TimeoutError):  # one message comes: one of them gets it
+            subscription.get(0.5)
+
+    with pool.subscribe("/", subscribing(count=1), reconnect=True) as subscription:
+        assert numbers(subscription, 1) == [0]
+        server.cut_all()
+        threads = [threading.Thread(target=read, args=(subscription,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert subscription.reconnects == 1
+    assert server.opened == 2
+
+
+@pytest.mark.parametrize("timeout", [-1, "soon", True, float("nan")])
+def test_bad_timeouts_are_refused(pool: ConnectionPool[Any], timeout: Any) -> None:
+    with pool.subscribe("/", subscribing()) as subscription, pytest.raises((TypeError, ValueError)):
+        subscription.get(timeout)
 
 
 def test_close_ends_the_waiting_for_another_connection(server: EchoServer, pool: ConnectionPool[Any]) -> None:
