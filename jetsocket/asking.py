@@ -65,7 +65,12 @@ class Asking(PooledConnection[T]):
             deadline = self._until(limit)
         entry = self._entry
         if entry is not None and entry.wire.readlock.locked():  # by this thread, no reply could come
-            entry.wire.refuse_reentry("readlock", "request")
+            if (
+                self._borrower.shares
+            ):  # nearly always by another one, and looking through the stack takes long
+                dispatcher_of(entry).refuse_reentry("request")
+            else:
+                entry.wire.refuse_reentry("readlock", "request")
         request = Request()
         return self._leave(
             lambda where: where.send(request, message, deadline, self._holder(where)), deadline, limit

@@ -159,6 +159,16 @@ class Reading:
             turn.is_over = True
             self._leave(turn, box)
 
+    def refuse_reentry(self, operation: str) -> None:
+        """Refuse what this very thread could not wait for, as it reads for all further down on its stack.
+
+        Raises:
+            InvalidStateError: A signal handler or finalizer has interrupted it there.
+        """
+        leader = self._leader
+        if leader is not None and not leader.is_over and leader.thread == threading.get_ident():
+            raise self._reentered(operation)
+
     def drain(self) -> None:
         """Hand out what has come, without waiting; a thread that reads does it anyway."""
         box: Mailbox[Any] = Mailbox()

@@ -43,6 +43,9 @@ frames takes a second to parse, and other connections want tending, too."""
 LITTLE = 16 * 1024
 """B that always are looked at: pings, a late reply, a close frame; more costs too much."""
 
+_AT_FIRST = 0.002
+"""s that a thread waits for a lock before it looks whether itself has it, further down on its stack."""
+
 _LOOK_AGAIN = 0.5
 """s after which a thread that waits for a lock looks whether the connection is over."""
 
@@ -222,18 +225,20 @@ class Link:
         """Get that lock, which is not free, for the method that calls this."""
         if self._left_by == threading.get_ident():
             self.raise_failure()  # a hook or finalizer that runs after that: it would wait for itself
-        if self._is_held_below(name, sys._getframe(2)):
-            raise self._reentered(operation)
         lock = self.lock if name == "lock" else self.readlock
-        was_over = False
+        was_over, patience = False, _AT_FIRST
         while True:  # in slices: an exception may have struck whoever took it, who never lets go then
-            left = _LOOK_AGAIN if deadline is None else max(0.0, deadline - monotonic())
+            left = patience if deadline is None else max(0.0, deadline - monotonic())
             try:
-                if lock.acquire(timeout=min(left, _LOOK_AGAIN)):
+                if lock.acquire(timeout=min(left, patience)):
                     return
             except BaseException:
                 self.was_struck = True  # it may have got the lock before, and no one can tell
                 raise
+            # Only now: where many share a connection, the lock is nearly always free again before.
+            if patience == _AT_FIRST and self._is_held_below(name, sys._getframe(2)):
+                raise self._reentered(operation)
+            patience = _LOOK_AGAIN
             if was_over and self.failure is not None:
                 self.raise_failure()
             was_over = self.failure is not None
