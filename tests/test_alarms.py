@@ -108,6 +108,7 @@ SWALLOW_NOTHING = {"ImportError", "PackageNotFoundError", "_Fault", "Forked"}  #
 IN_OTHER_THREADS = {
     "callbacks.py: is_healthy",
     "lease.py: __del__",
+    "on_push.py: _handle",
     *(f"opening.py: {name}" for name in ("start_threads", "_run", "_serve", "_park")),
     "threads.py: start",
     *(f"workers.py: {name}" for name in ("run", "submit", "_park")),

@@ -55,11 +55,12 @@ def test_defaults_and_order() -> None:
         "max_per_uri": None,
         "connect_cooldown": 0.0,
         "ping_after_idle": None,
+        "max_in_flight": 1,
     }
-    config = ConnectionPoolConfig(5, 60, 15, 2, 3, 100, 7, "quiet", False, 9, 4, 2, 1, 0)
+    config = ConnectionPoolConfig(5, 60, 15, 2, 3, 100, 7, "quiet", False, 9, 4, 2, 1, 0, 1)
     assert dataclasses.astuple(config) == (
         *(5, 60.0, 15.0, 2.0, 3.0, 100.0, 7, "quiet", False, 9.0),
-        *(4, 2, 1.0, 0.0),
+        *(4, 2, 1.0, 0.0, 1),
     )
 
 

@@ -48,18 +48,19 @@ def serve_strictly(self: Planning, entry: Entry) -> Borrower | None:
 class Traffic:
     """What 32 threads get that call 8 URIs in turn over 8 connections, for so many seconds."""
 
-    def __init__(self, pool: ConnectionPool[Any], seconds: float, *, fixed: bool = False) -> None:
-        self.pool, self.fixed = pool, fixed
+    def __init__(
+        self, pool: ConnectionPool[Any], seconds: float, *, fixed: bool = False, patience: float = 30
+    ) -> None:
+        self.pool, self.fixed, self.patience = pool, fixed, patience
         self.waits: list[float] = []
         self.turns: Counter[int] = Counter()
         self.until = monotonic() + seconds
         self.outcomes = crowd(THREADS, self.work, timeout=seconds + 40)
-        assert errors(self.outcomes) == []
 
     def work(self, number: int) -> None:
         turn = number
         while (began := monotonic()) < self.until:
-            with self.pool.acquire(f"/{turn % URIS}", 30) as conn:
+            with self.pool.acquire(f"/{turn % URIS}", self.patience) as conn:
                 self.waits.append(monotonic() - began)
                 assert conn.request({"n": turn}, 10) == {"n": turn}
             self.turns[number] += 1
@@ -72,6 +73,7 @@ def test_most_calls_reuse_a_connection(
 ) -> None:
     pool = make_pool(echo, max_connections=CAP, acquire_timeout=40)
     ours = Traffic(pool, size(1, 3))
+    assert errors(ours.outcomes) == []
     stats = pool.stats()
     reused = stats.reuses / stats.acquires
     assert reused >= 0.6
@@ -80,7 +82,8 @@ def test_most_calls_reuse_a_connection(
     # The same with a strict line: a connection that comes back is closed for the head of the whole line.
     strict = make_pool(echo, max_connections=CAP, acquire_timeout=40)
     monkeypatch.setattr(Planning, "_served_by", serve_strictly)
-    theirs = Traffic(strict, size(1, 3))
+    # On a busy machine it may close each connection before its caller comes: not all of them are served.
+    theirs = Traffic(strict, size(1, 3), patience=5)
     stats = strict.stats()
     assert stats.reuses / stats.acquires < 0.9 * reused  # it is another one
     bound = 3 * max(median(ours.waits), median(theirs.waits))
@@ -91,16 +94,16 @@ def test_most_calls_reuse_a_connection(
 @pytest.mark.deep
 def test_threads_of_one_uri_take_equal_turns(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_connections=CAP, acquire_timeout=40)
-    traffic = Traffic(pool, size(1, 3), fixed=True)
+    traffic = Traffic(pool, size(2, 4), fixed=True)
+    assert errors(traffic.outcomes) == []
     by_uri: dict[int, list[int]] = defaultdict(list)
     for number, turns in traffic.turns.items():
         by_uri[number % URIS].append(turns)
     assert len(by_uri) == URIS
     for turns in by_uri.values():
         assert len(turns) == THREADS // URIS
-        assert max(turns) - min(turns) <= max(0.1 * min(turns), 2), (
-            turns
-        )  # the run ends in the middle of a turn
+        # The run begins and ends in the middle of a turn.
+        assert max(turns) - min(turns) <= max(0.1 * min(turns), 3), turns
 
 
 def test_a_returned_connection_goes_to_the_first_who_wants_its_uri(
