@@ -124,6 +124,7 @@ def test_the_blocks_run_as_written(page: Path, world: list[EchoServer]) -> None:
         assert [message["price"] for message in processed] == [1.0, 2.0, 3.0]
 
 
+@pytest.mark.once
 @pytest.mark.timeout(240)  # mypy reads the standard library's stubs anew
 def test_the_first_example_needs_no_annotation(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="needs mypy (the extra lint)")

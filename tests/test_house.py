@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import websocket
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "jetsocket"
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -19,6 +19,8 @@ from tests.benchmarks.run import TINY, Job, Plan, crowd_jobs, jobs, measure, run
 from tests.benchmarks.targets import Row, Target, compared, duration, judge
 from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, Figures
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 NEEDS = {
     QUEUE_POOL: ("sqlalchemy",),
