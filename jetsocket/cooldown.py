@@ -47,9 +47,13 @@ def cooldown(first: float, failures: int, jitter: float, retry_after: float | No
     return float(max(lasts, retry_after or 0.0))
 
 
-def eviction_pause(failures: int) -> float:
-    """How long (s) a URI whose dials fail has to wait before it takes another slot of a healthy one."""
-    return float(min(_EVICTION_MOST, _EVICTION_FIRST * 2 ** min(failures - 1, _MOST_DOUBLINGS)))
+def eviction_pause(evictions: int) -> float:
+    """How long (s) a URI has to wait before it takes another slot of a healthy one.
+
+    Args:
+        evictions: How many it has taken in a row for dials that failed, 1 or more.
+    """
+    return float(min(_EVICTION_MOST, _EVICTION_FIRST * 2 ** min(evictions - 1, _MOST_DOUBLINGS)))
 
 
 class Trouble:
@@ -57,6 +61,7 @@ class Trouble:
 
     Attributes:
         failures: Rounds of dials that failed in a row; those that ran side by side count as one.
+        evictions: Rounds of those that had another URI's connection closed for them.
         failed_at: When the last one failed (monotonic, s).
         error: Why.
         beside: Other dials that were under way when the time of this one was over: theirs will be, too.
@@ -69,6 +74,7 @@ class Trouble:
     __slots__ = (
         "beside",
         "error",
+        "evictions",
         "failed_at",
         "failures",
         "next_dial_at",
@@ -78,7 +84,7 @@ class Trouble:
 
     def __init__(self, error: BaseException) -> None:
         """Begin with no failure counted."""
-        self.failures = 0
+        self.failures = self.evictions = 0
         self.failed_at = 0.0
         self.beside: tuple[Dial, ...] = ()
         self.error = error
@@ -103,9 +109,20 @@ class Troubles:
         self._by_key.pop(key, None)
 
     def note(
-        self, key: str, error: BaseException, *, began: float, now: float, retry_after: float | None
+        self,
+        key: str,
+        error: BaseException,
+        *,
+        began: float,
+        now: float,
+        retry_after: float | None,
+        has_evicted: bool = False,
     ) -> Trouble:
-        """A dial that was ordered then has failed for good."""
+        """A dial that was ordered then has failed for good; another URI's connection made room, perhaps.
+
+        Only what it has cost others makes it wait before it may cost them again: while a server is restarted,
+        dials that had a free slot fail by the dozen.
+        """
         found = self._by_key.get(key)
         if found is None:
             found = self._by_key[key] = Trouble(error)
@@ -113,7 +130,9 @@ class Troubles:
         self._by_key.move_to_end(key)
         if began >= found.failed_at:  # else it ran beside one that was counted
             found.failures += 1
-            found.next_eviction_at = now + eviction_pause(found.failures)
+            found.evictions += has_evicted
+        if has_evicted:
+            found.next_eviction_at = now + eviction_pause(max(1, found.evictions))
         found.failed_at, found.error = now, error
         pause = backoff(found.failures, self._random(), retry_after)
         found.next_dial_at = max(found.next_dial_at, now + pause)

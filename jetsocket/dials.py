@@ -33,6 +33,7 @@ class Dial:
         context: The context variables of the caller that it is made for, for callbacks of the user's.
         limit: The time (s) that caller has, for messages.
         has_slot: Whether it holds a slot that no entry stands for yet.
+        has_evicted: Whether another URI's connection was closed for it.
         room: A connection that is to be closed first; its slot is this dial's then.
         entry: The connection that is being opened now.
         ordered_at: When it was ordered (monotonic, s): it runs beside all that end later.
@@ -57,6 +58,7 @@ class Dial:
         self.context = context
         self.has_slot = False
         self.room: Entry | None = None
+        self.has_evicted = False
         self.entry: Entry | None = None
         self.ordered_at = self.began_at = monotonic()
         self.attempts = 0

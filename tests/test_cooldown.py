@@ -40,12 +40,25 @@ def test_dials_that_ran_side_by_side_count_as_one() -> None:
     known = troubles()
     error = ConnectionError("refused")
     for _ in range(8):
-        trouble = known.note("a", error, began=10.0, now=11.0, retry_after=None)
+        trouble = known.note("a", error, began=10.0, now=11.0, retry_after=None, has_evicted=True)
     assert trouble.failures == 1
     assert trouble.next_eviction_at == 12.0
-    assert known.note("a", error, began=11.5, now=12.0, retry_after=None).failures == 2
+    assert known.note("a", error, began=11.5, now=12.0, retry_after=None, has_evicted=True).failures == 2
     assert trouble.next_eviction_at == 14.0
     assert known.of("b") is None
+
+
+def test_dials_that_cost_no_other_uri_a_connection_put_off_none_that_does() -> None:
+    """While a server is restarted they fail by the dozen; its callers would wait for a minute afterwards."""
+    known = troubles()
+    for number in range(10):
+        trouble = known.note(
+            "a", ConnectionError("refused"), began=number + 0.5, now=number + 1.0, retry_after=None
+        )
+    assert trouble.failures == 10
+    assert trouble.next_eviction_at == 0.0
+    known.note("a", ConnectionError("refused"), began=20.0, now=21.0, retry_after=None, has_evicted=True)
+    assert trouble.next_eviction_at == 22.0
 
 
 def test_the_longest_pause_of_a_round_counts() -> None:

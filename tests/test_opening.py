@@ -998,3 +998,19 @@ def test_where_no_thread_runs_a_borrower_in_line_gets_the_slot_that_comes_free(
     first.release()
     waiting.join(4)
     assert served == [{"hello": 1}]
+
+
+def test_a_restart_does_not_keep_callers_from_making_room_afterwards(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    """Dials that failed beside free slots cost no other URI anything: they put off no eviction."""
+    server, other = echo_server(), echo_server()
+    pool = make_pool(other, max_connections=1)
+    server.stop()
+    for _ in range(8):
+        with pytest.raises(ConnectionError):
+            pool.acquire(server.uri, 5)
+    server.restart()
+    pool.request("/", {"n": 1}, 5)  # the one slot is that URI's now
+    with pool.acquire(server.uri, 5) as conn:
+        assert conn.request({"n": 2}, 5) == {"n": 2}

@@ -151,7 +151,14 @@ class Dialling(Rebuilding):
             key, now = dial.key, monotonic()
             if dial.purpose == "prewarm":  # its caller looks; the frames of the opener refer to the dial
                 dial.error = error
-            trouble = self.troubles.note(key, error, began=dial.ordered_at, now=now, retry_after=retry_after)
+            trouble = self.troubles.note(
+                key,
+                error,
+                began=dial.ordered_at,
+                now=now,
+                retry_after=retry_after,
+                has_evicted=dial.has_evicted,
+            )
             timed_out = isinstance(error, TimeoutError)
             trouble.beside = tuple(other for other in self.dials if timed_out and other.key == key)
             if not self.idle.open(key) and self.idle.opening(key) == 1:  # this one

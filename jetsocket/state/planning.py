@@ -32,7 +32,7 @@ class Planning(MakingRoom):
             if now >= self._dialled_again_at(head.key) and now >= self._room_allowed_at(head, entry):
                 head.overtaken = 0
                 self._retire(entry, "evicted")
-                self._order(head, room=entry)
+                self._order(head, room=entry, evicts=True)
                 return None
         return first
 
@@ -66,7 +66,7 @@ class Planning(MakingRoom):
             return NEVER
         self.idle.pace(head.key, 0.0)
         for _ in range(self._wanted(head)):
-            room = self._closing_one_of(head.key)
+            room, evicts = self._closing_one_of(head.key), False
             if room is None and self.slots.acquire(blocking=False):
                 self._order(head, has_slot=True)
                 continue
@@ -82,8 +82,8 @@ class Planning(MakingRoom):
                 if now < allowed_at:
                     return allowed_at
                 self._retire(room, "evicted")
-                head.overtaken = 0
-            self._order(head, room=room)
+                head.overtaken, evicts = 0, True
+            self._order(head, room=room, evicts=evicts)
         return NEVER
 
     def _take_slot_of_a_dial(self, head: Borrower, now: float) -> float:
@@ -105,7 +105,7 @@ class Planning(MakingRoom):
         self.left_behind[dial] = None  # until its thread comes back, which may be in a callable of the user's
         self._retire(room, "evicted")
         room.close_by = 0.0  # it is not open: there is no closing handshake
-        self._order(head, room=room)
+        self._order(head, room=room, evicts=True)
         self._end_dial(dial)
         return NEVER
 
@@ -167,11 +167,14 @@ class Planning(MakingRoom):
             most=config.max_per_uri,
         )
 
-    def _order(self, head: Borrower, *, has_slot: bool = False, room: Entry | None = None) -> Dial:
+    def _order(
+        self, head: Borrower, *, has_slot: bool = False, room: Entry | None = None, evicts: bool = False
+    ) -> Dial:
         """Order a dial for the first of those who wait for that URI."""
         assert self.lock.locked()
         assert head.target is not None
         dial = Dial(head.key, head.target, "line", head.context)
+        dial.has_evicted = evicts
         return self._enqueue(dial, has_slot=has_slot, room=room)
 
     def _enqueue(self, dial: Dial, *, has_slot: bool, room: Entry | None = None) -> Dial:
