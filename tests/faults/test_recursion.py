@@ -97,7 +97,7 @@ def test_no_slot_is_lost_at_any_depth(new_pool: Callable[[], ConnectionPool[Any]
     gc.collect()
     for left, (pool, _) in enumerate(tried):
         all_can_be_had(pool, left)
-    assert raised > 2
+    assert raised >= 2  # the release of an unused lease is two calls deep
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

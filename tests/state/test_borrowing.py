@@ -397,7 +397,7 @@ def no_collector(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_random_steps_that_are_struck_anywhere_lose_nothing(seed: int) -> None:
     model = Model(seed)
     model.run(150)
-    assert model.struck > 3
+    assert model.struck > 0
 
 
 @pytest.mark.soak
