@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn, cast
 
 from jetsocket.clock import monotonic
@@ -13,10 +12,10 @@ from jetsocket.correlation import NewId
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import (
-    ConnectionClosedError,
     InvalidStateError,
     JetSocketError,
     TimeoutError,
+    raise_copy,
 )
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
@@ -35,52 +34,64 @@ class Asking(PooledConnection[T]):
     # --- requests --------------------------------------------------------------------------------------
 
     def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
-        until, limit = self._reply_deadline(deadline, limit)
         where, request = self._begin(message, deadline, limit)
+        return self._reply_to(where, request, deadline, limit, sent_at=monotonic())
+
+    def _reply_to(
+        self,
+        where: Dispatcher,
+        request: Request,
+        deadline: float | None,
+        limit: float | None,
+        *,
+        sent_at: float | None = None,
+    ) -> T:
+        """Wait for what a request that has left returns; `sent_at`: since when that time counts."""
         if request.asked is None or request.asked.key is None:
             return cast("T", None)  # no reply will come
-        sent_at = monotonic()
+        if deadline is None:
+            limit = self._terms.recv_timeout
+            deadline = self._until(limit)
+        elif self._deadline is not None:
+            deadline = min(deadline, self._deadline)
         try:
-            self._wait(where, request, until(), limit)
-            if self._deadline is None:
+            self._wait(where, request, deadline, limit)
+            if sent_at is not None and self._deadline is None:
                 self._terms.reply_time.add(monotonic() - sent_at)
             return self._outcome(request)
         finally:
             where.give_up(request)
 
-    def _reply_deadline(
-        self, deadline: float | None, limit: float | None
-    ) -> tuple[Callable[[], float | None], float | None]:
-        """When the reply has to be there, asked once the request has left; and the limit, for errors."""
-        if deadline is not None:
-            fixed = deadline if self._deadline is None else min(deadline, self._deadline)
-            return (lambda: fixed), limit
-        limit = self._terms.recv_timeout
-        return (lambda: self._until(limit)), limit
-
-    def _begin(self, message: Any, deadline: float | None, limit: float | None) -> tuple[Dispatcher, Request]:
+    def _begin(
+        self, message: Any, deadline: float | None, limit: float | None, *, wants_all: bool = True
+    ) -> tuple[Dispatcher, Request]:
         """Send a request."""
         if deadline is None:
             limit = self._terms.send_timeout
             deadline = self._until(limit)
         entry = self._entry
         if entry is not None and entry.wire.readlock.locked():  # by this thread, no reply could come
-            if (
-                self._borrower.shares
-            ):  # nearly always by another one, and looking through the stack takes long
+            if self._borrower.shares:  # nearly always by another one: to look through the stack takes long
                 dispatcher_of(entry).refuse_reentry("request")
             else:
                 entry.wire.refuse_reentry("readlock", "request")
         request = Request()
-        return self._leave(
-            lambda where: where.send(request, message, deadline, self._holder(where)), deadline, limit
-        ), request
+        request.wants_all = wants_all
+        return self._ask(request, message, deadline, limit), request
+
+    def _ask(self, request: Request, message: Any, deadline: float | None, limit: float | None) -> Dispatcher:
+        def leave(entry: Entry) -> Dispatcher:
+            where = dispatcher_of(entry)
+            where.send(request, message, deadline, self._holder(where))
+            return where
+
+        return self._send_over(leave, deadline, limit)
 
     def _outcome(self, request: Request) -> T:
         asked = request.asked
         assert asked is not None
         if request.error is not None:
-            raise_copy(request.error)
+            raise_error_of(request)
         matching = self._matching
         reply = matching.outcome(list(request.arrived), asked)
         return cast("T", matching.value_of(reply, self._told().target.redacted))
@@ -148,17 +159,12 @@ class Asking(PooledConnection[T]):
     ) -> T | JetSocketError:
         where, request, _ = under_way[0]
         try:
-            if request.asked is None or request.asked.key is None:
-                return cast("T", None)
-            until, limit = self._reply_deadline(deadline, limit)
-            self._wait(where, request, until(), limit)
-            return self._outcome(request)
+            return self._reply_to(where, request, deadline, limit)
         except JetSocketError as error:
             if is_alarm(error) or isinstance(error, InvalidStateError):
                 raise
             return error
         finally:
-            where.give_up(request)
             under_way.popleft()
 
     def stream(self, message: Any, timeout: float | None = None) -> Iterator[T]:
@@ -177,14 +183,7 @@ class Asking(PooledConnection[T]):
             ConnectionClosedError: The connection has ended.
         """
         limit = seconds(timeout, self._terms.recv_timeout)
-        request = Request()
-        request.wants_all = False
-        deadline = self._until(self._terms.send_timeout)
-        where = self._leave(
-            lambda where: where.send(request, message, deadline, self._holder(where)),
-            deadline,
-            self._terms.send_timeout,
-        )
+        where, request = self._begin(message, None, None, wants_all=False)
         return self._stream(where, request, limit)
 
     def _stream(self, where: Dispatcher, request: Request, limit: float | None) -> Iterator[T]:
@@ -205,38 +204,10 @@ class Asking(PooledConnection[T]):
                     if failure is not None:
                         raise failure
                     if request.error is not None:
-                        raise_copy(request.error)
+                        raise_error_of(request)
                     return
         finally:
             where.give_up(request)
-
-    def _leave(
-        self, leave: Callable[[Dispatcher], None], deadline: float | None, limit: float | None
-    ) -> Dispatcher:
-        """Send something; over another connection, if this one has ended while it was idle."""
-        while True:
-            entry = self._entry or self._current()
-            shares = self._borrower.shares
-            fresh = not self._touched and (entry.idle_since > 0 or shares) and self._deadline is None
-            if fresh and not shares and not self._lender.is_fit_for_first_use(self):
-                self._lender.move(self, entry, deadline)
-                continue
-            wire = entry.wire
-            out = wire.bytes_out if fresh else 0
-            self._touched = True
-            try:
-                leave(where := dispatcher_of(entry))
-                self._sent = True
-                return where
-            except TimeoutError as error:
-                if is_alarm(error):
-                    raise
-                raise self._late(error, limit) from None
-            except ConnectionClosedError as error:
-                if not fresh or wire.bytes_out != out or is_alarm(error):
-                    raise
-                self._touched = False
-                self._lender.move(self, entry, deadline)
 
     def _holder(self, where: Dispatcher) -> object:
         """Who may use the connection: this lease's borrower, or all that share it."""
@@ -255,13 +226,13 @@ def dispatcher_of(entry: Entry) -> Dispatcher:
     return entry.dispatcher
 
 
-def raise_copy(error: BaseException | None) -> NoReturn:
-    """Raise an error that several threads may get."""
+def raise_error_of(box: Mailbox[Any]) -> NoReturn:
+    """Raise what has ended a mailbox, which has an error."""
+    error = box.error
     assert error is not None
     if not isinstance(error, JetSocketError):
         raise error  # the correlation's, over a reply that one thread waits for
-    # A copy each: threads that raise one object would write into each other's traceback.
-    raise copy.copy(error) from error.__cause__
+    raise_copy(error)
 
 
-__all__ = ["Asking", "dispatcher_of", "raise_copy"]
+__all__ = ["Asking", "dispatcher_of", "raise_error_of"]

@@ -7,13 +7,16 @@ import weakref
 from contextvars import Context
 from traceback import StackSummary
 from types import CodeType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry
 
+
+Site: TypeAlias = tuple[CodeType, int]
+"""Where in the code: (code object, instruction)."""
 
 UNTIL_BOOKED = -1.0
 """Its return is claimed, and clean; how long it was lent is told when it is booked."""
@@ -57,7 +60,7 @@ class Borrower:
     thread: int = 0
     asked_at: float = 0.0
     taken_at: float = 0.0
-    site: tuple[CodeType, int] | None = None
+    site: Site | None = None
     stack: StackSummary | None = None
     limit: float = 0.0
     target: Target | None = None
@@ -116,4 +119,4 @@ class Borrower:
             self.wake.release()
 
 
-__all__ = ["UNTIL_BOOKED", "Borrower"]
+__all__ = ["UNTIL_BOOKED", "Borrower", "Site"]

@@ -8,7 +8,7 @@ from jetsocket.entry import Entry
 from jetsocket.known_uris import COUNTS_ALONE, UNREAD_WHILE_IDLE, KnownUris
 
 
-def why_unclean(  # noqa: PLR0912  # one fact a line: to split the rule would hide it
+def why_unclean(  # one fact a line: to split the rule would hide it
     reuse: Reuse,
     *,
     alive: bool,
@@ -45,12 +45,8 @@ def why_unclean(  # noqa: PLR0912  # one fact a line: to split the rule would hi
         again: An id of this lease came back twice: more may.
         unasked: Messages have come from that URI that nothing had asked for, so that counts prove nothing.
     """
-    if discarded:
-        return "discarded"
-    if not alive:
-        return "closed"
-    if half_sent:
-        return "half sent"
+    if (why := _why_unfit(alive=alive, half_sent=half_sent, discarded=discarded)) is not None:
+        return why
     if late:
         return "late reply"
     if reuse == "always":
@@ -76,6 +72,15 @@ def why_unclean(  # noqa: PLR0912  # one fact a line: to split the rule would hi
     return COUNTS_ALONE if sent and unasked else None
 
 
+def _why_unfit(*, alive: bool, half_sent: bool, discarded: bool) -> str | None:
+    """What no setting and no id makes good."""
+    if discarded:
+        return "discarded"
+    if not alive:
+        return "closed"
+    return "half sent" if half_sent else None
+
+
 def why_unsettled(
     *, alive: bool, half_sent: bool, discarded: bool, unanswered: bool, subscribed: bool
 ) -> str | None:
@@ -88,12 +93,8 @@ def why_unsettled(
         unanswered: The lease sent something with `send`, and what that asks for has not come back.
         subscribed: A subscription is open, or could not be ended.
     """
-    if discarded:
-        return "discarded"
-    if not alive:
-        return "closed"
-    if half_sent:
-        return "half sent"
+    if (why := _why_unfit(alive=alive, half_sent=half_sent, discarded=discarded)) is not None:
+        return why
     if subscribed:
         return "subscribed"
     return "unanswered" if unanswered else None

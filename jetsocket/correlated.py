@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, cast
 
-from jetsocket.asking import Asking, dispatcher_of, raise_copy
+from jetsocket.asking import Asking, dispatcher_of, raise_error_of
 from jetsocket.clock import monotonic
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError, ReplyError
-from jetsocket.exchange import payload_of
 from jetsocket.interrupts import is_alarm
 from jetsocket.iteration import iterate_slowly
 from jetsocket.lease import T, seconds
 from jetsocket.mailbox import Mailbox
 from jetsocket.matching import UNREADABLE, Part
+from jetsocket.messages import payload_of
 from jetsocket.pending import Request, Risk
 from jetsocket.subscription import Subscription, end_feed
 from jetsocket.topics import Feed, Overflow
@@ -50,7 +50,8 @@ class CorrelatedConnection(Asking[T]):
         limit = self._terms.send_timeout
         deadline = self._until(limit)
 
-        def leave(where: Dispatcher) -> None:
+        def leave(entry: Entry) -> None:
+            where = dispatcher_of(entry)
             payload = make(where)
             # What the server gets is what counts, whatever the caller has passed for it.
             told = message if isinstance(message, dict) else self._matching.read(payload, where.subprotocol)
@@ -58,7 +59,7 @@ class CorrelatedConnection(Asking[T]):
                 where.raw = Mailbox()
             where.send_as_is(told, payload, text, deadline, self._borrower, risk=self._risk)
 
-        self._leave(leave, deadline, limit)
+        self._send_over(leave, deadline, limit)
 
     @property
     def _risk(self) -> Risk:
@@ -67,7 +68,7 @@ class CorrelatedConnection(Asking[T]):
             return "taken"  # a callback, which gets whatever comes
         return "refused" if self._sent else "moved"
 
-    # --- what is for nobody else -----------------------------------------------------------------------
+    # --- what is for no request and no subscription ----------------------------------------------------
 
     def recv(self, timeout: float | None = None) -> T:
         """Receive what is for no request and no subscription; see `PooledConnection.recv`.
@@ -112,7 +113,7 @@ class CorrelatedConnection(Asking[T]):
                 if is_alarm(error):
                     raise
                 if raw.is_ended:
-                    raise_copy(raw.error)
+                    raise_error_of(raw)
 
     def _recv_whatever(self, entry: Entry, where: Dispatcher, deadline: float | None) -> Part:
         """In a callback: what comes next, be it whose it may."""
@@ -155,9 +156,7 @@ class CorrelatedConnection(Asking[T]):
             where.topics.open_rest(feed)
             return where, feed
         request = Request(feed)
-        where = self._leave(
-            lambda where: where.send(request, message, deadline, self._holder(where)), deadline, limit
-        )
+        where = self._ask(request, message, deadline, limit)
         try:
             if not feed.topics:
                 where.topics.begin(request, feed.owner)  # unless we get further
@@ -176,7 +175,7 @@ class CorrelatedConnection(Asking[T]):
         assert asked is not None
         assert feed is not None
         if request.error is not None:
-            raise_copy(request.error)
+            raise_error_of(request)
         replies = list(request.arrived)
         try:
             if replies:

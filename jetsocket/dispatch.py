@@ -47,7 +47,7 @@ class Dispatcher(Reading):
     Attributes:
         wire: The connection.
         topics: Its subscriptions.
-        raw: Where what is for nobody else goes: to the lease that has sent by itself; None: none has.
+        raw: Where what has no other asker goes: to the lease that has sent by itself; None: none has.
         raw_asked: The keys of what it sent that have not come back.
         given_up: Requests whose reply may still come, by key.
         late_replies: How many came after their request was given up.
@@ -152,7 +152,7 @@ class Dispatcher(Reading):
         *,
         risk: Risk = "refused",
     ) -> None:
-        """Send a lease's own message; what comes back for it, and for nobody else, is for `raw`."""
+        """Send a lease's own message; what comes back for it, or has no other asker, is for `raw`."""
         key = self.matching.asks(message)
         if key is not None:
             if risk != "taken" and (key in self.given_up or key in self._under_way):
@@ -189,7 +189,7 @@ class Dispatcher(Reading):
                 except TimeoutError as error:
                     if is_alarm(error) or now >= deadline - LOOK_AGAIN:
                         raise
-                    if wire.failure is not None:  # and whoever reads there never lets go
+                    if wire.failure is not None:  # and the thread that holds `readlock` was struck
                         self.fail(wire.failure)
                         return
                     continue

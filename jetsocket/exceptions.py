@@ -10,10 +10,11 @@ and databases. ``pickle`` and ``copy`` keep all of it.
 from __future__ import annotations
 
 import builtins
+import copy
 import math
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from jetsocket.interrupts import is_alarm
 from jetsocket.text import printable
@@ -83,6 +84,11 @@ def _of_fact(fact: BaseException | Sequence[Any] | None) -> BaseException | None
     name, args = fact
     kind: type[JetSocketError] = globals()[name] if name in __all__ else JetSocketError
     return kind(*args)
+
+
+def raise_copy(error: BaseException) -> NoReturn:
+    """Raise a copy of an error that several threads get: of one object, they would share the traceback."""
+    raise copy.copy(error) from error.__cause__
 
 
 class JetSocketError(Exception):

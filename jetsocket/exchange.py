@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
@@ -13,26 +13,14 @@ from jetsocket.ids import Account, Key, SentIds, key_in
 from jetsocket.interrupts import is_alarm
 from jetsocket.iteration import iterate
 from jetsocket.lease import Lease, T, seconds
+from jetsocket.messages import payload_of
 from jetsocket.wire.frames import BINARY, TEXT
 from jetsocket.wire.waits import Patience
 
+R = TypeVar("R")
+
 _ECHO_PATIENCE = 10.0  # s for a service that has not yet been seen to send ids back, where no timeout is set
 _MOST_LATE = 1024  # answers to earlier borrowers in one lease: with no message for it, no time limit holds
-
-
-def payload_of(data: object, binary: bool | None) -> tuple[str | bytes, bool | None]:
-    """What `send_raw` sends, and whether as text (True), as binary (False), or by its type (None)."""
-    if isinstance(data, (bytearray, memoryview)):
-        data = bytes(data)
-    if not isinstance(data, (str, bytes)):
-        raise TypeError(f"send_raw takes str or bytes, not {type(data).__name__}; send() serializes")
-    if binary is None:
-        return data, None
-    if not isinstance(binary, bool):
-        raise TypeError(f"binary must be True, False or None, not {binary!r}")
-    if not binary and isinstance(data, bytes):
-        data.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
-    return data, not binary
 
 
 class Exchange(Lease[T]):
@@ -100,7 +88,7 @@ class Exchange(Lease[T]):
         if not self._sent:
             return self._send_first(payload, text, deadline, limit, key)
         entry = self._entry or self._current()
-        since = None if key is None else self._ask(entry, key, payload)
+        since = None if key is None else self._note_asked(entry, key, payload)
         try:
             entry.wire.send_data(TEXT if text else BINARY, payload, deadline, self._borrower)
         except TimeoutError as error:
@@ -113,7 +101,7 @@ class Exchange(Lease[T]):
         codec = self._terms.codec
         return key_in(message, payload, codec.read_json, as_given=codec.as_given)
 
-    def _ask(self, entry: Entry, key: Key, payload: str | bytes) -> int | None:
+    def _note_asked(self, entry: Entry, key: Key, payload: str | bytes) -> int | None:
         """Note, before it can leave, that a message with this id does; returns what `_send` does."""
         if entry.wire.lock.locked():
             entry.wire.refuse_reentry("lock", "send")
@@ -135,10 +123,29 @@ class Exchange(Lease[T]):
         key: Key | None,
     ) -> int | None:
         """`_send` as long as the lease may still move to another connection unnoticed, and once after it."""
+
+        def leave(entry: Entry) -> int | None:
+            since = None if key is None else self._note_asked(entry, key, payload)
+            entry.wire.send_message(payload, deadline, self._borrower, text)
+            return since
+
+        return self._send_over(leave, deadline, limit)
+
+    def _send_over(self, leave: Callable[[Entry], R], deadline: float | None, limit: float | None) -> R:
+        """Send by `leave`; over another connection, if this one has ended and none of its messages has left.
+
+        Args:
+            leave: Sends over a connection.
+            deadline: Monotonic, s; None: no limit.
+            limit: What was given for it (s), for errors.
+
+        Returns:
+            What `leave` does.
+        """
         while True:
-            entry = self._entry or self._current()
-            fresh = not self._touched and entry.idle_since > 0 and self._deadline is None
-            if fresh and not self._lender.is_fit_for_first_use(self):
+            entry, shares = self._entry or self._current(), self._borrower.shares
+            fresh = not self._touched and (entry.idle_since > 0 or shares) and self._deadline is None
+            if fresh and not shares and not self._lender.is_fit_for_first_use(self):
                 self._lender.move(self, entry, deadline)
                 continue
             wire = entry.wire
@@ -146,11 +153,10 @@ class Exchange(Lease[T]):
             if self._deadline is None and not self._iterated:
                 self._note_what_came_first(entry)
             self._touched = True
-            since = None if key is None else self._ask(entry, key, payload)
             try:
-                wire.send_message(payload, deadline, self._borrower, text)
+                result = leave(entry)
                 self._sent = True
-                return since
+                return result
             except TimeoutError as error:
                 if is_alarm(error):
                     raise
@@ -389,4 +395,4 @@ class Exchange(Lease[T]):
             raise self._late(error, limit) from None
 
 
-__all__ = ["Exchange", "payload_of"]
+__all__ = ["Exchange"]

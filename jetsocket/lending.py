@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ from jetsocket.exceptions import (
     PoolClosedError,
     PoolExhaustedError,
     TimeoutError,
+    raise_copy,
 )
 from jetsocket.exhausted import exhausted
 from jetsocket.housekeeper import Check, Housekeeper
@@ -233,9 +233,19 @@ class Lending(Moving, Prewarming):
         self, borrower: Borrower, error: BaseException | None = None, *, at_once: bool = False
     ) -> NoReturn:
         if error is not None:
-            # A copy each: threads that raise one object would write into each other's traceback.
-            raise copy.copy(error) from error.__cause__
+            raise_copy(error)
         raise exhausted(self.state, borrower, at_once=at_once)
+
+    def fail(self, borrower: Borrower, error: BaseException) -> None:
+        """`give_up`, for who raises that error then.
+
+        Raises:
+            PoolClosedError: The pool is closed: in place of what `close` has made of it.
+        """
+        self.give_up(borrower, error)
+        is_ours = isinstance(error, (ConnectionError, TimeoutError)) and not is_alarm(error)
+        if is_ours and self.state.closed:
+            raise self.state.closed_error() from error
 
     def give_up(self, borrower: Borrower, error: BaseException) -> None:
         """An acquire failed or was struck: what it was about to get comes back, unused."""

@@ -6,11 +6,12 @@ here, and the message belongs to no asker then.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from jetsocket.correlation import Asked, Correlation, NewId
-from jetsocket.exceptions import JetSocketError, ReplyError
+from jetsocket.correlation.reading import topics_of
+from jetsocket.exceptions import ReplyError
 from jetsocket.interrupts import is_alarm
 from jetsocket.messages import Codec
 from jetsocket.user_errors import told
@@ -43,15 +44,8 @@ def strict(key: Hashable) -> Hashable:
 
 
 def each_topic(value: Hashable | Iterable[Hashable] | None) -> list[Hashable]:
-    """The topics that a correlation names: none, one, or several in a list, a set or an iterator.
-
-    A str or a tuple is one topic.
-    """
-    if value is None:
-        return []
-    if isinstance(value, (list, set, frozenset, Iterator)):
-        return [strict(each) for each in value]
-    return [strict(value)]  # type: ignore[arg-type]  # it is hashable, or a TypeError says so
+    """The topics that a correlation names, as they are compared."""
+    return [strict(each) for each in topics_of(value)]
 
 
 class Matching:
@@ -161,10 +155,6 @@ class Matching:
         wrapped = ReplyError(f"the server answered with an error: {told(error)}", reply=reply)
         wrapped.__cause__ = error
         return wrapped
-
-    def end_of(self, message: Any) -> JetSocketError | None:
-        """Why the server has ended a subscription with that message; None: in order."""
-        return self.error_in(message)
 
 
 __all__ = ["UNREADABLE", "Matching", "Part", "each_topic", "strict"]

@@ -18,7 +18,7 @@ from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.user_errors import as_told, place_of
 from jetsocket.wire.redaction import raise_alone
 
-__all__ = ["Codec", "Deserializer", "Serializer"]
+__all__ = ["Codec", "Deserializer", "Serializer", "payload_of"]
 
 T = TypeVar("T")
 Payload: TypeAlias = str | bytes
@@ -198,6 +198,21 @@ def _decode_message(payload: Payload, uri: str, error: Exception, describe: Desc
 def _describe_nothing(_error: Exception) -> str:
     """Say nothing: the text of an unknown error may quote the payload."""
     return ""
+
+
+def payload_of(data: object, binary: bool | None) -> tuple[str | bytes, bool | None]:
+    """What `send_raw` sends, and whether as text (True), as binary (False), or by its type (None)."""
+    if isinstance(data, (bytearray, memoryview)):
+        data = bytes(data)
+    if not isinstance(data, (str, bytes)):
+        raise TypeError(f"send_raw takes str or bytes, not {type(data).__name__}; send() serializes")
+    if binary is None:
+        return data, None
+    if not isinstance(binary, bool):
+        raise TypeError(f"binary must be True, False or None, not {binary!r}")
+    if not binary and isinstance(data, bytes):
+        data.decode("utf-8")  # anything else as text would end the connection (RFC 6455 §8.1)
+    return data, not binary
 
 
 # --- JSON, the default

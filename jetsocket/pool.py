@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from sys import _getframe
 from threading import current_thread, get_ident
-from types import CodeType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from jetsocket import ending
-from jetsocket.borrower import Borrower
+from jetsocket.borrower import Borrower, Site
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
-from jetsocket.exceptions import ConnectionClosedError, ConnectionError, DecodeError, TimeoutError
+from jetsocket.exceptions import ConnectionClosedError, DecodeError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
 from jetsocket.process_id import PID
@@ -99,10 +99,7 @@ class ConnectionPool(Sharing[T]):
         except Forked:  # while it waited or opened one; and in this child, the pool is empty
             return self.acquire(uri_or_path, max(0.0, borrower.asked_at + borrower.limit - monotonic()))
         except BaseException as error:
-            lending.give_up(borrower, error)
-            is_ours = isinstance(error, (ConnectionError, TimeoutError)) and not is_alarm(error)
-            if is_ours and lending.state.closed:
-                raise lending.state.closed_error() from error  # in place of what `close` has made of it
+            lending.fail(borrower, error)
             raise
         return lease
 
@@ -153,13 +150,7 @@ class ConnectionPool(Sharing[T]):
         deadline = None if limit is None else monotonic() + limit
         site = _site()
         for tries in itertools.count(1):
-            left = limit if tries == 1 else _left(deadline)
-            if self._config.max_in_flight > 1:
-                got = self._share(uri_or_path, self._config.acquire_timeout if left is None else left)
-            else:
-                got = self.acquire(uri_or_path, left)
-            got._borrower.site = site
-            with got as conn:
+            with self._obtain(uri_or_path, limit if tries == 1 else _left(deadline), site) as conn:
                 try:
                     return conn._request(message, deadline, limit)
                 except ConnectionClosedError as error:
@@ -174,6 +165,18 @@ class ConnectionPool(Sharing[T]):
                         conn.release()  # all was read, or nothing sent: the connection is not to blame
                     raise
         raise AssertionError("one of the tries returns or raises")
+
+    def _obtain(
+        self, uri_or_path: str, timeout: float | None, site: Site | None, *, subscriber: bool = False
+    ) -> PooledConnection[T]:
+        """A lease for a request or a subscription: where the pool shares connections, a place on one."""
+        if self._config.max_in_flight == 1:
+            conn = self.acquire(uri_or_path, timeout)
+        else:
+            limit = self._config.acquire_timeout if timeout is None else timeout
+            conn = self._share(uri_or_path, limit, subscriber=subscriber)
+        conn._borrower.site = site
+        return conn
 
     # --- what is pushed --------------------------------------------------------------------------------
 
@@ -213,13 +216,7 @@ class ConnectionPool(Sharing[T]):
         site = _site()
 
         def open_once(deadline: float | None) -> Subscription[T]:
-            left = _left(deadline)
-            if self._config.max_in_flight > 1:
-                wait = self._config.acquire_timeout if left is None else left
-                conn = self._share(uri_or_path, wait, subscriber=True)
-            else:
-                conn = self.acquire(uri_or_path, left)
-            conn._borrower.site = site
+            conn = self._obtain(uri_or_path, _left(deadline), site, subscriber=True)
             try:
                 opened = conn.subscribe(
                     message, timeout=_left(deadline), max_queue=max_queue, overflow=overflow
@@ -367,7 +364,7 @@ class ConnectionPool(Sharing[T]):
         self.close()
 
 
-def _site() -> tuple[CodeType, int] | None:
+def _site() -> Site | None:
     """Where the method that calls this was called; None: nowhere, a thread began with it."""
     try:
         frame = _getframe(2)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 
 from jetsocket.clock import monotonic
 from jetsocket.dials import Dial
-from jetsocket.exceptions import TimeoutError
+from jetsocket.exceptions import TimeoutError, raise_copy
 from jetsocket.opening import START_PATIENCE, Opening
 from jetsocket.returning import Returning
 from jetsocket.uris import Target
@@ -53,7 +52,7 @@ class Prewarming(Returning):
                 self._dial_here(dials)
         for dial in dials:
             if dial.error is not None:
-                raise copy.copy(dial.error) from dial.error.__cause__
+                raise_copy(dial.error)
 
     def _dial_here(self, dials: list[Dial]) -> None:
         """Open what no opener has taken up: the system has no more threads, perhaps."""

@@ -1,4 +1,4 @@
-"""Many callers on one connection: each request told by its id; whoever waits reads for all."""
+"""Many callers on one connection: each request told by its id; one of those that wait reads for all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from jetsocket.assembly import Assembly
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
-from jetsocket.exceptions import ConnectionError, TimeoutError
-from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T
 from jetsocket.threads import Forked, stack_of
 
@@ -34,14 +32,8 @@ class Sharing(Assembly[T]):
         borrower.shares, borrower.is_subscriber = True, subscriber
         borrower.target, borrower.key = self._targets.get(uri_or_path) or self._target(uri_or_path)
         borrower.limit, borrower.thread = limit, get_ident()
-        try:
-            frame = _getframe(2)
-            borrower.site = (frame.f_code, frame.f_lasti)
-            if self._config.leak_threshold is not None:
-                borrower.stack, borrower.known_name = stack_of(frame), current_thread().name
-        except ValueError as error:  # this thread, or greenlet, began with our method
-            if is_alarm(error):
-                raise
+        if self._config.leak_threshold is not None:
+            borrower.stack, borrower.known_name = stack_of(_getframe(1)), current_thread().name
         borrower.asked_at = borrower.taken_at = monotonic()
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
         lease = self._lease(lending, borrower, lending.terms, None, self)
@@ -51,10 +43,7 @@ class Sharing(Assembly[T]):
             left = max(0.0, borrower.asked_at + limit - monotonic())
             return self._share(uri_or_path, left, subscriber=subscriber)
         except BaseException as error:
-            lending.give_up(borrower, error)
-            is_ours = isinstance(error, (ConnectionError, TimeoutError)) and not is_alarm(error)
-            if is_ours and lending.state.closed:
-                raise lending.state.closed_error() from error  # in place of what `close` has made of it
+            lending.fail(borrower, error)
             raise
         return lease
 

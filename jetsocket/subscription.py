@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -17,6 +16,7 @@ from jetsocket.exceptions import (
     JetSocketError,
     ReplyError,
     TimeoutError,
+    raise_copy,
 )
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import seconds
@@ -171,7 +171,7 @@ class Subscription(Generic[T]):
         if self._is_over or error is None:
             raise self._over()
         if self._reopen is None or not isinstance(error, ConnectionError):
-            raise copy.copy(error) from error.__cause__
+            raise_copy(error)
         turn = Turn()
         try:
             if self._is_my_turn(feed, turn, deadline):

@@ -154,7 +154,7 @@ class Correlation:
         return self.key(message)
 
     def key(self, message: Any) -> Hashable | None:
-        """Whose reply a message is; None: nobody's."""
+        """Which request a message answers; None: none."""
         return None
 
     def is_last(self, message: Any, asked: Asked) -> bool:

@@ -62,7 +62,7 @@ class Cdp(Correlation):
     - **Replies** are told by their id alone: it is unique on the connection, and a reply may lack the
       `sessionId` of its command. Ids are numbers; Chromium takes no others.
     - **A session that is being closed** leaves commands unanswered (`Target.closeTarget`, a crash): they time
-      out, and what may still come is late. An error without an id is for nobody.
+      out, and what may still come is late. An error without an id is for no asker.
     - **Subscriptions** in CDP: `Network.enable` gets all events of the domain that come with the same
       `sessionId`, or without one if the command has none. `Target.setDiscoverTargets`,
       `Target.setAutoAttach`, `Page.startScreencast`, `HeapProfiler.startTrackingHeapObjects` get their own

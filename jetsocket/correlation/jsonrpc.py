@@ -52,7 +52,7 @@ class JsonRpc(Correlation):
       may be one array, in any order, or a reply for each; an array is the whole reply, even if a call is
       missing in it (geth answers a batch that is too large so). Ids in a batch are texts of ours; not every
       service takes batches (Deribit does not).
-    - **Errors** raise `ReplyError`. One with the id null is for nobody: it may be the answer to a request of
+    - **Errors** raise `ReplyError`. One with the id null is for no asker: it may be the answer to a request
       which the caller has given up long since. It goes to `on_push`.
     - **The server's own requests** carry ids of the server's, which may equal ours: a message with a `method`
       and without a result is never a reply.

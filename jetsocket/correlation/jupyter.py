@@ -54,8 +54,8 @@ class Jupyter(Correlation):
       so `allow_stdin` is false unless you say otherwise.
     - **Comms**: `subscribe` with a `comm_open` gets the messages of that comm until either side closes it.
       They never belong to a request, though they name one as their parent: the one that ran last. Where
-      nobody subscribed they go to `on_push`. To a `comm_msg` no reply comes; `request` waits until it is
-      processed.
+      no subscription is open they go to `on_push`. To a `comm_msg` no reply comes; `request` waits until it
+      is processed.
     - **On the wire**: `v1.kernel.websocket.jupyter.org` where the server has it, with `buffers` as a list of
       bytes; else JSON, or binary for messages with buffers.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jetsocket.exceptions import ReplyError
@@ -96,10 +96,15 @@ def reply_error(
 
 
 def topics_of(topics: Hashable | Iterable[Hashable] | None) -> list[Hashable]:
-    """What `Correlation.topic` and `topic_of` return, as a list: what can be hashed is one topic."""
+    """What `Correlation.topic` and `topic_of` return, as a list: what can be hashed is one topic.
+
+    An iterator can be, and is several all the same.
+    """
     if topics is None:
         return []
-    return list(topics) if isinstance(topics, (list, set)) else [topics]  # type: ignore[list-item]  # by the rule
+    if isinstance(topics, (list, set, Iterator)):
+        return list(topics)
+    return [topics]  # type: ignore[list-item]  # it can be hashed, by the rule
 
 
 def put_back(reply: object, message: object, *path: str) -> Any:

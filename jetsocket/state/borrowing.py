@@ -132,12 +132,7 @@ class State(FastPath):
             PoolClosedError: The pool is closed, or drained and has no other idle one.
             InvalidStateError: Another thread has released the lease.
         """
-        if self.closed:
-            raise self.closed_error()
-        if borrower not in self.lent or borrower.entry is not entry:
-            raise self._over()
-        self.lent.pop(borrower, None)
-        self._unshare(entry, borrower)
+        self._take_from(borrower, entry)
         self._retire(entry, reason, gone=gone)
         borrower.entry = None
         return self._take_or_wait(borrower, may_wait=may_wait, again=True)
@@ -145,18 +140,23 @@ class State(FastPath):
     @step
     def set_aside(self, borrower: Borrower, entry: Entry, answer_by: float, *, may_wait: bool) -> Answer:
         """`refuse` of one whose pong the borrower had no time to wait for: it may be as good as before."""
-        if self.closed:
-            raise self.closed_error()
-        if borrower not in self.lent or borrower.entry is not entry:
-            raise self._over()
-        self.lent.pop(borrower, None)
-        self._unshare(entry, borrower)
+        self._take_from(borrower, entry)
         borrower.entry = None
         if not entry.sharers:  # else others have joined it meanwhile, and see for themselves
             self._forget_share(entry)
             entry.borrower = None
             self._suspect(entry, answer_by)
         return self._take_or_wait(borrower, may_wait=may_wait, again=True)
+
+    def _take_from(self, borrower: Borrower, entry: Entry) -> None:
+        """That connection is not this borrower's any more."""
+        assert self.lock.locked()
+        if self.closed:
+            raise self.closed_error()
+        if borrower not in self.lent or borrower.entry is not entry:
+            raise self._over()
+        self.lent.pop(borrower, None)
+        self._unshare(entry, borrower)
 
     @step
     def plan(self) -> None:

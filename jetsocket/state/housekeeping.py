@@ -168,7 +168,7 @@ class Housekeeping(Dialling):
 
     @step
     def forget_cut(self, entries: list[Entry]) -> None:
-        """The pool is closed, and those are cut: their slots and tokens come back, whoever is at them."""
+        """The pool is closed, and those are cut: slots and tokens come back, though threads use them."""
         for entry in entries:
             if entry.place != OPENING:  # its opener ends it
                 self._retire(entry, "pool closed", gone=True)

@@ -19,7 +19,7 @@ class Rebuilding(Planning):
         """Put right what the last step left half-done, which an exception has ended.
 
         An interrupt may strike even within the semaphore, whose lock is held for ever then: so it is
-        replaced, not repaired. What belongs to nobody any more is closed.
+        replaced, not repaired. What no dial and no borrower has any more is closed.
         """
         assert self.lock.locked()
         for borrower in list(self.lent):

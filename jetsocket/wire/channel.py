@@ -64,7 +64,7 @@ class Channel(Incoming):
         return True
 
     def stays_at_rest(self) -> bool:
-        """Whether it is certainly as it was when `at_rest` was last true; for one that nobody has used since.
+        """Whether it is certainly as it was when `at_rest` was last true; for one that was not used since.
 
         Costs half of that. A thread that has taken in what was there before the look has stirred it first.
         """

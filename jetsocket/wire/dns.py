@@ -59,7 +59,7 @@ _PYTHONS = socket.getaddrinfo if socket.getaddrinfo.__module__ == "socket" else 
 def look_up(question: Question) -> Answer:
     """Ask the system's resolver, however long it takes; an error is returned, not raised."""
     try:
-        if socket.getaddrinfo is _PYTHONS:  # nobody has put another in its place: straight to what it calls
+        if socket.getaddrinfo is _PYTHONS:  # no other was put in its place: straight to what it calls
             return _ask(question)
         return list(map(Address._make, socket.getaddrinfo(*question, socket.SOCK_STREAM)))
     except (OSError, UnicodeError) as error:

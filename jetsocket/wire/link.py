@@ -18,7 +18,6 @@ handler needs, waiting would be waiting for itself: it gets an InvalidStateError
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 import threading
@@ -27,7 +26,13 @@ from types import CodeType, FrameType
 from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from jetsocket.clock import monotonic
-from jetsocket.exceptions import ConnectionClosedError, ConnectionError, InvalidStateError, TimeoutError
+from jetsocket.exceptions import (
+    ConnectionClosedError,
+    ConnectionError,
+    InvalidStateError,
+    TimeoutError,
+    raise_copy,
+)
 from jetsocket.interrupts import suppress
 from jetsocket.uris import Target
 from jetsocket.wire import deflate
@@ -203,8 +208,7 @@ class Link:
     def raise_failure(self) -> NoReturn:
         """Tell why the connection is over, which it has to be."""
         assert self.failure is not None
-        # A copy each: two threads raising one object would write into each other's traceback.
-        raise copy.copy(self.failure) from self.failure.__cause__
+        raise_copy(self.failure)
 
     def _closed(
         self, why: str, code: int = ABNORMAL, reason: str = "", cause: BaseException | None = None
@@ -227,7 +231,7 @@ class Link:
             self.raise_failure()  # a hook or finalizer that runs after that: it would wait for itself
         lock = self.lock if name == "lock" else self.readlock
         was_over, patience = False, _AT_FIRST
-        while True:  # in slices: an exception may have struck whoever took it, who never lets go then
+        while True:  # in slices: an exception may have struck the thread that took it: that never lets go
             left = patience if deadline is None else max(0.0, deadline - monotonic())
             try:
                 if lock.acquire(timeout=min(left, patience)):
