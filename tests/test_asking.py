@@ -12,16 +12,11 @@ from typing import Any
 import pytest
 
 from jetsocket import ConnectionPool, DecodeError, InvalidStateError, TimeoutError
-from tests import scripts
+from tests import scripts, services
 from tests.servers import EchoServer, wait_until
-from tests.services import Plain, service
+from tests.services import MakePool, Plain
 
-MakePool = Callable[..., ConnectionPool[Any]]
-
-
-@pytest.fixture
-def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
-    return echo_server(service)
+server = services.server
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Leases of a pool with a correlation: each reply to its request, pushes to `on_push`, the rest to nobody."""
+"""Leases of a pool with a correlation: each reply to its request, pushes to `on_push`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,11 @@ from jetsocket import (
     ReplyError,
     TimeoutError,
 )
+from tests import services
 from tests.servers import EchoServer, wait_until
-from tests.services import Plain, service
+from tests.services import MakePool, Plain, service
 
-MakePool = Callable[..., ConnectionPool[Any]]
-
-
-@pytest.fixture
-def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
-    return echo_server(service)
-
-
-@pytest.fixture
-def pool(server: EchoServer, make_pool: MakePool) -> ConnectionPool[Any]:
-    return make_pool(server, correlation=Plain(), max_connections=2)
+server, pool = services.server, services.pool
 
 
 # --- requests
@@ -204,7 +195,7 @@ def test_configure_and_reset_get_whatever_comes_in_order(server: EchoServer, mak
     assert got[3]["x"] == 1
 
 
-# --- what nobody asked for
+# --- what was not asked for
 
 
 def test_pushes_go_to_on_push_in_order(server: EchoServer, make_pool: MakePool) -> None:

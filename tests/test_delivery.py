@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool
+from tests import services
 from tests.servers import EchoServer, wait_until
-from tests.services import Plain, service
+from tests.services import MakePool, Plain
 
-MakePool = Callable[..., ConnectionPool[Any]]
-
-
-@pytest.fixture
-def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
-    return echo_server(service)
+server = services.server
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 10])

@@ -20,15 +20,11 @@ from jetsocket.dispatch import MOST_GIVEN_UP, Dispatcher
 from jetsocket.matching import Part
 from jetsocket.pending import Request
 from jetsocket.topics import Feed
+from tests import services
 from tests.servers import EchoServer, wait_until
-from tests.services import Plain, Service, service
+from tests.services import MakePool, Plain, Service
 
-MakePool = Callable[..., ConnectionPool[Any]]
-
-
-@pytest.fixture
-def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
-    return echo_server(service)
+server = services.server
 
 
 @pytest.fixture

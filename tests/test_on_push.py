@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool
+from tests import services
 from tests.servers import EchoServer, wait_until
-from tests.services import Plain, service
+from tests.services import MakePool, Plain
 
-MakePool = Callable[..., ConnectionPool[Any]]
-
-
-@pytest.fixture
-def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
-    return echo_server(service)
+server = services.server
 
 
 def pushing(count: int) -> dict[str, Any]:

@@ -453,7 +453,7 @@ def test_an_order_of_which_no_opener_was_told_is_carried_out_in_a_second(
     request(pool)
     state = state_of(pool)
     wait_until(lambda: state.parked == 1)
-    state.wake_opener = StruckOnce(state.wake_opener)  # type: ignore[assignment]
+    state.wake_opener = StruckOnce(state.wake_opener)  # type: ignore[assignment]  # a queue in its place
     with pytest.raises(KeyboardInterrupt):
         pool.acquire("/b")
     began = monotonic()

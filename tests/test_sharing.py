@@ -26,16 +26,11 @@ from jetsocket import (
 )
 from jetsocket.clock import monotonic
 from jetsocket.mailbox import Reading
-from tests import scripts
+from tests import scripts, services
 from tests.servers import EchoServer, wait_until
-from tests.services import Plain, service
+from tests.services import MakePool, Plain
 
-MakePool = Callable[..., ConnectionPool[Any]]
-
-
-@pytest.fixture
-def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
-    return echo_server(service)
+server = services.server
 
 
 @pytest.fixture
@@ -112,7 +107,7 @@ def test_at_the_cap_those_without_a_place_wait_in_line(server: EchoServer, make_
 def test_acquire_gets_a_connection_of_its_own_and_neither_starves(
     server: EchoServer, make_pool: MakePool
 ) -> None:
-    """One connection for both: whoever wants it alone waits until those on it are done, and no longer."""
+    """One connection for both: who wants it alone waits until those on it are done, and no longer."""
     pool = make_pool(server, correlation=Plain(), max_connections=1, max_in_flight=8, acquire_timeout=20)
     stop, calls = threading.Event(), Counter[str]()
 

@@ -19,20 +19,11 @@ from jetsocket import (
     SubscriptionOverflowError,
     TimeoutError,
 )
+from tests import services
 from tests.servers import EchoServer, push, wait_until
-from tests.services import Plain, service
+from tests.services import MakePool, Plain
 
-MakePool = Callable[..., ConnectionPool[Any]]
-
-
-@pytest.fixture
-def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
-    return echo_server(service)
-
-
-@pytest.fixture
-def pool(server: EchoServer, make_pool: MakePool) -> ConnectionPool[Any]:
-    return make_pool(server, correlation=Plain(), max_connections=2)
+server, pool = services.server, services.pool
 
 
 def subscribing(topic: str = "t", **options: Any) -> dict[str, Any]:

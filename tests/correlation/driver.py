@@ -2,7 +2,7 @@
 
 `Conversation` sends by `tag` and hands in what comes, in the order of dispatch of the design: `answer`, a
 request under way, one that was given up, an open subscription, one that has ended, what is held while a
-subscribe is under way, and what nobody asked for.
+subscribe is under way, and what was not asked for.
 """
 
 from __future__ import annotations

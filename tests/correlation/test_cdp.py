@@ -73,11 +73,11 @@ def test_a_command_to_a_session_that_is_being_closed_is_left_alone() -> None:
     assert conversation.late == [{"id": 1, "result": {}, "sessionId": "A"}]
 
 
-def test_an_error_without_an_id_is_for_nobody() -> None:
+def test_an_error_without_an_id_is_for_no_asker() -> None:
     conversation = talk()
     call = conversation.ask({"method": "Browser.getVersion"})
-    nobody = {"error": {"code": -32600, "message": "Message must have integer 'id' property"}}
-    conversation.comes(nobody, {**nobody, "id": None})
+    no_asker = {"error": {"code": -32600, "message": "Message must have integer 'id' property"}}
+    conversation.comes(no_asker, {**no_asker, "id": None})
     assert not call.done and len(conversation.unasked) == 2
 
 
@@ -194,7 +194,7 @@ def test_attaching_ends_in_the_protocol_in_which_it_began() -> None:
     }
 
 
-def test_what_ends_a_subscription_can_be_changed_by_nobody() -> None:
+def test_what_ends_a_subscription_can_be_changed_by_no_asker() -> None:
     sent = {"method": "Target.setAutoAttach", "params": {"autoAttach": True}}
     first = CDP.unsubscribe(("", "Target.attachedToTarget"), sent)
     assert first is not None

@@ -124,10 +124,10 @@ def test_an_error_with_the_id_null_is_for_nobody() -> None:
     """It may answer what a caller has given up: no other request is failed by it."""
     conversation = talk()
     call = conversation.ask({"method": "m"})
-    nobody = {"jsonrpc": "2.0", "error": {"code": -32700, "message": "Parse error"}, "id": None}
-    conversation.comes(nobody)
+    no_asker = {"jsonrpc": "2.0", "error": {"code": -32700, "message": "Parse error"}, "id": None}
+    conversation.comes(no_asker)
     assert not call.done
-    assert conversation.unasked == [nobody]
+    assert conversation.unasked == [no_asker]
 
 
 def test_json_rpc_1_has_a_result_and_an_error_in_every_reply() -> None:

@@ -66,7 +66,7 @@ class Worker:
             if self.chance.random() < 0.5:
                 conn.send(self.message(id=self.turn))
                 while "note" in (got := conn.recv(10)):
-                    pass  # pushed for a request that was struck: it is no one's, so it is for whoever sends
+                    pass  # pushed for a request that was struck: it belongs to the lease that sends
                 assert got["n"] == [self.number, self.turn]
             assert conn.request(self.message(), 10)["n"] == [self.number, self.turn]
             if self.chance.random() < 0.3:

@@ -599,8 +599,8 @@ class Count(logging.Handler):
             self.found += 1
             take_back(keeper, borrower, reason)
 
-        Rebuilding._rebuild = counting_rebuild  # type: ignore[method-assign]
-        Housekeeper._take_back = counting_take_back  # type: ignore[method-assign]
+        Rebuilding._rebuild = counting_rebuild  # type: ignore[method-assign]  # it is counted
+        Housekeeper._take_back = counting_take_back  # type: ignore[method-assign]  # likewise
 
     def emit(self, record: logging.LogRecord) -> None:
         if "was dropped without release" not in record.getMessage():

@@ -91,7 +91,7 @@ def test_many_threads_ask_and_mine_while_one_follows_the_chain(
             right += ask("eth_getBalance", account, "latest", message_id=1) == balance
             right += ask("evm_mine", message_id=f"{number}.{count}") in ("0x0", "0", None)
             with pytest.raises(ReplyError) as refused:
-                ask("eth_getBalance", f"nobody {number}")
+                ask("eth_getBalance", f"no address {number}")
             right += refused.value.code == -32602
         return right
 
@@ -103,7 +103,7 @@ def test_many_threads_ask_and_mine_while_one_follows_the_chain(
         seen = [number_of(heads.get(PATIENCE)) for _ in range(BLOCKS)]
         with pytest.raises(TimeoutError):
             heads.get(0)
-    assert pool.request("/", MINE, timeout=PATIENCE)["result"] is not None  # which nobody is told of
+    assert pool.request("/", MINE, timeout=PATIENCE)["result"] is not None  # of which no event tells
     assert int(pool.request("/", BLOCK_NUMBER, timeout=PATIENCE)["result"], 16) == BLOCKS + 1
     right, stats = sum(outcome.value for outcome in outcomes), pool.stats()
     assert right == THREADS * ROUNDS * 4

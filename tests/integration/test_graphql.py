@@ -166,7 +166,7 @@ def test_its_pings_are_answered_where_nobody_reads(uri: str, make_pool: PoolFact
             return max(found) > 10 and found[-1] < 5
 
         wait_until(have_waited_and_were_answered, PATIENCE, "a lent connection's pings are answered")
-    time.sleep(0.5)  # in which nobody has it
+    time.sleep(0.5)  # no borrower has it: unanswered, it would be 25 pings behind
     wait_until(lambda: seen(other)["behind"][0] < 25, PATIENCE, "an idle connection's pings are answered")
     assert seen(other)["connections"] == 2
 
