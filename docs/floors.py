@@ -31,7 +31,7 @@ NAMES = {
 }
 PACKAGES = {"state": "state/", "wire": "wire/"}  # drawn with what is in them
 
-WIDTH, LABEL, ROW, PAD = 800, 122, 30, 8
+WIDTH, LABEL, ROW, PAD = 820, 140, 30, 8  # the longest name fits the label in a wide font, too
 
 
 def layers(contract: str) -> list[list[str]]:
