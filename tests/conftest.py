@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
+import os
 import signal
 import ssl
 import threading
@@ -25,6 +27,34 @@ settings.load_profile("jetsocket")
 
 # A shell script's background ignores Ctrl-C, and so would all that the tests send SIGINT to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+STUCK = 30.0  # s after a test's timeout, or after the last test: a process that still runs says where, and dies
+_stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_stderr] = os.dup(2)  # the real one: later pytest puts a file in its place
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        faulthandler.register(signal.SIGTERM, file=config.stash[_stderr], chain=True)  # what it waited for
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End the process if the exception of a timeout was lost: where a finalizer runs, it is only printed."""
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(seconds + STUCK, exit=True, file=item.config.stash[_stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the process if the interpreter's end hangs."""
+    faulthandler.dump_traceback_later(STUCK, exit=True, file=config.stash[_stderr])
 
 
 def pytest_collection_finish() -> None:
