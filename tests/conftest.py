@@ -29,7 +29,7 @@ settings.load_profile("jetsocket")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-STUCK = 30.0  # s after a test's timeout, or after the last test: a process that still runs says where, and dies
+STUCK = 30.0  # s after a test's timeout, or after the last test: what still runs says where, and dies
 _stderr = pytest.StashKey[int]()
 
 
