@@ -148,7 +148,7 @@ class Lending(Moving, Prewarming):
             if why == "idle" and entry.key in state.floors:
                 why = None  # as long as it is kept, that is no reason
             if why is None and (
-                owes_a_ping(entry, config, now)
+                owes_a_ping(entry, config, borrower.asked_at)  # one that has answered since owes nothing
                 or (with_sleep() - now >= slept + SHORTEST_SLEEP and ping_after_sleep(state, slept))
             ):
                 why, now = self._ping(borrower, entry, deadline), monotonic()

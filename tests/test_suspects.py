@@ -270,6 +270,19 @@ def test_too_little_time_for_a_pong_costs_no_connection(raw_server: MakeRaw, mak
         assert conn.request(1, 5) == 1
 
 
+@pytest.mark.parametrize("check", [None, lambda conn: conn.request({"are": "up"})], ids=["pong", "check"])
+def test_each_borrower_has_one_answer_before_its_connection(
+    echo: EchoServer, make_pool: MakePool, check: Callable[..., object] | None
+) -> None:
+    """What has answered since a caller asked is lent, however little time `ping_after_idle` permits."""
+    pool = make_pool(echo, ping_after_idle=0, check=check, max_connections=1)
+    for number in range(3):
+        with pool.acquire("/", 5) as conn:
+            assert conn.request(number, 5) == number
+    assert (echo.pings > 0) == (check is None)
+    assert echo.opened == 1
+
+
 # --- after a suspend
 
 
