@@ -1,8 +1,4 @@
-"""Each message of a connection to its asker: a request, a subscription, a lease that sends, `on_push`.
-
-In this order, what comes belongs to: the protocol itself (`answer`); a request under way; one that was given
-up, so that it is late, and dropped; an open subscription; one that has ended, so that it is dropped; a
-subscribe under way, whose topic its reply will name; the lease, if it has sent by itself; `on_push`.
+"""One connection's messages: requests on their way out, and who reads what comes in, for all that wait.
 
 A request that was given up is never answered by another's reply: the ids on the wire are always ours, each
 used once on a connection.
@@ -16,16 +12,16 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
+from jetsocket.askers import Askers
 from jetsocket.clock import monotonic
-from jetsocket.correlation import Asked, NewId
+from jetsocket.correlation import NewId
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lock_watch import LockWatch
-from jetsocket.mailbox import LOOK_AGAIN, Mailbox, Reading
-from jetsocket.matching import UNREADABLE, Matching, Part, Payload, each_topic, strict
+from jetsocket.mailbox import LOOK_AGAIN, Mailbox
+from jetsocket.matching import Matching, Payload
 from jetsocket.pending import Request, Risk, remember
 from jetsocket.pushes import Pushes
-from jetsocket.topics import Feed, Topics
 from jetsocket.uris import Target
 from jetsocket.wire.link import not_held
 from jetsocket.wire.websocket import WebSocket
@@ -33,25 +29,15 @@ from jetsocket.wire.websocket import WebSocket
 MOST_GIVEN_UP = 1024
 """Requests that were given up and not answered yet, beyond which a connection is closed."""
 
-_MOST_HELD = 10_000  # messages kept for a subscribe that is under way
-_MOST_RAW = 10_000  # messages kept for a lease that has sent by itself and does not receive
 _MAY_COME = "a request with the id of this message may still be answered"
 _PATIENCE = 1.0  # s that a borrower may read nothing before a worker looks what has come
 _MUCH = 100  # messages
-_ANSWER_PATIENCE = 1.0  # s for sending what the protocol wants back at once
 
 
-class Dispatcher(Reading):
-    """One connection's messages, on their way to the askers. Only the thread that leads hands them out.
+class Dispatcher(Askers):
+    """One connection's messages, out and in; which goes to whom: `Askers`.
 
     Attributes:
-        wire: The connection.
-        topics: Its subscriptions.
-        raw: Where what has no other asker goes: to the lease that has sent by itself; None: none has.
-        raw_asked: The keys of what it sent that have not come back.
-        given_up: Requests whose reply may still come, by key.
-        late_replies: How many came after their request was given up.
-        unasked: How many messages belonged to none.
         locks: Tells whether a strike has left the connection locked.
         has_worker: Whether a worker is about to hand out what has come.
         last_read: When a thread last handed out what came (monotonic, s).
@@ -59,29 +45,12 @@ class Dispatcher(Reading):
 
     def __init__(self, wire: WebSocket, target: Target, matching: Matching, pushes: Pushes) -> None:
         """Nothing was asked yet."""
-        super().__init__()
-        self.wire, self.matching = wire, matching
-        self.topics = Topics()
-        self.raw: Mailbox[Part] | None = None
-        self.raw_asked: dict[Hashable, None] = {}
-        self.given_up: dict[Hashable, Asked] = {}
-        self.late_replies = self.unasked = 0
+        super().__init__(wire, target, matching, pushes)
         self.locks, self.has_worker = LockWatch(wire), False
         self.last_read = monotonic()
-        self.subprotocol = wire.getsubprotocol()
-        self._target, self._pushes = target, pushes
-        self._under_way: dict[Hashable, Request] = {}
         self._raw_keys: dict[Hashable, None] = {}
         self._numbers = itertools.count(1)
         self._prefix = uuid.uuid4().hex
-        self._subscribing: dict[Request, None] = {}
-        self._held, self._looks_again = deque[Part](), False  # see `_is_due`
-        self._parts: deque[Part] = deque()  # what was read and is not handed out yet
-
-    @property
-    def target(self) -> Target:
-        """Where the connection leads."""
-        return self._target
 
     @property
     def wants_worker(self) -> bool:
@@ -99,11 +68,6 @@ class Dispatcher(Reading):
             return False
         boxes = [*self._under_way.values(), self.raw]  # of a stream's replies, many may wait
         return all(box is None or len(box.arrived) < _MUCH for box in boxes)
-
-    @property
-    def in_flight(self) -> int:
-        """Requests under way."""
-        return len(self._under_way)
 
     # --- out -------------------------------------------------------------------------------------------
 
@@ -232,147 +196,6 @@ class Dispatcher(Reading):
         except IndexError as error:  # the lease was released: what has come is not in this queue any more
             if is_alarm(error):
                 raise
-
-    @property
-    def _is_due(self) -> bool:
-        """Whether what was held for a subscribe may find its topic, as one is over."""
-        return bool(self._held) and (self._looks_again or not self._subscribing)
-
-    def _hand_out(self, box: Mailbox[Any] | None) -> None:
-        """Hand out what was read, until something is in that mailbox; None: all of it."""
-        parts = self._parts
-        while True:
-            if self._is_due:  # what still finds none is held again, in order
-                self._looks_again = False
-                while self._held:
-                    parts.appendleft(self._held[-1])
-                    self._held.pop()
-            if not parts or (box is not None and box.has_mail):
-                return
-            self._dispatch(parts[0])  # doing it again after a strike changes nothing
-            parts.popleft()
-
-    def _dispatch(self, part: Part) -> None:
-        """Give a message to its asker."""
-        matching, message = self.matching, part.message
-        if message is not UNREADABLE:
-            correlation, payload = matching.correlation, None
-            try:
-                if matching.answers and (answer := correlation.answer(message)) is not None:
-                    payload = matching.encode(answer, self.subprotocol)
-                else:
-                    key = correlation.key(message)
-                    if key is not None and self._is_reply(strict(key), part):
-                        return
-                    if matching.has_topics and self._is_pushed(part):
-                        return
-            except Exception as error:  # the correlation's: the message belongs to no asker
-                if is_alarm(error, users_code=True):
-                    raise
-            if payload is not None:
-                self._send_back(payload)
-                return
-        if self._subscribing and matching.has_topics and len(self._held) < _MOST_HELD:
-            self._held.append(part)
-        else:
-            self._give_to_no_asker(part)
-
-    def _is_reply(self, key: Hashable, part: Part) -> bool:
-        request = self._under_way.get(key)
-        if request is not None:
-            self._answer(request, key, part)
-            return True
-        asked = self.given_up.get(key)
-        if asked is not None:
-            self.late_replies += 1
-            asked.replies += 1
-            if self.matching.correlation.is_last(part.message, asked):
-                self.given_up.pop(key, None)
-            return True
-        if key in self.raw_asked:
-            self.raw_asked.pop(key, None)
-            if self.raw is not None:
-                self._put_raw(part)
-                return True
-        return False
-
-    def _answer(self, request: Request, key: Hashable, part: Part) -> None:
-        """A reply to a request that is under way."""
-        asked = request.asked
-        assert asked is not None
-        asked.replies += 1
-        is_last = self.matching.correlation.is_last(part.message, asked)
-        request.put(part.message, part)
-        if is_last:
-            if request.feed is not None:
-                self._open_for(request, request.feed, asked, part.message)
-            request.is_ended = True
-            self._under_way.pop(key, None)
-            self.given_up.pop(key, None)  # its thread may be doing that at this moment
-            self._end_subscribe(request)
-        request.ring()
-
-    def _is_pushed(self, part: Part) -> bool:
-        """Whether a message belongs to a subscription that is or was open, which gets it."""
-        topics = each_topic(self.matching.correlation.topic(part.message))
-        feeds = {feed: None for topic in topics for feed in self.topics.of(topic)}
-        for feed in feeds:
-            if self.matching.correlation.is_end(part.message):
-                self.topics.close(feed)
-                feed.end(self.matching.error_in(part.message))
-            else:
-                feed.put(part.message, part)
-        return bool(feeds) or any(self.topics.has_ended(topic) for topic in topics)
-
-    def _give_to_no_asker(self, part: Part) -> None:
-        if self.topics.feed is not None and part.message is not UNREADABLE:
-            self.topics.feed.put(part.message, part)
-        elif self.raw is not None and len(self.raw.arrived) < _MOST_RAW:
-            self._put_raw(part)
-        else:
-            self.unasked += 1
-            if part.message is not UNREADABLE:
-                self._pushes.add((self, part))
-
-    def _put_raw(self, part: Part) -> None:
-        raw = self.raw
-        if raw is not None and not (raw.arrived and raw.arrived[-1] is part):
-            raw.arrived.append(part)
-            raw.ring()
-
-    def _send_back(self, payload: Payload) -> None:
-        """Send what the protocol wants at once; a server that does not take it gets the next one."""
-        wire = self.wire
-        try:
-            wire.send_message(payload, monotonic() + _ANSWER_PATIENCE, wire.holder)
-        except (ConnectionError, TimeoutError) as error:
-            if is_alarm(error):
-                raise
-
-    # --- subscriptions ---------------------------------------------------------------------------------
-
-    def _begin_subscribe(self, request: Request, feed: Feed, asked: Asked) -> None:
-        """A subscribe is about to leave: where its topic is known, it is open from now on."""
-        feed.sent = asked.sent
-        if topics := each_topic(self.matching.correlation.topic_of(asked.sent, None)):
-            self.topics.open(feed, topics)
-        else:
-            self._subscribing[request] = None
-
-    def _end_subscribe(self, request: Request) -> None:
-        if request in self._subscribing:
-            self._subscribing.pop(request, None)
-            self._looks_again = True
-
-    def _open_for(self, request: Request, feed: Feed, asked: Asked, reply: Any) -> None:
-        """The reply to a subscribe has come: it names the topic."""
-        try:
-            if self.matching.error_in(reply) is None:
-                self.topics.open(feed, each_topic(self.matching.correlation.topic_of(asked.sent, reply)))
-        except Exception as error:  # the correlation's: for who subscribes, or it would wait for ever
-            if is_alarm(error, users_code=True):
-                raise
-            request.error = error
 
     # --- the end ---------------------------------------------------------------------------------------
 

@@ -1,4 +1,7 @@
-"""Each message of a connection to its asker: what came twice, late, too early, or as something else."""
+"""Each message of a connection to its asker: what came twice, late, too early, or as something else.
+
+Also tests: `askers`.
+"""
 
 from __future__ import annotations
 
@@ -190,7 +193,7 @@ def test_no_request_gets_an_id_that_a_lease_has_sent(pool: ConnectionPool[Any]) 
 def test_what_a_lease_receives_comes_in_order_and_is_bounded(
     pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jetsocket.dispatch._MOST_RAW", 5)
+    monkeypatch.setattr("jetsocket.askers._MOST_RAW", 5)
     with pool.acquire("/") as conn:
         conn.send({"id": 100, "do": "push", "say": [{"note": n} for n in range(7)]})
         assert conn.request({"n": 1}, 5)["n"] == 1  # reads all that comes before it
