@@ -19,7 +19,7 @@ from jetsocket.mailbox import Mailbox, Reading
 from jetsocket.matching import UNREADABLE, Matching, Part, Payload, each_topic, strict
 from jetsocket.pending import Request
 from jetsocket.pushes import Pushes
-from jetsocket.topics import Feed, Topics
+from jetsocket.topics import Feed, StillOpenError, Topics
 from jetsocket.uris import Target
 from jetsocket.wire.websocket import WebSocket
 
@@ -189,11 +189,24 @@ class Askers(Reading):
 
     # --- subscribes under way ----------------------------------------------------------------------------
 
+    def _leaves(self, request: Request, asked: Asked, number: int) -> None:
+        """A request is about to leave; its number grows, as the lock of the send is held.
+
+        Raises:
+            StillOpenError: It would end a topic that is open: it must not.
+        """
+        if request.ends is not None and not self.topics.may_end(request.ends, number):
+            raise StillOpenError
+        request.asked, request.number = asked, number
+        if request.feed is not None:
+            self._begin_subscribe(request, request.feed, asked)
+
     def _begin_subscribe(self, request: Request, feed: Feed, asked: Asked) -> None:
         """A subscribe is about to leave: where its topic is known, it is open from now on."""
         feed.sent = asked.sent
         if topics := each_topic(self.matching.correlation.topic_of(asked.sent, None)):
             self.topics.open(feed, topics)
+            request.is_open = True
         else:
             self._subscribing[request] = None
 

@@ -155,20 +155,23 @@ class CorrelatedConnection(Asking[T]):
             where = dispatcher_of(self._entry or self._current())
             where.topics.open_rest(feed)
             return where, feed
-        request = Request(feed)
-        where = self._ask(request, message, deadline, limit)
-        try:
-            if not feed.topics:
-                where.topics.begin(request, feed.owner)  # unless we get further
-                if request.asked is not None and request.asked.key is not None:  # else no reply will come
-                    self._wait(where, request, deadline, limit)
-                self._check_opened(where, request)
-        except BaseException:
-            end_feed(where, feed, self._holder(where), 0.0)
-            raise
-        finally:
-            where.give_up(request)
-        return where, feed
+        while True:
+            request = Request(feed)
+            where = self._ask(request, message, deadline, limit)
+            try:
+                if not request.is_open:
+                    where.topics.begin(request, feed.owner)  # unless we get further
+                    if request.asked is not None and request.asked.key is not None:  # else no reply will come
+                        self._wait(where, request, deadline, limit)
+                    self._check_opened(where, request)
+            except BaseException:
+                end_feed(where, feed, self._holder(where), 0.0)
+                raise
+            finally:
+                where.give_up(request)
+            if not where.topics.was_ended_behind(feed, request.number):
+                return where, feed
+            # Another thread has ended the last subscription of that topic, behind our message: once more.
 
     def _check_opened(self, where: Dispatcher, request: Request) -> None:
         asked, feed = request.asked, request.feed

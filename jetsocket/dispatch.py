@@ -82,6 +82,7 @@ class Dispatcher(Askers):
 
         Raises:
             JetSocketError: As `WebSocket.send_made`.
+            StillOpenError: It would end a topic that another subscription has; nothing was sent.
             Exception: What the correlation's `tag` or the serializer raises; nothing was sent.
         """
         matching = self.matching
@@ -93,10 +94,8 @@ class Dispatcher(Askers):
                 if asked.key is None or asked.key not in self._raw_keys:
                     break
             payload = matching.encode(asked.sent, self.subprotocol)
-            request.asked = asked
-            if request.feed is not None:
-                self._begin_subscribe(request, request.feed, asked)
-            if asked.key is not None and not (request.feed is not None and request.feed.topics):
+            self._leaves(request, asked, number)
+            if asked.key is not None and not request.is_open:
                 self._under_way[asked.key] = request
             return payload
 

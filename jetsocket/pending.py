@@ -24,17 +24,22 @@ class Request(Mailbox[Any]):
 
     Attributes:
         asked: What was asked; set when it leaves.
+        number: Grows in the order in which a connection's messages leave; 0 before.
         feed: The subscription that it opens; None: none.
+        is_open: Whether that is open already, as it leaves: no reply is waited for.
+        ends: The topic that it ends at the server; None: none.
         wants_all: Whether its thread waits for the last reply; False: for each.
     """
 
-    __slots__ = ("_last", "asked", "feed", "wants_all")
+    __slots__ = ("_last", "asked", "ends", "feed", "is_open", "number", "wants_all")
 
-    def __init__(self, feed: Feed | None = None) -> None:
+    def __init__(self, feed: Feed | None = None, ends: Hashable | None = None) -> None:
         """Not sent yet."""
         super().__init__()
         self.asked: Asked | None = None
-        self.feed = feed
+        self.number = 0
+        self.feed, self.ends = feed, ends
+        self.is_open = False
         self.wants_all = True
         self._last: object = None
 

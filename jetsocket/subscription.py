@@ -22,7 +22,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.lease import seconds
 from jetsocket.mailbox import Mailbox, Turn
 from jetsocket.pending import Request
-from jetsocket.topics import Feed
+from jetsocket.topics import Feed, StillOpenError
 
 __all__ = ["Origin", "Reopen", "Subscription", "end_feed"]
 
@@ -303,7 +303,7 @@ def end_feed(where: Dispatcher, feed: Feed, holder: object, deadline: float) -> 
     topics, correlation = where.topics, where.matching.correlation
     topics.begin(feed, feed.owner)  # unless we get further
     for topic in topics.close(feed):
-        request = Request()
+        request = Request(ends=topic)
         try:
             message = correlation.unsubscribe(topic, feed.sent)
             if message is None:
@@ -314,6 +314,8 @@ def end_feed(where: Dispatcher, feed: Feed, holder: object, deadline: float) -> 
                 if request.error is not None:
                     return False
                 where.matching.outcome(list(request.arrived), request.asked)
+        except StillOpenError:  # another thread has opened it meanwhile, and ends it some time
+            pass
         except ReplyError as error:  # it has ended there by itself; if not, what it pushes is dropped
             if is_alarm(error):
                 raise

@@ -1,7 +1,13 @@
 """The subscriptions of one connection: which topics are open, for whom, and which have ended.
 
 Nothing here does I/O, and no lock is taken: the thread that leads (`mailbox`) hands out what comes, and who
-opens or ends a subscription touches the dicts by single operations.
+opens or ends a subscription touches the dicts by single operations. A finalizer may end one anywhere.
+
+**The same topic opened by one thread and ended by another at once.** Our messages have numbers that grow in
+the order in which they leave. What ends a topic at the server is written down by its number, as it leaves,
+and does not leave at all once another subscription is open (`may_end`); who subscribes looks, when it is
+open, whether the topic was ended behind its own message (`was_ended_behind`), and subscribes once more. One
+of the two sees the other: each writes first, and looks then.
 """
 
 from __future__ import annotations
@@ -17,6 +23,10 @@ from jetsocket.text import short_repr
 Overflow: TypeAlias = Literal["error", "drop_oldest"]
 
 _MOST_ENDED = 4096  # topics that are remembered as ended on a connection
+
+
+class StillOpenError(Exception):
+    """A topic is not to be ended at the server: another subscription has it."""
 
 
 class Feed(Mailbox[Any]):
@@ -73,18 +83,20 @@ def _overflow_text(feed: Feed) -> str:
 
 
 class Topics:
-    """What is subscribed on one connection.
-
-    Attributes:
-        feed: The subscription that takes what belongs to no topic.
-    """
+    """What is subscribed on one connection."""
 
     def __init__(self) -> None:
         """Nothing yet."""
-        self._open: dict[Hashable, list[Feed]] = {}
-        self._ended: dict[Hashable, None] = {}
+        self._feeds: dict[Feed, None] = {}  # all that are open
+        self._open: dict[Hashable, dict[Feed, None]] = {}  # those of a topic; of one that has ended, none
+        self._ended: dict[Hashable, int] = {}  # by which of our messages; 0: by none
         self._loose: dict[object, object] = {}  # by what was begun and did not get to its end: whose it is
-        self.feed: Feed | None = None
+        self._rest: dict[None, Feed] = {}
+
+    @property
+    def feed(self) -> Feed | None:
+        """The subscription that takes what belongs to no topic."""
+        return self._rest.get(None)
 
     @property
     def can_be_ended(self) -> bool:
@@ -106,16 +118,18 @@ class Topics:
     @property
     def is_empty(self) -> bool:
         """Whether no subscription is open."""
-        return not self._open and self.feed is None
+        return not self._feeds and not self._rest
 
     def open(self, feed: Feed, topics: Iterable[Hashable]) -> None:
         """Give a subscription what is pushed under these topics, from now on."""
+        self._feeds[feed] = None
         for topic in topics:
             feed.topics[topic] = None
-            feeds = self._open.get(topic, [])
-            if feed not in feeds:
-                self._open[topic] = [*feeds, feed]
-            self._ended.pop(topic, None)
+            while True:
+                feeds = self._open.setdefault(topic, {})
+                feeds[feed] = None
+                if self._open.get(topic) is feeds:  # else it was forgotten at the same time
+                    break
 
     def open_rest(self, feed: Feed) -> None:
         """Give a subscription all that belongs to no topic.
@@ -123,30 +137,48 @@ class Topics:
         Raises:
             InvalidStateError: Another one has it.
         """
-        if self.feed is not None:
+        if self._rest.setdefault(None, feed) is not feed:
             raise InvalidStateError(
                 f"another subscription at {feed.where} takes what belongs to no topic; one a connection",
                 current_state="subscribed",
             )
-        self.feed = feed
 
     def close(self, feed: Feed) -> list[Hashable]:
         """End a subscription; returns the topics that no other one has open."""
         last: list[Hashable] = []
         if self.feed is feed:
-            self.feed = None
+            self._rest.pop(None, None)
         for topic in list(feed.topics):
-            others = [each for each in self._open.get(topic, []) if each is not feed]
-            if others:
-                self._open[topic] = others
-            elif topic in self._open:
-                self._ended[topic] = None
-                del self._open[topic]
+            feeds = self._open.get(topic)
+            if feeds is None or feed not in feeds:
+                continue
+            feeds.pop(feed, None)
+            if not feeds:
+                self._ended[topic] = self._ended.pop(topic, 0)  # as the latest
                 last.append(topic)
-        while len(self._ended) > _MOST_ENDED:
-            with suppress(RuntimeError, StopIteration):  # another thread was here at the same time
-                self._ended.pop(next(iter(self._ended)), None)
+        self._feeds.pop(feed, None)
+        with suppress(RuntimeError, StopIteration):  # another thread is here at the same time
+            while len(self._ended) > _MOST_ENDED:
+                self._forget(next(iter(self._ended)))
         return last
+
+    def _forget(self, topic: Hashable) -> None:
+        """It is open, or ended so long ago that nothing of it comes any more."""
+        self._ended.pop(topic, None)
+        if not self._open.get(topic):
+            for feed in list(self._open.pop(topic, {})):  # opened at this moment
+                self.open(feed, [topic])
+
+    def may_end(self, topic: Hashable, number: int) -> bool:
+        """Whether that message of ours, which is about to leave, is to end a topic at the server."""
+        if self._open.get(topic):
+            return False
+        self._ended[topic] = number  # first: see above
+        return not self._open.get(topic)
+
+    def was_ended_behind(self, feed: Feed, number: int) -> bool:
+        """Whether a topic of an open subscription was ended at the server behind that message of ours."""
+        return any(self._ended.get(topic, 0) > number for topic in list(feed.topics))
 
     def end_all(self) -> None:
         """End all subscriptions on this side: who reads one unsubscribes then."""
@@ -163,18 +195,15 @@ class Topics:
 
     def of(self, topic: Hashable) -> list[Feed]:
         """Who has subscribed to that topic."""
-        return self._open.get(topic, [])
+        return list(self._open.get(topic, ()))
 
     def has_ended(self, topic: Hashable) -> bool:
         """Whether it was open and is not any more."""
-        return topic in self._ended
+        return topic in self._ended and not self._open.get(topic)
 
     def all(self) -> list[Feed]:
         """All subscriptions."""
-        feeds = {feed: None for each in list(self._open.values()) for feed in each}
-        if self.feed is not None:
-            feeds[self.feed] = None
-        return list(feeds)
+        return [*list(self._feeds), *list(self._rest.values())]
 
 
-__all__ = ["Feed", "Overflow", "Topics"]
+__all__ = ["Feed", "Overflow", "StillOpenError", "Topics"]

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from jetsocket import (
     ConnectionClosedError,
     ConnectionPool,
     ConnectionPoolConfig,
+    InvalidStateError,
     JetSocketError,
     PoolClosedError,
     PoolExhaustedError,
@@ -26,9 +27,10 @@ from jetsocket import (
 )
 from jetsocket.clock import monotonic
 from jetsocket.mailbox import Reading
+from jetsocket.topics import Feed, Topics
 from tests import scripts, services
 from tests.servers import EchoServer, wait_until
-from tests.services import MakePool, Plain
+from tests.services import MakePool, Plain, Service
 
 server = services.server
 
@@ -326,6 +328,103 @@ def test_a_dropped_subscription_costs_the_connection_once_the_others_are_done(
         wait_until(lambda: any("dropped" in str(each.message) for each in caught))
     assert pool.request("/", {"n": 1}, 5)["n"] == 1
     assert pool.stats().unasked_messages == 0
+
+
+class Publishing(Service):
+    """Pushes what it is told to publish to those topics only that are subscribed, each once."""
+
+    was_slow = False
+
+    def do_publish(self, message: Any) -> None:
+        topic = message["topic"]
+        self.say(*([{"topic": topic, "n": message["n"]}] if topic in self.topics else []), message)
+
+    def do_unsubscribe(self, message: Any) -> None:
+        self.topics.discard(message["topic"])
+        self.say(*self.held, {"id": message["id"]})
+        self.held.clear()
+
+    def do_subscribe(self, message: Any) -> None:
+        if self.was_slow or not message.get("slowly"):
+            return super().do_subscribe(message)
+        self.was_slow = True
+        self.topics.add(message["topic"])
+        self.held.append({"id": message["id"], "opened": message["topic"]})
+
+
+class Meanwhile(Plain):
+    """Does something between the decision to end a topic and the message that does."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+
+    def unsubscribe(self, topic: Any, sent: Any) -> Any:
+        self.act()
+        return super().unsubscribe(topic, sent)
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+def test_who_subscribes_while_the_last_of_that_topic_unsubscribes_gets_what_is_pushed(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool, slowly: bool
+) -> None:
+    """Its message leaves before the other's, and is confirmed before that leaves, or behind it (slowly)."""
+    publishing = echo_server(lambda conn: Publishing(conn).run())
+    subscribing, threads = {"do": "subscribe", "topic": "t"}, ThreadPoolExecutor(1)
+    others: list[Future[Any]] = []
+
+    def subscribe_meanwhile() -> None:
+        if not others:
+            others.append(threads.submit(pool.subscribe, "/", {**subscribing, "slowly": slowly}, timeout=10))
+            if slowly:
+                wait_until(lambda: pool.stats().in_flight == 1)
+            else:
+                others[0].result(10)
+
+    pool = make_pool(
+        publishing,
+        correlation=Meanwhile(subscribe_meanwhile),
+        max_connections=1,
+        max_in_flight=10,
+    )
+    pool.subscribe("/", subscribing).unsubscribe()
+    with others[0].result(10) as subscription:
+        pool.request("/", {"do": "publish", "topic": "t", "n": 7}, 10)
+        assert subscription.get(5)["n"] == 7
+    threads.shutdown()
+    assert publishing.opened == 1
+
+
+def test_threads_that_take_turns_at_one_topic_all_get_what_is_pushed(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool
+) -> None:
+    publishing = echo_server(lambda conn: Publishing(conn).run())
+    pool = make_pool(publishing, correlation=Plain(), max_connections=1, max_in_flight=10)
+
+    def take_a_turn(number: int) -> None:
+        for turn in range(40):
+            with pool.subscribe("/", {"do": "subscribe", "topic": turn % 2}, timeout=10) as subscription:
+                pool.request("/", {"do": "publish", "topic": turn % 2, "n": [number, turn]}, 10)
+                while subscription.get(5)["n"] != [number, turn]:
+                    pass  # another's
+
+    in_threads(6, take_a_turn)
+    assert publishing.opened == 1
+    wait_until(lambda: pool.stats().idle_connections == 1)
+    assert pool.stats().discards == {}
+
+
+def test_of_several_that_want_the_rest_at_once_one_gets_it() -> None:
+    topics = Topics()
+    feeds = [Feed(10, "error", "x") for _ in range(8)]
+
+    def open_rest(number: int) -> bool:
+        try:
+            topics.open_rest(feeds[number])
+        except InvalidStateError:
+            return False
+        return topics.feed is feeds[number]
+
+    assert sum(in_threads(8, open_rest)) == 1
 
 
 # --- arguments
