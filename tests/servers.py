@@ -735,12 +735,21 @@ class RawServer:
     Args:
         script: What to do with a connection.
         ssl_context: Do the TLS handshake before the script.
+        receive_buffer: B that the kernel keeps of what a script does not read, about. A script must not set
+            that itself: what comes then may exceed it, the kernel drops that, with what it acknowledges, and
+            both sides wait for longer and longer to try again.
 
     Attributes:
         accepted: Connections accepted, ever.
     """
 
-    def __init__(self, script: Script, *, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        receive_buffer: int | None = None,
+    ) -> None:
         self.script = script
         self.accepted = 0
         self.errors: list[BaseException] = []
@@ -750,6 +759,8 @@ class RawServer:
         self._threads: list[threading.Thread] = []
         self._stopped = False
         self._listener = socket.create_server((LOCALHOST, 0))
+        if receive_buffer is not None:  # what is accepted has it from the beginning
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.host = LOCALHOST
         self.port: int = self._listener.getsockname()[1]
 

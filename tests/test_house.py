@@ -7,7 +7,7 @@ import functools
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,6 @@ TOP = {
     "tests",
 }
 
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-
 
 def tracked_files() -> list[str]:
     git = shutil.which("git")
@@ -44,6 +42,11 @@ def tracked_files() -> list[str]:
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
+def named(paths: Iterable[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@functools.cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -65,26 +68,26 @@ def test_the_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
 
 
-@every_module
-def test_a_file_says_what_lives_there(path: Path) -> None:
-    assert ast.get_docstring(parsed(path)), f"{path.relative_to(ROOT)} has no docstring"
+def test_a_file_says_what_lives_there() -> None:
+    assert named(path for path in MODULES if not ast.get_docstring(parsed(path))) == []
 
 
-@every_module
-def test_a_file_is_not_too_long(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, "400 lines: does it hold one idea?"
+def test_a_file_is_not_too_long() -> None:
+    """400 lines: does it hold one idea?"""
+    assert named(path for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 400) == []
 
 
-@every_module
-def test_a_file_has_its_test(path: Path) -> None:
-    if path.name == "__init__.py":
-        return
-    mirrored = ROOT / "tests" / path.relative_to(PACKAGE).parent / f"test_{path.stem.strip('_')}.py"
-    tested = mirrored.exists() or path.relative_to(PACKAGE).with_suffix("") in also_tested()
-    assert tested, f"{path.relative_to(ROOT)} is to be tested in {mirrored.relative_to(ROOT)}"
+def test_a_file_has_its_test() -> None:
+    """`jetsocket/wire/dial.py` is tested in `tests/wire/test_dial.py`, or where that is said."""
+    elsewhere = also_tested()
+
+    def is_tested(path: Path) -> bool:
+        mirrored = ROOT / "tests" / path.relative_to(PACKAGE).parent / f"test_{path.stem.strip('_')}.py"
+        return mirrored.exists() or path.relative_to(PACKAGE).with_suffix("") in elsewhere
+
+    assert named(path for path in MODULES if path.name != "__init__.py" and not is_tested(path)) == []
 
 
-@functools.cache
 def also_tested() -> frozenset[Path]:
     """What tests say that they test besides the file they are named after: "Also tests: `half`, `other`." """
     found: set[Path] = set()
@@ -97,19 +100,19 @@ def also_tested() -> frozenset[Path]:
     return frozenset(found)
 
 
-@every_module
-def test_nobody_asks_the_front_door(path: Path) -> None:
+def test_nobody_asks_the_front_door() -> None:
     """`from jetsocket import X` would go around the floors, unless X is itself a module on one of them."""
-    if path.name in ("__init__.py", "__main__.py"):
-        return
     below = {module.stem for module in PACKAGE.glob("*.py")} | {"wire"}
-    asked = {
-        alias.name
+    asked = [
+        f"{path.relative_to(ROOT)} asks for {alias.name}"
+        for path in MODULES
+        if path.name not in ("__init__.py", "__main__.py")
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.ImportFrom) and node.module == "jetsocket"
         for alias in node.names
-    }
-    assert asked <= below
+        if alias.name not in below
+    ]
+    assert asked == []
 
 
 # --- the state of a pool changes under its lock
@@ -163,19 +166,18 @@ def methods_of_the_state() -> list[tuple[str, ast.FunctionDef]]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("module", "method"),
-    [pytest.param(*each, id=f"{each[0]}.{each[1].name}") for each in methods_of_the_state()],
-)
-def test_a_method_of_the_state_is_a_step_or_asserts_that_the_lock_is_held(
-    module: str, method: ast.FunctionDef
-) -> None:
-    marks = {ast.unparse(each) for each in method.decorator_list}
-    statements = method.body[1:] if ast.get_docstring(method) else method.body
-    asserts = bool(statements) and ast.unparse(statements[0]) == "assert self.lock.locked()"
-    is_step = bool(marks & {"step", "written_out", "abstractmethod"})
-    assert is_step or asserts or method.name in NEED_NO_LOCK, f"{module}.{method.name}"
-    assert not (is_step and asserts)
+def test_a_method_of_the_state_is_a_step_or_asserts_that_the_lock_is_held() -> None:
+    neither, both = [], []
+    for module, method in methods_of_the_state():
+        marks = {ast.unparse(each) for each in method.decorator_list}
+        statements = method.body[1:] if ast.get_docstring(method) else method.body
+        asserts = bool(statements) and ast.unparse(statements[0]) == "assert self.lock.locked()"
+        is_step = bool(marks & {"step", "written_out", "abstractmethod"})
+        if not (is_step or asserts or method.name in NEED_NO_LOCK):
+            neither.append(f"{module}.{method.name}")
+        if is_step and asserts:
+            both.append(f"{module}.{method.name}")
+    assert (neither, both) == ([], [])
 
 
 def test_that_looks_at_all_of_them() -> None:
@@ -184,13 +186,12 @@ def test_that_looks_at_all_of_them() -> None:
     assert {method.name for _, method in methods_of_the_state()} >= NEED_NO_LOCK.keys()
 
 
-@every_module
-def test_the_lists_of_a_state_change_in_its_own_methods(path: Path) -> None:
+def test_the_lists_of_a_state_change_in_its_own_methods() -> None:
     """`Line`, `Idle` and the others know no lock: the methods that use them hold it, see above."""
-    if path.parent == PACKAGE / "state":
-        return
     changed = [
-        f"{ast.unparse(node)} in line {node.lineno}"
+        f"{ast.unparse(node)} in line {node.lineno} of {path.relative_to(ROOT)}"
+        for path in MODULES
+        if path.parent != PACKAGE / "state"
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.Attribute)
         and node.attr.startswith(CHANGES)
@@ -231,9 +232,14 @@ def root_name(node: ast.expr) -> str | None:
     return node.id if isinstance(node, ast.Name) else None
 
 
+@functools.cache
+def inherited_names() -> frozenset[str]:
+    return frozenset(name for name in dir(websocket.WebSocket()) if is_private(name))
+
+
 def inherited_private_uses(cls: ast.ClassDef) -> Iterator[str]:
     """Private names of websocket.WebSocket that a subclass overrides or uses."""
-    inherited = {name for name in dir(websocket.WebSocket()) if is_private(name)}
+    inherited = inherited_names()
     for node in ast.walk(cls):
         if isinstance(node, ast.FunctionDef) and node.name in inherited:
             yield node.name
@@ -241,9 +247,9 @@ def inherited_private_uses(cls: ast.ClassDef) -> Iterator[str]:
             yield node.attr
 
 
-@every_module
-def test_no_underscored_name_of_websocket_client_is_used(path: Path) -> None:
-    assert list(private_uses(parsed(path))) == []
+def test_no_underscored_name_of_websocket_client_is_used() -> None:
+    uses = [f"{path.relative_to(ROOT)}: {name}" for path in MODULES for name in private_uses(parsed(path))]
+    assert uses == []
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,6 @@ def test_an_overdue_pong_is_told_once_however_late_the_borrower_notices(
 def test_a_ping_that_waits_for_a_long_message_is_not_overdue(raw_server: Callable[..., RawServer]) -> None:
     class Slow(Peer):
         def __call__(self, sock: socket.socket) -> None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             upgrade(sock)
             head = sock.recv(14, socket.MSG_WAITALL)
             left = int.from_bytes(head[2:10], "big")
@@ -315,7 +314,7 @@ def test_a_ping_that_waits_for_a_long_message_is_not_overdue(raw_server: Callabl
         conn.send(bytes(12 << 20))
         sent.append(True)
 
-    server = raw_server(Slow())
+    server = raw_server(Slow(), receive_buffer=65536)
     with pool_to(server, health_check_interval=0.5, health_check_timeout=1.5) as pool:
         conn = pool.acquire("/")
         sender = threading.Thread(target=send)
@@ -338,7 +337,6 @@ def test_a_ping_behind_a_long_message_in_the_kernel_is_not_overdue(
     """The send is over; the server takes what lies in the buffer all the time, for longer than allowed."""
 
     def slow(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         upgrade(sock)
         left = int.from_bytes(sock.recv(14, socket.MSG_WAITALL)[2:10], "big")
         while left:
@@ -352,7 +350,8 @@ def test_a_ping_behind_a_long_message_in_the_kernel_is_not_overdue(
 
     room = {"socket_options": [(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)], "compress": False}
     times = {"health_check_interval": 0.2, "health_check_timeout": 0.5}
-    with pool_to(raw_server(slow), manager_kwargs=room, **times) as pool, pool.acquire("/") as conn:
+    server = raw_server(slow, receive_buffer=16384)
+    with pool_to(server, manager_kwargs=room, **times) as pool, pool.acquire("/") as conn:
         conn.send(bytes(2 << 20))
         assert conn.recv(timeout=20) == "all of it"
 

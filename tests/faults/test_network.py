@@ -331,13 +331,12 @@ def test_a_half_close_ends_a_writer_who_has_all_the_time(raw_server: Callable[..
     over = threading.Event()
 
     def script(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
         servers.upgrade(sock)
         servers.read_exactly(sock, 200_000)
         sock.shutdown(socket.SHUT_WR)
         over.wait(LATE + 5)
 
-    server = raw_server(script)
+    server = raw_server(script, receive_buffer=SMALL)
     options = {"socket_options": [(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)]}
     pool: Pool = ConnectionPool(base_uri=server.uri, manager_kwargs=options)
     with pool, pool.acquire("/") as conn:
@@ -354,11 +353,10 @@ def test_a_send_that_broke_off_wakes_whoever_reads(raw_server: Callable[..., Raw
     over = threading.Event()
 
     def script(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
         servers.upgrade(sock)
         over.wait(LATE + 5)
 
-    server = raw_server(script)
+    server = raw_server(script, receive_buffer=SMALL)
     options = {"socket_options": [(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)], "send_timeout": SOON}
     pool: Pool = ConnectionPool(base_uri=server.uri, manager_kwargs=options)
     with pool, pool.acquire("/") as conn:

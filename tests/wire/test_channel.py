@@ -570,10 +570,11 @@ class TestTlsReplies:
         tls: Tls,
         script: Callable[[HandmadeTls], None],
         version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        **options: Any,
     ) -> str:
         context = tls.issue(servers.LOCALHOST)
         context.maximum_version = version
-        server = raw_server(lambda sock: script(HandmadeTls(sock, context)))
+        server = raw_server(lambda sock: script(HandmadeTls(sock, context)), **options)
         return server.uri.replace("ws:", "wss:")
 
     def test_new_keys_are_answered_by_a_reader(
@@ -598,13 +599,12 @@ class TestTlsReplies:
         self, raw_server: RawFactory, connect: Connect, tls: Tls
     ) -> None:
         def script(session: Any) -> None:
-            session.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             servers.upgrade(session)
             while True:
                 session.sock.sendall(b"".join(session.ask_for_new_keys() for _ in range(500)))
 
         small = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)]
-        uri = self.serve(raw_server, tls, script)
+        uri = self.serve(raw_server, tls, script, receive_buffer=4096)
         ws = connect(uri, ssl_context=tls.client_context, socket_options=small)
         with pytest.raises(ConnectionClosedError, match="asks for ever more TLS answers, and takes none"):
             ws.recv_message(soon(30))

@@ -666,7 +666,6 @@ def test_a_send_that_came_to_nothing_is_forgotten(connect: Connect, raw_server: 
     got: list[bytes] = []
 
     def script(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         upgrade(sock, [(EXTENSIONS, AGREED)])
         assert full.wait(30)
         inflate = decompressor(12)
@@ -676,7 +675,8 @@ def test_a_send_that_came_to_nothing_is_forgotten(connect: Connect, raw_server: 
                 got.append(inflate(received.payload) if received.rsv else received.payload)
         hold(sock)
 
-    ws = connect(raw_server(script).uri, socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)])
+    server = raw_server(script, receive_buffer=4096)
+    ws = connect(server.uri, socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)])
     ws.send_message(noise(200))
     while ws.send_ping() or select.select([], [ws], [], 0.2)[1]:  # until the kernel takes no more
         pass

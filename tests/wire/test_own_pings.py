@@ -179,7 +179,6 @@ def test_a_server_that_pings_for_ever_and_takes_no_pong(
     def script(sock: socket.socket) -> None:
         nonlocal latest
         servers.upgrade(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # soon full
         while more.acquire() and not reads.is_set():
             sock.sendall(pings([b"%0125d" % number for number in range(latest + 1, latest + 61)]))
             latest += 60
@@ -188,7 +187,8 @@ def test_a_server_that_pings_for_ever_and_takes_no_pong(
                 numbers.append(int(got.payload))
         servers.hold(sock)
 
-    ws = connect(raw_server(script).uri, socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)])
+    server = raw_server(script, receive_buffer=4096)  # soon full
+    ws = connect(server.uri, socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)])
     ws.unfinished = set()
 
     def read() -> None:
