@@ -17,7 +17,7 @@ from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.mailbox import Mailbox, Reading
 from jetsocket.matching import UNREADABLE, Matching, Part, Payload, each_topic, strict
-from jetsocket.pending import Request
+from jetsocket.pending import Request, note
 from jetsocket.pushes import Pushes
 from jetsocket.topics import Feed, StillOpenError, Topics
 from jetsocket.uris import Target
@@ -39,6 +39,9 @@ class Askers(Reading):
         raw: Where what has no other asker goes: to the lease that has sent by itself; None: none has.
         raw_asked: The keys of what it sent that have not come back.
         given_up: Requests whose reply may still come, by key.
+        raw_keys: Keys of what was sent as it is, and in which lease: none of them is ever given to a request.
+        answered: Keys of requests whose last reply has come, of late, and in which lease that was.
+        tenancy: Which of the leases that had the connection alone is, or was, the last.
         late_replies: How many came after their request was given up.
         unasked: How many messages belonged to none.
     """
@@ -52,12 +55,15 @@ class Askers(Reading):
         self.raw: Mailbox[Part] | None = None
         self.raw_asked: dict[Hashable, None] = {}
         self.given_up: dict[Hashable, Asked] = {}
-        self.late_replies = self.unasked = 0
+        self.raw_keys: dict[Hashable, int] = {}
+        self.answered: dict[Hashable, int] = {}
+        self.late_replies = self.unasked = self.tenancy = 0
         self._target, self._pushes = target, pushes
         self._under_way: dict[Hashable, Request] = {}
         self._subscribing: dict[Request, None] = {}
         self._held, self._looks_again = deque[Part](), False  # see `_is_due`
         self._parts: deque[Part] = deque()  # what was read and is not handed out yet
+        self._handed: Part | None = None  # the first of those, if it was
 
     @property
     def target(self) -> Target:
@@ -81,18 +87,23 @@ class Askers(Reading):
         parts = self._parts
         while True:
             if self._is_due:  # what still finds none is held again, in order
-                self._looks_again = False
+                self._looks_again, self._handed = False, None
                 while self._held:
-                    parts.appendleft(self._held[-1])
+                    if not (parts and parts[0] is self._held[-1]):  # a strike came in between
+                        parts.appendleft(self._held[-1])
                     self._held.pop()
             if not parts or (box is not None and box.has_mail):
                 return
-            self._dispatch(parts[0])  # doing it again after a strike changes nothing
+            part = parts[0]
+            if part is not self._handed:  # else a strike came before the next line but one
+                self._dispatch(part)
+                self._handed = part
             parts.popleft()
+            self._handed = None
 
     def _dispatch(self, part: Part) -> None:
-        """Give a message to its asker."""
-        matching, message = self.matching, part.message
+        """Give a message to its asker; once more after a strike, which changes nothing."""
+        matching, message, is_old = self.matching, part.message, False
         if message is not UNREADABLE:
             correlation, payload = matching.correlation, None
             try:
@@ -100,8 +111,10 @@ class Askers(Reading):
                     payload = matching.encode(answer, self.subprotocol)
                 else:
                     key = correlation.key(message)
-                    if key is not None and self._is_reply(strict(key), part):
-                        return
+                    if key is not None and (key := strict(key)) is not None:
+                        if self._is_reply(key, part):
+                            return
+                        is_old = self._is_of_another_lease(key)
                     if matching.has_topics and self._is_pushed(part):
                         return
             except Exception as error:  # the correlation's: the message belongs to no asker
@@ -111,9 +124,10 @@ class Askers(Reading):
                 self._send_back(payload)
                 return
         if self._subscribing and matching.has_topics and len(self._held) < _MOST_HELD:
-            self._held.append(part)
+            if not (self._held and self._held[-1] is part):
+                self._held.append(part)
         else:
-            self._give_to_no_asker(part)
+            self._give_to_no_asker(part, is_old=is_old)
 
     def _is_reply(self, key: Hashable, part: Part) -> bool:
         request = self._under_way.get(key)
@@ -125,6 +139,7 @@ class Askers(Reading):
             self.late_replies += 1
             asked.replies += 1
             if self.matching.correlation.is_last(part.message, asked):
+                self._note_answered(key)
                 self.given_up.pop(key, None)
             return True
         if key in self.raw_asked:
@@ -145,10 +160,26 @@ class Askers(Reading):
             if request.feed is not None:
                 self._open_for(request, request.feed, asked, part.message)
             request.is_ended = True
-            self._under_way.pop(key, None)
-            self.given_up.pop(key, None)  # its thread may be doing that at this moment
             self._end_subscribe(request)
+            self._note_answered(key)
+            self.given_up.pop(key, None)  # its thread may be doing that at this moment
         request.ring()
+        if is_last:
+            self._handed = part  # first: handed out again, it would belong to no request
+            self._under_way.pop(key, None)
+
+    def _note_answered(self, key: Hashable) -> None:
+        """The last reply to a request has come: what has that key from now on is none to another's."""
+        note(self.answered, key, self.tenancy)
+
+    def _is_of_another_lease(self, key: Hashable) -> bool:
+        """Whether it belongs to what an earlier lease has asked: one more reply, a push behind the last."""
+        tenancy = self.tenancy
+        return self.answered.get(key, tenancy) < tenancy or self.raw_keys.get(key, tenancy) < tenancy
+
+    def begin_lease(self) -> None:
+        """From now on one borrower has the connection alone: what others have asked is none of his."""
+        self.tenancy += 1
 
     def _is_pushed(self, part: Part) -> bool:
         """Whether a message belongs to a subscription that is or was open, which gets it."""
@@ -162,15 +193,26 @@ class Askers(Reading):
                 feed.put(part.message, part)
         return bool(feeds) or any(self.topics.has_ended(topic) for topic in topics)
 
-    def _give_to_no_asker(self, part: Part) -> None:
-        if self.topics.feed is not None and part.message is not UNREADABLE:
-            self.topics.feed.put(part.message, part)
-        elif self.raw is not None and len(self.raw.arrived) < _MOST_RAW:
+    def _give_to_no_asker(self, part: Part, *, is_old: bool) -> None:
+        feed, raw = self.topics.feed, self.raw
+        if feed is not None and not is_old:
+            feed.put(part if part.message is UNREADABLE else part.message, part)
+        elif raw is not None and not is_old and len(raw.arrived) < _MOST_RAW:
             self._put_raw(part)
         else:
             self.unasked += 1
-            if part.message is not UNREADABLE:
+            if part.message is UNREADABLE:
+                self._note_unreadable(part)
+            else:
                 self._pushes.add((self, part))
+
+    def _note_unreadable(self, part: Part) -> None:
+        payload = part.payload
+        assert payload is not None, "it could not be split"
+        matching, subprotocol = self.matching, self.subprotocol
+        self._pushes.note_unreadable(
+            self.target.redacted, lambda: matching.why_unreadable(payload, subprotocol)
+        )
 
     def _put_raw(self, part: Part) -> None:
         raw = self.raw

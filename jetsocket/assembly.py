@@ -152,7 +152,10 @@ class Assembly(Generic[T]):
             state.totals.reply_time,
             options.close_timeout,
             self._matching,
-            Pushes(None if self._on_push is None else partial(state.doorbell.put, PUSHES)),
+            Pushes(
+                None if self._on_push is None else partial(state.doorbell.put, PUSHES),
+                note_unreadable=state.known.note_unreadable,
+            ),
         )
         opening = Opening(state, options, self._base, terms, on_open=self._configure, limiter=self._limiter)
         return Lending(

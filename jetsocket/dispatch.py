@@ -20,7 +20,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.lock_watch import LockWatch
 from jetsocket.mailbox import LOOK_AGAIN, Mailbox
 from jetsocket.matching import Matching, Payload
-from jetsocket.pending import Request, Risk, remember
+from jetsocket.pending import Request, Risk, note, remember
 from jetsocket.pushes import Pushes
 from jetsocket.uris import Target
 from jetsocket.wire.link import not_held
@@ -30,6 +30,7 @@ MOST_GIVEN_UP = 1024
 """Requests that were given up and not answered yet, beyond which a connection is closed."""
 
 _MAY_COME = "a request with the id of this message may still be answered"
+_APART = 2**30  # the first number of ours behind an id that a lease has chosen: those mostly are small
 _PATIENCE = 1.0  # s that a borrower may read nothing before a worker looks what has come
 _MUCH = 100  # messages
 
@@ -48,8 +49,7 @@ class Dispatcher(Askers):
         super().__init__(wire, target, matching, pushes)
         self.locks, self.has_worker = LockWatch(wire), False
         self.last_read = monotonic()
-        self._raw_keys: dict[Hashable, None] = {}
-        self._numbers = itertools.count(1)
+        self._numbers, self._is_apart = itertools.count(1), False
         self._prefix = uuid.uuid4().hex
 
     @property
@@ -91,7 +91,7 @@ class Dispatcher(Askers):
             while True:
                 number = next(self._numbers)
                 asked = matching.tag(message, NewId(number, f"{self._prefix}-{number}"))
-                if asked.key is None or asked.key not in self._raw_keys:
+                if asked.key is None or asked.key not in self.raw_keys:
                     break
             payload = matching.encode(asked.sent, self.subprotocol)
             self._leaves(request, asked, number)
@@ -118,13 +118,23 @@ class Dispatcher(Askers):
         """Send a lease's own message; what comes back for it, or has no other asker, is for `raw`."""
         key = self.matching.asks(message)
         if key is not None:
-            if risk != "taken" and (key in self.given_up or key in self._under_way):
+            if risk != "taken" and self._may_come(key):
                 if risk == "refused":
                     raise ValueError(f"{_MAY_COME} at {self.target.redacted}; take another id")
                 self.wire.cut(_MAY_COME)  # and the lease moves to another connection
-            remember(self._raw_keys, key)
+            note(self.raw_keys, key, self.tenancy)
             remember(self.raw_asked, key)
+            if not self._is_apart:
+                self._is_apart, self._numbers = True, itertools.count(_APART)
         self.wire.send_message(payload, deadline, holder, text)
+
+    def _may_come(self, key: Hashable) -> bool:
+        """Whether a reply with that key may come that is for another than who sends it now, as it is."""
+        return (
+            key in self.given_up
+            or key in self._under_way
+            or self.answered.get(key, self.tenancy) < self.tenancy  # once more: some servers answer twice
+        )
 
     def give_up(self, request: Request) -> None:
         """Wait for its replies no longer; those that come are late."""

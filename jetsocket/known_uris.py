@@ -8,6 +8,7 @@ once. No lock is needed: each call touches the dicts by single operations that C
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from jetsocket.deferred_log import DeferredLog
@@ -79,6 +80,7 @@ class KnownUris:
         self._name = name
         self.minds = False
         self._unasked, self._echoing, self._json_rpc = Remembered(), Remembered(), Remembered()
+        self._unreadable = Remembered()
         self.unasked: dict[str, object] = self._unasked.items
         self.echoing: dict[str, object] = self._echoing.items
 
@@ -104,6 +106,24 @@ class KnownUris:
         if named and key not in self._json_rpc.items:
             self._json_rpc.items[key] = None
             self._json_rpc.added(key)
+
+    def note_unreadable(self, uri: str, why: Callable[[], str]) -> None:
+        """Warn, the first time, that a message came from there which can't be read, and was for no lease.
+
+        Args:
+            uri: As it may be shown.
+            why: Tells it.
+        """
+        token = object()
+        if self._unreadable.items.setdefault(uri, token) is not token:
+            return
+        self._unreadable.added(uri)
+        text = (
+            "[%s] a message from %s can't be read, so that it is for no request, and is dropped: %s. Others"
+            " are only counted (unasked_messages). See what the deserializer, or the correlation's decode and"
+            " split, make of what this server sends"
+        )
+        self._log.note(logging.WARNING, text, self._name, uri, why())
 
     def note_idle(self, entry: Entry, why: str) -> None:
         """Look at an idle connection that is about to be closed for `why`; the caller owns it."""

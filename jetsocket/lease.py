@@ -159,6 +159,8 @@ class Lease(Generic[T]):
     def _attach(self, entry: Entry) -> None:
         """Begin to use this connection."""
         entry.wire.holder = entry.dispatcher if self._borrower.shares else self._borrower
+        if entry.dispatcher is not None and not self._borrower.shares:
+            entry.dispatcher.begin_lease()
         self._entry = self._shown = entry
         self._account = self._watched = None  # what was asked on another connection says nothing of this one
         if entry.ids is not None and entry.ids.owes and self._deadline is None:

@@ -92,6 +92,8 @@ class Lending(Moving, Prewarming):
             borrower.reused = True
         entry.uses = uses + 1
         wire.holder = borrower
+        if entry.dispatcher is not None:
+            entry.dispatcher.begin_lease()
         lease._entry = lease._shown = entry
         if entry.ids is not None and entry.ids.owes:
             lease._account = lease._watched = lease._new_account(entry.ids)

@@ -114,18 +114,31 @@ class Matching:
     def parts(self, payload: Payload, subprotocol: str | None) -> list[Part]:
         """The messages in a frame."""
         try:
-            message = self.correlation.decode(payload, subprotocol) if self._decodes else None
-            if message is None:
-                message = self.codec.read(payload)
-            if self._splits:
-                parts = list(self.correlation.split(message))
-                if len(parts) != 1 or parts[0] is not message:
-                    return [Part(None, part) for part in parts]
+            return self._parts(payload, subprotocol)
         except Exception as error:  # whatever a codec or a correlation makes of what came
             if is_alarm(error, users_code=True):
                 raise
             return [Part(payload, UNREADABLE)]
+
+    def _parts(self, payload: Payload, subprotocol: str | None) -> list[Part]:
+        message = self.correlation.decode(payload, subprotocol) if self._decodes else None
+        if message is None:
+            message = self.codec.read(payload)
+        if self._splits:
+            parts = list(self.correlation.split(message))
+            if len(parts) != 1 or parts[0] is not message:
+                return [Part(None, part) for part in parts]
         return [Part(payload, message)]
+
+    def why_unreadable(self, payload: Payload, subprotocol: str | None) -> str:
+        """Why a frame can't be read, to be told: without what is in it."""
+        try:
+            self._parts(payload, subprotocol)
+        except Exception as error:
+            if is_alarm(error, users_code=True):
+                raise
+            return told(error)
+        return "it could be, a second time"
 
     def value_of(self, message: Any, uri: str) -> Any:
         """What the user gets of a message: itself, or what `message_type` makes of it.

@@ -16,7 +16,10 @@ MOST_KEYS = 4096
 Risk: TypeAlias = Literal["moved", "refused", "taken"]
 """What becomes of a message sent as it is, with the key of a request whose reply may still come."""
 
-_OTHERS: Final = object()  # stands for those
+MOST_NOTED = 1024
+"""Keys that were used on a connection, beyond which the oldest are forgotten."""
+
+_OTHERS: Final = object()  # stands for the keys that are not remembered one by one
 
 
 class Request(Mailbox[Any]):
@@ -64,4 +67,13 @@ def remember(keys: dict[Hashable, None], key: Hashable) -> None:
             keys[_OTHERS] = None
 
 
-__all__ = ["MOST_KEYS", "Request", "Risk", "remember"]
+def note(keys: dict[Hashable, int], key: Hashable, value: int) -> None:
+    """Add a key, as the latest; of many, the oldest are forgotten."""
+    keys.pop(key, None)
+    keys[key] = value
+    if len(keys) > MOST_NOTED:
+        with suppress(RuntimeError, StopIteration):  # another thread does so at the same time
+            keys.pop(next(iter(keys)), None)
+
+
+__all__ = ["MOST_KEYS", "MOST_NOTED", "Request", "Risk", "note", "remember"]

@@ -15,11 +15,24 @@ class Pushes:
     Attributes:
         waiting: Pairs of a connection's dispatcher and a message.
         lost: How many there was no room for.
+        note_unreadable: See `__init__`.
     """
 
-    def __init__(self, ring: Callable[[], object] | None, most: int = 10_000) -> None:
-        """Keep at most so many; `ring` is called when there is one again. None: they are not wanted."""
+    def __init__(
+        self,
+        ring: Callable[[], object] | None,
+        most: int = 10_000,
+        note_unreadable: Callable[[str, Callable[[], str]], object] | None = None,
+    ) -> None:
+        """Keep at most so many.
+
+        Args:
+            ring: Called when there is one again. None: they are not wanted.
+            most: How many.
+            note_unreadable: Gets the URI, as it may be shown, of a message that can't be read, and why.
+        """
         self._ring_bell = ring
+        self.note_unreadable = note_unreadable or _ignore
         self._most = most
         self.waiting: deque[tuple[Any, Any]] = deque()
         self.lost = 0
@@ -36,6 +49,10 @@ class Pushes:
         self.waiting.append(push)
         if was_empty:
             self._ring_bell()
+
+
+def _ignore(_uri: str, _why: Callable[[], str]) -> None:
+    """Where it goes to a subscription, which raises."""
 
 
 __all__ = ["Pushes"]

@@ -21,6 +21,7 @@ from jetsocket.exceptions import (
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import seconds
 from jetsocket.mailbox import Mailbox, Turn
+from jetsocket.matching import Part
 from jetsocket.pending import Request
 from jetsocket.topics import Feed, StillOpenError
 
@@ -151,7 +152,11 @@ class Subscription(Generic[T]):
         if origin is None:
             return cast("T", message)
         where = origin.dispatcher
-        return cast("T", where.matching.value_of(message, where.target.redacted))
+        uri = where.target.redacted
+        if isinstance(message, Part):  # what could not be read
+            assert message.payload is not None
+            return cast("T", where.matching.codec.decode(message.payload, uri=uri))
+        return cast("T", where.matching.value_of(message, uri))
 
     def _wait(self, feed: Feed, deadline: float | None, limit: float | None) -> None:
         origin = self._origin

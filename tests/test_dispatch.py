@@ -6,6 +6,7 @@ Also tests: `askers`.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,94 @@ def test_what_is_answered_while_it_is_given_up_does_not_count_as_open(pool: Conn
         assert conn.request({"n": 1}, 5)["n"] == 1
 
 
+def test_what_answers_a_request_again_is_for_no_later_lease(
+    server: EchoServer, pool: ConnectionPool[Any]
+) -> None:
+    """Nor is what follows the last reply to what an earlier lease has sent itself."""
+    with pool.acquire("/") as conn:
+        assert conn.request({"n": "first"}, 5)["n"] == "first"  # with the id 1
+        conn.send({"id": 7, "n": "first"})
+        assert conn.recv(5)["n"] == "first"
+    again = [{"id": 1, "n": "again"}, {"id": 7, "n": "again"}]
+    with pool.acquire("/") as conn:
+        conn.send({"id": 8})
+        assert conn.recv(5) == {"id": 8}
+        hand_out(dispatcher(conn), *again, {"note": 1})
+        assert conn.recv(5) == {"note": 1}
+        assert dispatcher(conn).unasked == 2
+    with pool.acquire("/") as conn, conn.subscribe(None) as feed:
+        hand_out(dispatcher(conn), *again, {"note": 2})
+        assert feed.get(5) == {"note": 2}
+    assert server.opened == 1
+    with pool.acquire("/") as conn:
+        conn.send({"id": 1, "n": "by hand"})  # over another connection
+        assert conn.recv(5)["n"] == "by hand"
+        assert conn.request({"n": 1}, 5)["id"] == 2**30
+    assert server.opened == 2
+    with pool.acquire("/") as conn:
+        conn.send({"id": 9})
+        with pytest.raises(ValueError, match="another id"):
+            conn.send({"id": 2**30})
+        assert conn.recv(5) == {"id": 9}
+        assert conn.request({"n": 1}, 5)["id"] == 2**30 + 1
+        conn.send({"id": 2**30 + 1})  # what it has asked itself
+        assert conn.recv(5) == {"id": 2**30 + 1}
+
+
+class Struck(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["reply", "push", "held", "raw"])
+def test_what_is_handed_out_once_more_after_a_strike_reaches_none_a_second_time(
+    pool: ConnectionPool[Any], kind: str
+) -> None:
+    class Striking(deque[Part]):
+        struck = False
+
+        def popleft(self) -> Part:
+            if not self.struck:
+                self.struck = True
+                raise Struck
+            return super().popleft()
+
+    with pool.acquire("/") as conn:
+        where = dispatcher(conn)
+        request, message = sent(conn, {"do": "never"}), {"note": 1}
+        if kind == "held":
+            where._subscribing[request] = None
+        elif kind == "raw":
+            conn.send({"do": "never"})
+        where._parts = Striking()
+        with pytest.raises(Struck):
+            hand_out(where, {"id": 1} if kind == "reply" else message)
+        where._hand_out(None)
+        counts = (len(request.arrived), where.unasked, len(where._held), where.raw and len(where.raw.arrived))
+        expected = {"reply": (1, 0, 0, None), "push": (0, 1, 0, None), "held": (0, 0, 1, None)}
+        assert counts == expected.get(kind, (0, 0, 0, 1))
+        where._end_subscribe(request)
+        where._hand_out(None)
+        assert where.unasked == (kind in ("push", "held"))
+        conn.discard()
+
+
+def test_a_strike_behind_a_reply_leaves_no_request_under_way(pool: ConnectionPool[Any]) -> None:
+    class Striking(dict[Any, Any]):
+        def pop(self, *args: Any) -> Any:
+            where._under_way = dict(self)
+            raise Struck
+
+    with pool.acquire("/") as conn:
+        where = dispatcher(conn)
+        request = sent(conn, {"do": "never"})
+        where._under_way = Striking(where._under_way)
+        with pytest.raises(Struck):
+            hand_out(where, {"id": 1})
+        where._hand_out(None)
+        where.give_up(request)  # as its thread does, whatever it got
+        assert (len(request.arrived), where.in_flight, where.given_up, where.unasked) == (1, 0, {}, 0)
+
+
 def test_too_many_that_were_given_up_end_the_connection(pool: ConnectionPool[Any]) -> None:
     with pool.acquire("/") as conn:
         where = dispatcher(conn)
@@ -179,7 +268,7 @@ def test_a_message_whose_id_is_still_to_be_answered_to_another_goes_over_another
         with pytest.raises(TimeoutError):
             conn.request({"do": "never", "n": "third"}, 0.05)
         with pytest.raises(ValueError, match="another id"):
-            conn.send({"id": 2})  # 1 is the one that was sent before
+            conn.send({"id": 2**30})  # where ours go on behind an id that a lease has chosen
         conn.recv(5)
 
 
@@ -187,7 +276,9 @@ def test_no_request_gets_an_id_that_a_lease_has_sent(pool: ConnectionPool[Any]) 
     with pool.acquire("/") as conn:
         for number in (1, 2, 4):
             conn.send({"id": number, "do": "never"})
-        assert [conn.request({"n": 0}, 5)["id"] for _ in range(3)] == [3, 5, 6]
+        assert [conn.request({"n": 0}, 5)["id"] for _ in range(3)] == [2**30 + n for n in range(3)]
+        conn.send({"id": 2**30 + 3, "do": "never"})
+        assert conn.request({"n": 0}, 5)["id"] == 2**30 + 4
 
 
 def test_what_a_lease_receives_comes_in_order_and_is_bounded(
@@ -219,7 +310,7 @@ def test_a_frame_of_several_messages_is_several(server: EchoServer, make_pool: M
 
     pool = make_pool(server, correlation=Split())
     with pool.acquire("/") as conn:
-        conn.send({"id": 9, "do": "push", "say": [[{"note": 1}, {"id": 1, "n": "mine"}, {"note": 2}]]})
+        conn.send({"id": 9, "do": "push", "say": [[{"note": 1}, {"id": 2**30, "n": "mine"}, {"note": 2}]]})
         assert conn.request({"do": "never"}, 5)["n"] == "mine"
         assert [conn.recv(5), conn.recv_raw(5)] == [{"note": 1}, '{"note": 2}']
         assert conn.recv(5)["id"] == 9

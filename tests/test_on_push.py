@@ -102,3 +102,25 @@ def test_an_answer_that_cannot_be_sent_is_told(
     pool.request("/", pushing(1), 5)
     wait_until(lambda: any("could not be sent" in each.getMessage() for each in caplog.records))
     assert pool.request("/", {"n": 1}, 5)["n"] == 1
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_what_cannot_be_read_is_counted_and_told_once(
+    server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, listens: bool
+) -> None:
+    got: list[Any] = []
+    on_push = (lambda uri, message: got.append(message)) if listens else None
+    pool = make_pool(server, correlation=Plain(), on_push=on_push)
+    with pool.acquire("/") as conn:
+        for text in ("{", '"secret', '{"note": 1}'):
+            server.broadcast(text)
+        assert conn.request({"n": 1}, 5)["n"] == 1
+    assert pool.stats().unasked_messages == 3
+    assert pool.request("/", {"n": 2}, 5)["n"] == 2
+    wait_until(lambda: any("can't be read" in each.getMessage() for each in caplog.records))
+    wait_until(lambda: not listens or got == [{"note": 1}])
+    told = [each.getMessage() for each in caplog.records if "can't be read" in each.getMessage()]
+    assert len(told) == 1
+    assert "DecodeError" in told[0] or "JSONDecodeError" in told[0]
+    assert "secret" not in told[0]
+    assert server.opened == 1

@@ -14,6 +14,7 @@ import pytest
 from jetsocket import (
     ConnectionClosedError,
     ConnectionPool,
+    DecodeError,
     InvalidStateError,
     ReplyError,
     SubscriptionOverflowError,
@@ -311,6 +312,20 @@ def test_close_ends_the_waiting_for_another_connection(server: EchoServer, pool:
         pool.close(1)
         thread.join(5)
         assert ended
+
+
+@pytest.mark.parametrize("correlation", [Plain(), None])
+def test_what_a_feed_cannot_read_is_told_to_who_reads_it(
+    server: EchoServer, make_pool: MakePool, correlation: Any
+) -> None:
+    pool = make_pool(server, correlation=correlation)
+    with pool.subscribe("/", None) as feed:
+        for text in ("{", "1"):
+            server.broadcast(text)
+        with pytest.raises(DecodeError) as raised:
+            feed.get(5)
+        assert raised.value.payload == "{"
+        assert feed.get(5) == 1
 
 
 # --- without a correlation

@@ -17,7 +17,8 @@ class NewId(NamedTuple):
     """An id for one request, in two forms.
 
     Attributes:
-        number: Grows on each connection, from 1, in the order in which requests are sent.
+        number: Grows on each connection, in the order in which requests are sent: from 1, and from 2**30 once
+            a lease has sent an id of its own there.
         text: Unique across connections and processes.
     """
 
