@@ -40,6 +40,7 @@ class Askers(Reading):
         raw_asked: The keys of what it sent that have not come back.
         given_up: Requests whose reply may still come, by key.
         raw_keys: Keys of what was sent as it is, and in which lease: none of them is ever given to a request.
+        cancelled: Keys of requests that were given up, and of which the server knows.
         answered: Keys of requests whose last reply has come, of late, and in which lease that was.
         tenancy: Which of the leases that had the connection alone is, or was, the last.
         late_replies: How many came after their request was given up.
@@ -57,6 +58,7 @@ class Askers(Reading):
         self.given_up: dict[Hashable, Asked] = {}
         self.raw_keys: dict[Hashable, int] = {}
         self.answered: dict[Hashable, int] = {}
+        self.cancelled: dict[Hashable, int] = {}
         self.late_replies = self.unasked = self.tenancy = 0
         self._target, self._pushes = target, pushes
         self._under_way: dict[Hashable, Request] = {}
@@ -141,6 +143,11 @@ class Askers(Reading):
             if self.matching.correlation.is_last(part.message, asked):
                 self._note_answered(key)
                 self.given_up.pop(key, None)
+            else:
+                self._cancel(key, asked)
+            return True
+        if key in self.cancelled:
+            self.late_replies += 1
             return True
         if key in self.raw_asked:
             self.raw_asked.pop(key, None)
@@ -176,6 +183,22 @@ class Askers(Reading):
         """Whether it belongs to what an earlier lease has asked: one more reply, a push behind the last."""
         tenancy = self.tenancy
         return self.answered.get(key, tenancy) < tenancy or self.raw_keys.get(key, tenancy) < tenancy
+
+    def _cancel(self, key: Hashable, asked: Asked) -> None:
+        """Tell the server that a request was given up; where there is no room now, at its next reply."""
+        matching, wire = self.matching, self.wire
+        if not matching.cancels or wire.failure is not None:
+            return
+        try:
+            message = matching.correlation.cancel(asked)
+            payload = None if message is None else matching.encode(message, self.subprotocol)
+        except Exception as error:  # the correlation's, or the serializer's: its replies are late, then
+            if is_alarm(error, users_code=True):
+                raise
+            return
+        if payload is not None and wire.push_message(payload):
+            note(self.cancelled, key, self.tenancy)
+            self.given_up.pop(key, None)
 
     def begin_lease(self) -> None:
         """From now on one borrower has the connection alone: what others have asked is none of his."""

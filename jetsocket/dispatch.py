@@ -133,6 +133,7 @@ class Dispatcher(Askers):
         return (
             key in self.given_up
             or key in self._under_way
+            or key in self.cancelled
             or self.answered.get(key, self.tenancy) < self.tenancy  # once more: some servers answer twice
         )
 
@@ -146,6 +147,8 @@ class Dispatcher(Askers):
         self._under_way.pop(asked.key, None)
         if request.is_ended and request.error is None:  # the last reply came while we did that
             self.given_up.pop(asked.key, None)
+        else:
+            self._cancel(asked.key, asked)
         if len(self.given_up) > MOST_GIVEN_UP:
             self.wire.cut(f"more than {MOST_GIVEN_UP} requests were given up, and no reply to them came")
 

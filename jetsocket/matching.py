@@ -55,6 +55,7 @@ class Matching:
         correlation: The user's, perhaps.
         codec: The pool's.
         answers: Whether the protocol wants some messages answered at once.
+        cancels: Whether it can tell the server that a request was given up.
         has_topics: Whether it has subscriptions.
         configures: Whether it greets or logs in on a new connection.
         heartbeat: What is sent after a while of silence; None: nothing but a ping.
@@ -69,6 +70,7 @@ class Matching:
         self._decodes = kind.decode is not base.decode
         self._encodes = kind.encode is not base.encode
         self.answers = kind.answer is not base.answer
+        self.cancels = kind.cancel is not base.cancel
         self.has_topics = kind.topic is not base.topic
         self.configures = kind.configure is not base.configure
         beat = correlation.heartbeat

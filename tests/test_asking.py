@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from jetsocket import ConnectionPool, DecodeError, InvalidStateError, TimeoutError
+from jetsocket.correlation import Asked
 from tests import scripts, services
 from tests.servers import EchoServer, wait_until
-from tests.services import MakePool, Plain
+from tests.services import MakePool, Plain, Service
 
 server = services.server
 
@@ -142,6 +146,97 @@ def test_a_stream_ends_with_its_lease(pool: ConnectionPool[Any]) -> None:
     with pytest.raises(InvalidStateError):
         list(stream)
     assert pool.request("/", {"n": 1}, 5)["n"] == 1
+
+
+# --- what was given up
+
+
+class Streaming(Service):
+    """Streams parts, without an end, until it is told to stop."""
+
+    def do_stream(self, message: Any) -> None:
+        self.streams: dict[Any, threading.Event] = getattr(self, "streams", {})
+        stop = self.streams[message["id"]] = threading.Event()
+
+        def stream() -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while not stop.wait(0.005):
+                    self.say({"id": message["id"], "part": 1})
+
+        threading.Thread(target=stream, daemon=True).start()
+
+    def do_stop(self, message: Any) -> None:
+        self.streams[message["of"]].set()
+        stopped.append(message["of"])
+
+
+stopped: list[Any] = []
+
+
+class Cancelling(Plain):
+    def cancel(self, asked: Asked) -> Any:
+        return {"do": "stop", "of": asked.sent["id"]}
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 10])
+def test_the_server_is_told_of_what_was_given_up_and_sends_no_more_of_it(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool, max_in_flight: int
+) -> None:
+    stopped.clear()
+    streaming = echo_server(lambda conn: Streaming(conn).run())
+    pool = make_pool(streaming, correlation=Cancelling(), max_connections=1, max_in_flight=max_in_flight)
+    with pytest.raises(TimeoutError):
+        pool.request("/", {"do": "stream"}, 0.1)
+    wait_until(lambda: len(stopped) == 1)
+    with pool.acquire("/") as conn:
+        for _ in conn.stream({"do": "stream"}, 5):
+            break
+        wait_until(lambda: len(stopped) == 2)
+        where = conn._entry.dispatcher  # type: ignore[union-attr]  # it has one
+        assert where is not None
+        assert where.given_up == {}
+        assert conn.request({"n": 1}, 5)["n"] == 1
+        late = pool.stats().late_replies
+        assert conn.request({"do": "late", "after": 0.1, "n": 2}, 5)["n"] == 2
+        assert pool.stats().late_replies <= late + 1  # one may have been on its way
+        with pytest.raises(ValueError, match="another id"):  # what was cancelled may still be on its way
+            conn.send({"id": next(iter(where.cancelled))})
+    assert pool.stats().unasked_messages == 0
+    assert streaming.opened == 1
+
+
+def test_where_there_was_no_room_to_tell_it_the_next_reply_is_the_occasion(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool
+) -> None:
+    stopped.clear()
+    streaming = echo_server(lambda conn: Streaming(conn).run())
+    pool = make_pool(streaming, correlation=Cancelling(), max_connections=1)
+    with pool.acquire("/") as conn:
+        wire = conn._current().wire
+        stream = conn.stream({"do": "stream"}, 5)
+        next(stream)
+        with wire.lock:
+            stream.close()  # type: ignore[attr-defined]  # it is a generator
+        assert stopped == []
+        assert conn.request({"do": "late", "after": 0.1, "n": 1}, 5)["n"] == 1
+        wait_until(lambda: len(stopped) == 1)
+
+
+@pytest.mark.parametrize("fails", [RuntimeError("on purpose"), None])
+def test_a_cancel_that_fails_or_has_nothing_to_say_costs_nothing(
+    server: EchoServer, make_pool: MakePool, fails: Exception | None
+) -> None:
+    class Failing(Plain):
+        def cancel(self, asked: Asked) -> Any:
+            if fails is not None:
+                raise fails
+
+    pool = make_pool(server, correlation=Failing(), max_connections=1)
+    with pytest.raises(TimeoutError):
+        pool.request("/", {"do": "late", "after": 0.2}, 0.05)
+    assert pool.request("/", {"n": 1}, 5)["n"] == 1
+    wait_until(lambda: pool.stats().late_replies == 1)
+    assert server.opened == 1
 
 
 # --- all else a pool does, with connections that are shared

@@ -186,6 +186,20 @@ class Correlation:
         """
         return reply
 
+    def cancel(self, asked: Asked) -> Any | None:
+        """What tells the server that a request was given up, so that its other replies are not sent.
+
+        Asked when a caller waits no longer (its time is over, a stream was left), and once more where that
+        could not be sent and another reply comes. It has no reply, and the request gets none then.
+
+        Args:
+            asked: The request, whose last reply has not come.
+
+        Returns:
+            The message, sent as it is; None: there is none, and what still comes is dropped.
+        """
+        return None
+
     # --- subscriptions ---------------------------------------------------------------------------------
 
     def topic(self, message: Any) -> Topics:

@@ -40,6 +40,7 @@ class GraphQLTransportWs(Correlation):
 
     - **A request** is answered with `next` and `complete`; its result is the last `next`, each comes from
       `stream`. A `next` whose payload has `errors` may have data as well, and is returned.
+    - **A request that was given up**, or whose `stream` was left, is ended at the server by `complete`.
     - **An `error`** ends the operation and raises `ReplyError`: with the text of the first of its errors,
       `extensions.code` if there is one, and all of them in `data`.
     - **Subscribing has no reply**: a subscription is open at once. The server ends it with `complete`, at
@@ -132,6 +133,10 @@ class GraphQLTransportWs(Correlation):
     def untag(self, reply: Any, message: Any) -> Any:
         """Put the caller's id back."""
         return put_back(reply, message, "id") if member(message, "type") == "subscribe" else reply
+
+    def cancel(self, asked: Asked) -> Any | None:
+        """`complete`, as for a subscription: a stream that was left may have no end."""
+        return {"id": asked.sent["id"], "type": "complete"}
 
     def topic(self, message: Any) -> Topics:
         """The id of the operation that a message belongs to."""

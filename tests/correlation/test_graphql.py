@@ -224,6 +224,11 @@ def test_a_subscription_is_open_at_once_and_ended_without_a_reply() -> None:
     assert len(conversation.dropped) == 2 and conversation.unasked == []
 
 
+def test_an_operation_that_was_given_up_is_completed() -> None:
+    sent, key = GRAPHQL.tag(FEED, NewId(1, "c0ffee"))
+    assert GRAPHQL.cancel(Asked(FEED, sent, key)) == {"id": "c0ffee", "type": "complete"}
+
+
 def test_the_server_completes_a_subscription() -> None:
     conversation = talk()
     feed = conversation.subscribe(FEED)
