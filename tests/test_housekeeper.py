@@ -304,9 +304,9 @@ def test_a_ping_that_waits_for_a_long_message_is_not_overdue(raw_server: Callabl
             while left:
                 left -= len(sock.recv(min(left, 100_000)))
                 let_pass(0.02)
-            got = read_client_frame(sock)
-            sock.sendall(frame(PONG, got.payload))
-            assert read_client_frame(sock).opcode == CLOSE
+            while (got := read_client_frame(sock)).opcode == PING:  # the caller's, and perhaps a later one
+                sock.sendall(frame(PONG, got.payload))
+            assert got.opcode == CLOSE
 
     sent = []
 
