@@ -7,7 +7,6 @@ no connection is checked, and none waits for that.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -16,9 +15,8 @@ from jetsocket.entry import Entry
 from jetsocket.lifecycle import CHECKING
 from jetsocket.process_id import getpid
 from jetsocket.state import State
-from jetsocket.threads import frame_in, is_in
-from jetsocket.user_errors import place_in
-from jetsocket.workers import MOST_CHECKS, Worker
+from jetsocket.threads import is_in
+from jetsocket.workers import MOST_CHECKS, Run, Worker
 
 Check = Callable[[Entry], bool]
 
@@ -41,7 +39,7 @@ class Checking:
         self._check = check
         self._retire = retire
         self._waiting: dict[Entry, object] = {}
-        self._under_way: dict[Entry, _Run] = {}
+        self._under_way: dict[Entry, Run] = {}
 
     @property
     def is_stuck(self) -> bool:
@@ -66,7 +64,7 @@ class Checking:
         """In a worker."""
         if self._waiting.pop(entry, self) is self:
             return  # it was withdrawn
-        run = self._under_way[entry] = _Run()
+        run = self._under_way[entry] = Run()
         healthy = False
         try:
             healthy = self._check(entry)
@@ -82,7 +80,7 @@ class Checking:
             else:
                 self._retire(entry, "check failed")
 
-    def _tell_come_back(self, run: _Run) -> None:
+    def _tell_come_back(self, run: Run) -> None:
         text = "[%s] a check() that hung has come back after %.3g s"
         self._state.log.note(logging.WARNING, text, self._state.name, monotonic() - run.began_at)
 
@@ -102,11 +100,9 @@ class Checking:
                 if self._waiting.pop(entry, self) is not self:
                     self._state.put_back(entry)
 
-    def _give_up(self, entry: Entry, run: _Run) -> None:
-        place = place_in(frame_in(run.thread))
-        where = f"in {place}" if place else "somewhere"
+    def _give_up(self, entry: Entry, run: Run) -> None:
         limit = self._state.config.health_check_timeout
-        told = f"check() hangs {where}, beyond health_check_timeout={limit:g} s"
+        told = f"check() hangs{run.place}, beyond health_check_timeout={limit:g} s"
         more = "; connections are not checked until one of its threads comes back" if self.is_stuck else ""
         entry.wire.cut(told)
         text = "[%s] connection %d is closed: %s. Give what it waits for a timeout of its own%s"
@@ -114,15 +110,6 @@ class Checking:
         if entry.place == CHECKING and self._state.retire_if_idle(entry, "check failed"):
             entry.wire.shutdown()
             self._state.forget([entry])
-
-
-class _Run:
-    """A check under way."""
-
-    def __init__(self) -> None:
-        self.began_at = monotonic()
-        self.thread = threading.get_ident()
-        self.hangs = False
 
 
 __all__ = ["Check", "Checking"]

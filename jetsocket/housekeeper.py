@@ -173,6 +173,7 @@ class Housekeeper:
             self._liveness.listen,
             self._delivery.hand_out,
             self._delivery.run_on_push,
+            self._delivery.mind,
             self._liveness.mind_sleep,
             self._liveness.keep_alive,
             self._liveness.hear_suspects,

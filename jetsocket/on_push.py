@@ -14,6 +14,7 @@ from jetsocket.matching import Part
 from jetsocket.pushes import Pushes
 from jetsocket.state import State
 from jetsocket.user_errors import told
+from jetsocket.workers import Run
 
 T = TypeVar("T")
 OnPush: TypeAlias = Callable[[str, T], object]
@@ -26,6 +27,7 @@ class PushHandler:
 
     Attributes:
         is_scheduled: Whether a worker is about to run it.
+        under_way: The call that is; None: none.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class PushHandler:
         self._patience = _REPLY_PATIENCE if send_timeout is None else send_timeout
         self._told_of_loss = 0
         self.is_scheduled = False
+        self.under_way: Run | None = None
 
     @property
     def has_work(self) -> bool:
@@ -63,12 +66,18 @@ class PushHandler:
 
     def _handle(self, dispatcher: Dispatcher, part: Part) -> None:
         uri, matching, log = dispatcher.target.redacted, dispatcher.matching, self._state.log
+        run = self.under_way = Run()
         try:
             answer = self._on_push(uri, matching.value_of(part.message, uri))
         except Exception as error:  # noqa: BLE001  # the user's; it is logged, and costs nothing
             text = "[%s] on_push() failed over a message from %s: %s"
             log.note(logging.WARNING, text, self._state.name, uri, told(error), failure=error)
             return
+        finally:
+            self.under_way = None
+            if run.hangs:
+                text = "[%s] an on_push() that hung has come back after %.3g s"
+                log.note(logging.WARNING, text, self._state.name, monotonic() - run.began_at)
         if answer is None:
             return
         try:

@@ -15,7 +15,8 @@ from typing import TypeAlias
 
 from jetsocket.clock import monotonic
 from jetsocket.process_id import getpid
-from jetsocket.threads import rest_if_forked
+from jetsocket.threads import frame_in, rest_if_forked
+from jetsocket.user_errors import place_in
 from jetsocket.wire.waits import take
 
 Job: TypeAlias = Callable[[], object]
@@ -36,6 +37,30 @@ def run(job: Job) -> None:
             threading.excepthook(threading.ExceptHookArgs(told))  # as if it had ended the thread
         except BaseException:  # noqa: BLE001  # the user's hook; `threading` does the same with it
             sys.__excepthook__(*sys.exc_info())
+
+
+class Run:
+    """What is the user's and under way, in this thread.
+
+    Attributes:
+        thread: Its identity.
+        began_at: Since when (monotonic, s).
+        hangs: Whether it was given up.
+    """
+
+    __slots__ = ("began_at", "hangs", "thread")
+
+    def __init__(self) -> None:
+        """It begins now."""
+        self.thread = threading.get_ident()
+        self.began_at = monotonic()
+        self.hangs = False
+
+    @property
+    def place(self) -> str:
+        """In which place of the user's code it is now, to be told; "" if that is not known."""
+        place = place_in(frame_in(self.thread))
+        return f" in {place}" if place else ""
 
 
 class Worker:
@@ -93,6 +118,21 @@ class Worker:
         self._threads = [each for each in self._threads if each.is_alive()]
         self._threads.append(thread)
 
+    def replace_one(self) -> None:
+        """One of the threads hangs: allow one more, until that one is back; for the housekeeper alone.
+
+        Raises:
+            RuntimeError: As `submit`.
+        """
+        with self._lock:
+            self._most += 1
+        self.submit(_nothing)  # what waits may need it
+
+    def one_is_back(self) -> None:
+        """That thread does not hang any more."""
+        with self._lock:
+            self._most -= 1
+
     def _run(self) -> None:
         pid = getpid()
         self._serve(pid)
@@ -140,6 +180,10 @@ class Worker:
                 thread.join(max(0.0, deadline - monotonic()))
 
 
+def _nothing() -> None:
+    """Wake a thread."""
+
+
 class Workers:
     """The workers of one pool."""
 
@@ -157,4 +201,4 @@ class Workers:
             worker.stop(deadline)
 
 
-__all__ = ["MOST_CHECKS", "Job", "Worker", "Workers", "run"]
+__all__ = ["MOST_CHECKS", "Job", "Run", "Worker", "Workers", "run"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from jetsocket import ConnectionClosedError
+from jetsocket.delivery import MOST_HANGING
 from tests import services
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain
@@ -70,3 +74,102 @@ def test_one_that_a_strike_has_left_locked_is_cut(server: EchoServer, make_pool:
         entry.wire.lock.release()
     assert pool.request("/", {"n": 2}, 5)["n"] == 2
     assert server.opened == 2
+
+
+# --- what does not return
+
+
+class Hanging(Plain):
+    """Hangs over a message that says so."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.hangs = 0
+
+    def key(self, message: Any) -> Any:
+        if isinstance(message, dict) and message.get("note") == "hang":
+            self.hangs += 1
+            self.go_on.wait(30)
+        return super().key(message)
+
+
+@pytest.fixture
+def correlation() -> Any:
+    made = Hanging()
+    yield made
+    made.go_on.set()
+
+
+def says(caplog: pytest.LogCaptureFixture, text: str) -> Callable[[], bool]:
+    return lambda: any(text in each.getMessage() for each in caplog.records)
+
+
+def test_a_correlation_that_hangs_costs_its_connection_and_holds_up_no_other(
+    server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, correlation: Hanging
+) -> None:
+    got: list[Any] = []
+    pool = make_pool(
+        server,
+        correlation=correlation,
+        health_check_timeout=0.3,
+        max_connections=4,
+        on_push=lambda uri, each: got.append(each),
+    )
+    subscription = pool.subscribe("/hangs", {"do": "subscribe", "topic": "t"})
+    assert pool.request("/", {"n": 1}, 5)["n"] == 1
+    (hangs,) = [each for each in server.connections if each.request and each.request.path == "/hangs"]
+    (other,) = [each for each in server.connections if each is not hangs]
+    hangs.send('{"note": "hang"}')
+    wait_until(lambda: correlation.hangs == 1)
+    other.send('{"note": 1}')
+    wait_until(lambda: got == [{"note": 1}])
+    with pytest.raises(ConnectionClosedError, match=r"Hanging hangs in key \(test_delivery.py"):
+        subscription.get(5)
+    wait_until(says(caplog, "a method of Hanging hangs in key (test_delivery.py:"))
+    subscription.unsubscribe()
+    correlation.go_on.set()
+    wait_until(says(caplog, "that hung has come back"))
+    assert pool.request("/hangs", {"n": 2}, 5)["n"] == 2
+    assert pool._lending.housekeeper.workers.dispatch._most == 1  # type: ignore[union-attr]  # it has one
+
+
+def test_at_most_so_many_threads_hang_and_those_who_read_go_on(
+    server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, correlation: Hanging
+) -> None:
+    got: list[Any] = []
+    pool = make_pool(
+        server,
+        correlation=correlation,
+        health_check_timeout=0.1,
+        max_connections=8,
+        on_push=lambda uri, each: got.append(each),
+    )
+    for number in range(1, MOST_HANGING + 1):
+        pool.prewarm("/", 1)
+        server.connections[-1].send('{"note": "hang"}')
+        wait_until(lambda number=number: correlation.hangs == number)  # type: ignore[misc]  # bound at once
+        wait_until(lambda: pool.stats().idle_connections == 0)
+    wait_until(says(caplog, "3 threads hang so"))
+    pool.prewarm("/", 1)
+    server.broadcast('{"note": 1}')
+    assert pool.request("/", {"n": 1}, 5)["n"] == 1  # it reads what has come, too
+    wait_until(lambda: got == [{"note": 1}])
+    server.broadcast('{"note": 2}')
+    correlation.go_on.set()
+    wait_until(lambda: {"note": 2} in got)
+
+
+def test_an_on_push_that_hangs_is_told_of(
+    server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+
+    def on_push(uri: str, message: Any) -> None:
+        go_on.wait(30)
+
+    pool = make_pool(server, correlation=Plain(), health_check_timeout=0.1, on_push=on_push)
+    pool.request("/", {"do": "push", "say": [{"note": 1}]}, 5)
+    wait_until(says(caplog, "on_push() hangs in on_push (test_delivery.py:"))
+    go_on.set()
+    wait_until(says(caplog, "on_push() that hung has come back"))
+    assert pool.request("/", {"n": 1}, 5)["n"] == 1
