@@ -142,7 +142,8 @@ class State(FastPath):
         """`refuse` of one whose pong the borrower had no time to wait for: it may be as good as before."""
         self._take_from(borrower, entry)
         borrower.entry = None
-        if not entry.sharers:  # else others have joined it meanwhile, and see for themselves
+        # Else others have joined it meanwhile, and see for themselves; or have, and it is closing.
+        if not entry.sharers and entry.place in (LENT, SHARED):
             self._forget_share(entry)
             entry.borrower = None
             self._suspect(entry, answer_by)
@@ -190,6 +191,7 @@ class State(FastPath):
             borrower.reason = borrower.reason or "in use"
         if self.line and borrower in self.line:
             self._turn_away(borrower, borrower.error or self._over())
+            self._fill_all()
         if borrower.lent_for and not borrower.is_counted:
             borrower.is_counted = True
             taken_at, leases = borrower.taken_at, self.totals.leases

@@ -41,9 +41,11 @@ class Planning(MakingRoom):
         assert self.lock.locked()
         if self.closed or self.draining:
             return
+        self._fill_all()
         now, self.plan_at = monotonic(), NEVER
         for head in self.line.heads():
             self._look_again_at(self._plan_for(head, now))
+        self._fill_all()  # what is ordered now need not run empty any more
         self._look_again_at(min((dial.overdue_at for dial in self.dials), default=NEVER))
 
     def _look_again_at(self, when: float) -> None:
@@ -189,6 +191,8 @@ class Planning(MakingRoom):
             self.wake_opener.put(None)
         else:
             self.doorbell.put("openers")
+        if dial.purpose != "line":  # else `_plan` does, when it has ordered all
+            self._fill_all()
         return dial
 
     def _end_dial(self, dial: Dial) -> None:
