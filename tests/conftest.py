@@ -20,9 +20,15 @@ from hypothesis import HealthCheck, settings
 from tests.books import faults
 from tests.faults.proxy import FaultProxy
 from tests.servers import LOCALHOST, EchoServer, RawServer, Script, SerialSSLSocket, wait_until
+from tests.sizes import size
 
 # How long an example takes is up to whatever else this machine does.
-settings.register_profile("jetsocket", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "jetsocket",
+    deadline=None,
+    max_examples=size(25, 200),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("jetsocket")
 
 # A shell script's background ignores Ctrl-C, and so would all that the tests send SIGINT to.
@@ -55,6 +61,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the process if the interpreter's end hangs."""
     faulthandler.dump_traceback_later(STUCK, exit=True, file=config.stash[_stderr])
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What makes examples of its own makes more of them in the long form."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("deep")
 
 
 def pytest_collection_finish() -> None:

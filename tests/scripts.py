@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +10,8 @@ from pathlib import Path
 from textwrap import dedent
 from time import monotonic
 from types import TracebackType
+
+from tests.watchdog import die_if_stuck
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = 0.5  # s that an end may take
@@ -56,7 +56,7 @@ class Script:
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if not measured:
             env.pop("COVERAGE_PROCESS_CONFIG", None)
-        start = f"from tests.scripts import die_if_stuck; die_if_stuck({watchdog})\n"
+        start = f"from tests.watchdog import die_if_stuck; die_if_stuck({watchdog})\n"
         self._child = subprocess.Popen(
             [sys.executable, *options, "-c", start + dedent(script), *args],
             cwd=ROOT,
@@ -148,13 +148,6 @@ def run_promptly(script: str, *args: str, options: tuple[str, ...] = ()) -> Ende
 
 
 # --- what scripts import
-
-
-def die_if_stuck(seconds: float) -> None:
-    """Show all stacks and end if this process takes longer than that; a forked child has to say so anew."""
-    # Not dump_traceback_later: a forked child would wait for the parent's watchdog thread for ever.
-    faulthandler.register(signal.SIGALRM, chain=True)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def ask_ids(uri: str) -> bool:

@@ -40,6 +40,7 @@ from jetsocket.wire.tls import frames_from
 from tests.books import state_of
 from tests.conftest import Tls
 from tests.servers import EchoServer, RawServer, after_upgrade, hold, refusing_port, wait_until
+from tests.sizes import pairs
 
 PACKAGE = Path(jetsocket.__file__).parent
 
@@ -472,8 +473,8 @@ def test_an_alarm_in_a_request_is_not_sent_again(
         assert (stats.total_connections, stats.active_connections, stats.idle_connections) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("make", KINDS)
-@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.deep
+@pytest.mark.parametrize(("make", "secure"), pairs(KINDS, [False, True]))
 def test_an_alarm_in_recv_leaves_the_lease_as_it_was(
     alarm: Callable[..., None], make: Callable[[str], BaseException], secure: bool, tls: Tls
 ) -> None:
@@ -488,8 +489,11 @@ def test_an_alarm_in_recv_leaves_the_lease_as_it_was(
         assert conn.request(1, timeout=5) == 1
 
 
-@pytest.mark.parametrize("make", KINDS)
-@pytest.mark.parametrize("callback", ["configure", "reset", "deserializer", "serializer", "extra_headers"])
+CALLBACKS = ["configure", "reset", "deserializer", "serializer", "extra_headers"]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(("make", "callback"), pairs(KINDS, CALLBACKS))
 def test_an_alarm_in_a_function_of_the_users_surfaces(
     make: Callable[[str], BaseException], callback: str, echo: EchoServer
 ) -> None:

@@ -125,14 +125,22 @@ def test_the_blocks_run_as_written(page: Path, world: list[EchoServer]) -> None:
 
 
 @pytest.mark.once
-@pytest.mark.timeout(240)  # mypy reads the standard library's stubs anew
+@pytest.mark.timeout(240)  # the first time, mypy reads the standard library's stubs
 def test_the_first_example_needs_no_annotation(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="needs mypy (the extra lint)")
     program = tmp_path / "program.py"
     process = "from typing import Any\n\ndef process(msg: Any) -> None: ...\n\n"
     program.write_text(process + blocks(ROOT / "README.md")[0][2], encoding="utf-8")
     checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", str(program)],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--cache-dir",
+            str(ROOT / ".mypy_cache/docs"),
+            str(program),
+        ],
         check=False,
         cwd=tmp_path,
         env={**os.environ, "MYPYPATH": str(ROOT)},

@@ -232,19 +232,20 @@ atexit.register(late)       # before the library is imported: it runs behind the
     assert ended.check().out.splitlines() == ["the process ends"] * 3
 
 
-@pytest.mark.parametrize("use", ["conn.send('bye')", "conn.recv()", "conn.ping(1)", "conn.request(1)"])
-def test_a_hook_that_runs_after_we_took_leave_gets_an_error(echo: EchoServer, use: str) -> None:
+def test_a_hook_that_runs_after_we_took_leave_gets_an_error(echo: EchoServer) -> None:
     """Registered before jetsocket was imported, or a finalizer of a module."""
-    script = f"""
+    script = """
     import atexit
     def late():
-        try: {use}
-        except ConnectionError as error: print(type(error).__name__)
-        conn.release()
+        uses = lambda conn: conn.send("bye"), lambda conn: conn.recv(), lambda conn: conn.ping(1)
+        for conn, use in zip(conns, (*uses, lambda conn: conn.request(1))):
+            try: use(conn)
+            except ConnectionError as error: print(type(error).__name__)
+            conn.release()
     atexit.register(late)
     import sys
     from jetsocket import ConnectionPool
     pool = ConnectionPool(base_uri=sys.argv[1])
-    conn = pool.acquire("/")
+    conns = [pool.acquire("/") for _ in range(4)]
     """
-    assert scripts.run(dedent(script), echo.uri, watchdog=20).check().out == "ConnectionClosedError\n"
+    assert scripts.run(dedent(script), echo.uri, watchdog=20).check().out == "ConnectionClosedError\n" * 4

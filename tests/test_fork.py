@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 START = """
 import os, sys, threading, time, traceback, warnings
 from jetsocket import ConnectionPool, ConnectionPoolConfig
-from tests.scripts import die_if_stuck
+from tests.watchdog import die_if_stuck
 warnings.filterwarnings("ignore", "This process", DeprecationWarning)
 uri, ids_uri = sys.argv[1], sys.argv[1] + "/ids"
 pool = ConnectionPool(ConnectionPoolConfig(max_connections=4, acquire_timeout=10), base_uri=uri)
@@ -344,18 +344,13 @@ def test_over_tls_the_session_stays_the_parents(echo_tls: EchoServer) -> None:
     scripts.run(START + _flat(script), echo_tls.uri).check()
 
 
-@pytest.mark.parametrize("scheme", ["ws", "wss"])
-def test_a_fork_that_runs_no_hooks_of_pythons(echo: EchoServer, echo_tls: EchoServer, scheme: str) -> None:
+def test_a_fork_that_runs_no_hooks_of_pythons(echo: EchoServer, echo_tls: EchoServer) -> None:
     """As that of uWSGI: the first thing a child uses finds out that it is one."""
     script = """
     import ctypes, ssl
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     config = ConnectionPoolConfig(max_connections=4, acquire_timeout=10)
-    pool = ConnectionPool(config, base_uri=uri, manager_kwargs={"ssl_context": context})
-    lent, unused = pool.acquire("/ids"), pool.acquire("/ids")
-    talk(lent, "before", 3)
-    pool.acquire("/ids").release()
 
     def refused(conn, use):
         try: getattr(conn, use)(*(["x"] if use == "send" else [1] if use == "recv" else []))
@@ -373,29 +368,34 @@ def test_a_fork_that_runs_no_hooks_of_pythons(echo: EchoServer, echo_tls: EchoSe
         assert pool.stats().total_connections == 1
         refused(unused, "send")
 
-    for first in ("acquire", "stats", "drain", "close", "send", "recv", "release", "discard"):
-        pid = ctypes.PyDLL(None).fork()
-        if pid == 0:
-            status = 3
-            try:
-                child(first)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, first
-        talk(lent, "after " + first, 3)
-        with pool.acquire("/ids") as conn: talk(conn, "idle after " + first, 3)
-    assert pool.stats().total_connections == 3
-    talk(unused, "unused", 3)
-    lent.release(); unused.release()
-    pool.close()
+    for server in sys.argv[1:]:
+        pool = ConnectionPool(config, base_uri=server, manager_kwargs={"ssl_context": context})
+        lent, unused = pool.acquire("/ids"), pool.acquire("/ids")
+        talk(lent, "before", 3)
+        pool.acquire("/ids").release()
+        for first in ("acquire", "stats", "drain", "close", "send", "recv", "release", "discard"):
+            pid = ctypes.PyDLL(None).fork()
+            if pid == 0:
+                status = 3
+                try:
+                    child(first)
+                    status = 0
+                except BaseException:
+                    traceback.print_exc()
+                os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, (server, first)
+            talk(lent, "after " + first, 3)
+            with pool.acquire("/ids") as conn: talk(conn, "idle after " + first, 3)
+        assert pool.stats().total_connections == 3
+        talk(unused, "unused", 3)
+        lent.release(); unused.release()
+        pool.close()
     """
-    server = echo if scheme == "ws" else echo_tls
-    scripts.run(START + _flat(script), server.uri).check()
+    scripts.run(START + _flat(script), echo.uri, echo_tls.uri).check()
 
 
 INTERRUPTED = """
+import itertools
 sys.unraisablehook = lambda _: None      # CPython swallows what a hook raises, and tells it here
 parent = os.getpid()
 
@@ -411,11 +411,14 @@ def interrupt():
 """
 
 
-@pytest.mark.parametrize("strike", ["interrupt", "pool.close", "lent.release"])
-def test_a_signal_that_comes_while_the_child_begins_anew(echo: EchoServer, strike: str) -> None:
+def test_a_signal_that_comes_while_the_child_begins_anew(echo: EchoServer) -> None:
     """`multiprocessing`'s `start(); terminate()` with a handler that closes the pool, for one."""
-    script = f"""
-    for step in ("_after_fork_in_child", "disown", "_begin_anew", "_new_books", "rooms"):
+    script = """
+    STRIKES = {
+        "interrupt": interrupt, "close": lambda: pool.close(), "release": lambda: lent.release()
+    }
+    STEPS = ("_after_fork_in_child", "disown", "_begin_anew", "_new_books", "rooms")
+    for strike, step in itertools.product(STRIKES, STEPS):
         pool = ConnectionPool(base_uri=uri)
         idle, lent = pool.acquire("/ids"), pool.acquire("/ids")
         idle.release()
@@ -426,8 +429,8 @@ def test_a_signal_that_comes_while_the_child_begins_anew(echo: EchoServer, strik
                 assert pool.stats().total_connections == 1
             pool.close()
 
-        struck_at(step, {strike})
-        assert in_child(child) == 0, step
+        struck_at(step, STRIKES[strike])
+        assert in_child(child) == 0, (strike, step)
         sys.setprofile(None)
         talk(lent, "after", 5)
         with pool.acquire("/ids") as conn:
@@ -528,55 +531,48 @@ def test_a_signal_handler_forks_while_the_main_thread_stands_in_line(echo: EchoS
     scripts.run(START + FORKS_IN_A_HANDLER + _flat(script), echo.uri).check()
 
 
-CALLBACKS = {
-    "extra_headers": 'manager_kwargs={"extra_headers": lambda: fork() or {}}',
-    "extra_headers that fails": 'manager_kwargs={"extra_headers": lambda: fork() or [1]}',
-    "extra_headers that exits": 'manager_kwargs={"extra_headers": lambda: fork() or sys.exit()}',
-    "configure": "configure=lambda conn: fork()",
-    "configure that fails": "configure=lambda conn: fork() or 1 / 0",
-    "check": "check=lambda conn: fork()",
-}
-
-
-@pytest.mark.parametrize(
-    ("callback", "uses_pool"),
-    [
-        *((callback, False) for callback in CALLBACKS),
-        *((callback, True) for callback in ("extra_headers", "configure", "check")),
-    ],
-)
-def test_a_fork_in_a_callback(echo: EchoServer, callback: str, uses_pool: bool) -> None:
+def test_a_fork_in_a_callback(echo: EchoServer) -> None:
     """The child may use the pool there, and ends with the thread that it is; the parent goes on."""
-    script = f"""
-    pids = []
+    script = """
+    CALLBACKS = {
+        "headers": dict(manager_kwargs={"extra_headers": lambda: fork() or {}}),
+        "headers fail": dict(manager_kwargs={"extra_headers": lambda: fork() or [1]}),
+        "headers exit": dict(manager_kwargs={"extra_headers": lambda: fork() or sys.exit()}),
+        "configure": dict(configure=lambda conn: fork()),
+        "configure fails": dict(configure=lambda conn: fork() or 1 / 0),
+        "check": dict(check=lambda conn: fork()),
+    }
+    CONFIG = ConnectionPoolConfig(max_connections=1, health_check_interval=0.2)
     def fork():
         if not pids:
             pids.append(os.fork())
             if pids == [0]:
                 die_if_stuck(10)
-                if {uses_pool}:
+                if uses_pool:
                     with pool.acquire("/ids") as conn: talk(conn, "child", 5)
                     assert pool.stats().total_connections == 1
-                    print("the child's own")
+                    print("the child's own", flush=True)
                     os._exit(0)      # it has threads of its own by now
-    pool = ConnectionPool(ConnectionPoolConfig(max_connections=1, health_check_interval=0.2), base_uri=uri,
-                          {CALLBACKS[callback]})
-    failed = 0
-    for number in range(3):
-        try:
-            with pool.acquire("/ids", timeout=5) as conn: talk(conn, "parent", 5)
-        except ConnectionError:
-            failed += 1
-    while not pids: time.sleep(0.001)
-    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
-    fails = "fails" in {callback!r} or "exits" in {callback!r}
-    assert failed == 3 * fails, failed
-    if not fails:
-        with pool.acquire("/ids", timeout=5) as conn: talk(conn, "parent", 5)
-    pool.close()
+    for callback, given in CALLBACKS.items():
+        fails = callback.endswith(("fail", "fails", "exit"))
+        for uses_pool in (False,) if fails else (False, True):
+            pids = []
+            pool = ConnectionPool(CONFIG, base_uri=uri, **given)
+            failed = 0
+            for number in range(3):
+                try:
+                    with pool.acquire("/ids", timeout=5) as conn: talk(conn, "parent", 5)
+                except ConnectionError:
+                    failed += 1
+            while not pids: time.sleep(0.001)
+            assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0, callback
+            assert failed == 3 * fails, (callback, failed)
+            if not fails:
+                with pool.acquire("/ids", timeout=5) as conn: talk(conn, "parent", 5)
+            pool.close()
     """
     ended = scripts.run(START + _flat(script), echo.uri).check()
-    assert ended.out == "the child's own\n" * uses_pool
+    assert ended.out == "the child's own\n" * 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")

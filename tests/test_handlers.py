@@ -22,6 +22,7 @@ from jetsocket.connection import PooledConnection
 from jetsocket.wire.websocket import WebSocket
 from tests.conftest import Tls
 from tests.servers import RawServer, after_upgrade, frame, read_client_frame, wait_until
+from tests.sizes import pairs
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals for one thread here")
 
@@ -51,9 +52,20 @@ SENDING: dict[str, Use] = {
 }
 
 
+SCHEMES = ["ws", "wss"]
+
+
 def each(*kinds: dict[str, Use]) -> Any:
     uses = {name: use for kind in kinds for name, use in kind.items()}
     return pytest.mark.parametrize("use", list(uses.values()), ids=list(uses))
+
+
+def each_over(*kinds: dict[str, Use]) -> Callable[[Any], Any]:
+    """Each of these uses, over ws or wss; over both in the long form."""
+    uses = [(name, use) for kind in kinds for name, use in kind.items()]
+    given = [pytest.param(use, way, id=f"{name}-{way}") for (name, use), way in pairs(uses, SCHEMES)]
+    parametrize = pytest.mark.parametrize(("use", "lend"), given, indirect=["lend"])
+    return lambda test: pytest.mark.deep(parametrize(test))
 
 
 class Handler:
@@ -107,7 +119,7 @@ class Handler:
         return refused and self.took is not None and self.took < SOON
 
 
-@pytest.fixture(params=["ws", "wss"])
+@pytest.fixture(params=SCHEMES)
 def lend(request: pytest.FixtureRequest, raw_server: RawFactory, tls: Tls, make_pool: Any) -> Iterator[Any]:
     """A factory of leases of a server that runs this script behind the upgrade: `lend(script)`."""
     with contextlib.ExitStack() as stack:
@@ -172,7 +184,7 @@ HUGE = "x" * (16 << 20)  # more than any kernel takes
 # --- what would wait for the interrupted code is refused
 
 
-@each(RECEIVING, ASKING)
+@each_over(RECEIVING, ASKING)
 def test_within_recv(lend: Any, server: Server, use: Use) -> None:
     conn = lend(server.answer)
 
@@ -188,7 +200,7 @@ def test_within_recv(lend: Any, server: Server, use: Use) -> None:
     assert wire(conn).messages_sent == 0, "a refused request has not left"
 
 
-@each(SENDING, ASKING)
+@each_over(SENDING, ASKING)
 def test_within_a_send_that_is_stuck(lend: Any, server: Server, use: Use) -> None:
     conn = lend(server.greet_and_read_late)
 
@@ -205,7 +217,7 @@ def test_within_a_send_that_is_stuck(lend: Any, server: Server, use: Use) -> Non
     assert conn.recv(timeout=5) == "from the server"
 
 
-@each(RECEIVING, ASKING)
+@each_over(RECEIVING, ASKING)
 def test_within_a_ping(lend: Any, server: Server, use: Use) -> None:
     def pong_when_told(sock: socket.socket) -> None:
         ping = read_client_frame(sock)
@@ -260,7 +272,7 @@ def test_a_refusal_that_leaves_the_handler_surfaces_as_itself(lend: Any, server:
 # --- what does not, succeeds
 
 
-@each(SENDING)
+@each_over(SENDING)
 def test_a_send_within_recv(lend: Any, use: Use) -> None:
     def answer_one(sock: socket.socket) -> None:
         read_client_frame(sock)
@@ -274,7 +286,7 @@ def test_a_send_within_recv(lend: Any, use: Use) -> None:
     assert handler.outcome is None
 
 
-@each(RECEIVING)
+@each_over(RECEIVING)
 def test_a_receive_within_a_send_that_is_stuck(lend: Any, server: Server, use: Use) -> None:
     conn = lend(server.greet_and_read_late)
     messages = []

@@ -984,6 +984,11 @@ class StrikeAt:
 PACKAGE = str(Path(jetsocket.__file__).parent)
 
 
+STRIDE = size(7, 1)
+"""Of so many steps one is struck. It begins anywhere: one run after the other comes to all."""
+
+
+@pytest.mark.deep
 @pytest.mark.slow
 @pytest.mark.parametrize(("tagged", "kind"), [(False, Alarm), (True, Alarm), (False, Late)])
 def test_whatever_strikes_a_send_the_next_borrower_gets_its_own_reply(
@@ -998,7 +1003,7 @@ def test_whatever_strikes_a_send_the_next_borrower_gets_its_own_reply(
             conn.send(text)
 
     pool = make_pool(echo_server(answers_when_told), max_connections=1)
-    for step in itertools.count(1):
+    for step in itertools.count(random.randint(1, STRIDE), STRIDE):
         first, second = ({"id": f"{which} {step}"} if tagged else [which, step] for which in "ab")
         gate.clear()
         conn = pool.acquire("/", 5)

@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolClosedError, PooledConnection, housekeeper
 from tests.books import faults
-from tests.scripts import die_if_stuck
 from tests.servers import open_fds, wait_until
+from tests.watchdog import die_if_stuck
 
 CAP = 4
 AT_ONCE = 3  # children alive at a time

@@ -16,6 +16,7 @@ from tests.conftest import Tls
 from tests.faults.conftest import Report
 from tests.servers import Connection, EchoServer, RawServer, hold
 from tests.test_exit import ENDED, IDLE, LENT, OPEN
+from tests.watchdog import die_if_stuck
 
 ROW = "exit"
 
@@ -294,7 +295,7 @@ kept: list[Any] = []
 
 def leave_open(uri: str) -> Any:
     """In a child: use a pool of its own, and leave an idle and a lent connection behind."""
-    scripts.die_if_stuck(30)
+    die_if_stuck(30)
     kept.append(ConnectionPool[Any](base_uri=uri))
     with kept[-1].acquire("/") as conn:
         answer = conn.request(7, timeout=10)

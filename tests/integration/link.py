@@ -24,8 +24,8 @@ from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import JetSocketError
 from tests import servers
 from tests.books import faults
-from tests.scripts import die_if_stuck
 from tests.servers import RawServer, frame, wait_until
+from tests.watchdog import die_if_stuck
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"  # in these namespaces only
 ENOUGH = 15.0  # s, for what is to succeed

@@ -41,7 +41,7 @@ from tests.servers import (
     upgrade,
     wait_until,
 )
-from tests.sizes import size
+from tests.sizes import pairs, size
 from tests.wire.conftest import soon
 
 RawFactory = Callable[..., RawServer]
@@ -293,8 +293,8 @@ def test_websockets_and_we_agree(connect: Connect, echo_server: EchoFactory) -> 
     assert ws.bytes_in < 5_000 and ws.bytes_out < 5_000  # 86 KB went each way
 
 
-@pytest.mark.parametrize("server_bits", [None, *range(9, 16)])
-@pytest.mark.parametrize("client_bits", [None, *range(8, 16)])
+@pytest.mark.deep
+@pytest.mark.parametrize(("server_bits", "client_bits"), pairs([None, *range(9, 16)], [None, *range(8, 16)]))
 def test_every_window_that_websockets_chooses(
     connect: Connect, echo_server: EchoFactory, server_bits: int | None, client_bits: int | None
 ) -> None:

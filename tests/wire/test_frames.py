@@ -104,10 +104,10 @@ def test_masking_is_xor_whatever_the_size_and_undoes_itself(
 
 
 @every_mask
-@pytest.mark.parametrize("size", range(3066, 3080))
-def test_both_ways_of_masking_agree_where_they_meet(mask: Callable[[bytes, bytes], bytes], size: int) -> None:
-    payload, key = bytes(i * 7 & 255 for i in range(size)), b"\x00\xff\x5a\xa5"
-    assert mask(payload, key) == bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
+def test_both_ways_of_masking_agree_where_they_meet(mask: Callable[[bytes, bytes], bytes]) -> None:
+    for count in range(3066, 3080):
+        payload, key = bytes(i * 7 & 255 for i in range(count)), b"\x00\xff\x5a\xa5"
+        assert mask(payload, key) == bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
 
 
 def test_the_mask_in_c_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,16 +334,16 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("stream", "code"), FAULTS.values(), ids=FAULTS)
-@pytest.mark.parametrize("step", [1, 1 << 20], ids=["dripped", "whole"])
-def test_every_fault_is_a_protocol_error_with_its_code(stream: bytes, code: int, step: int) -> None:
-    reader = MessageReader(LIMIT)
+def test_every_fault_is_a_protocol_error_with_its_code(stream: bytes, code: int) -> None:
     data = frame(1, b"before") + stream
-    with pytest.raises(ProtocolError) as caught:
-        for start in range(0, len(data), step):
-            reader.feed(data[start : start + step])
-    assert caught.value.code == code
-    assert reader.messages[0] == "before"
-    assert reader.broken
+    for step in (1, 1 << 20):  # dripped, and whole
+        reader = MessageReader(LIMIT)
+        with pytest.raises(ProtocolError) as caught:
+            for start in range(0, len(data), step):
+                reader.feed(data[start : start + step])
+        assert caught.value.code == code
+        assert reader.messages[0] == "before"
+        assert reader.broken
 
 
 @pytest.mark.parametrize("bad", BAD_UTF8)
