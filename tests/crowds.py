@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
+
+from tests.awake import awake
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class Outcome:
     Attributes:
         value: What its call returned; None if it raised.
         error: What its call raised.
-        began: When it began (monotonic, s).
-        ended: When it ended (monotonic, s).
+        began: When it began (s, by the clock of `awake`).
+        ended: When it ended (likewise).
     """
 
     value: Any
@@ -37,12 +38,12 @@ def crowd(count: int, call: Callable[[int], Any], timeout: float = 30) -> list[O
 
     def one(number: int) -> Outcome:
         start.wait(timeout)
-        began = monotonic()
+        began = awake()
         try:
             value, error = call(number), None
         except Exception as raised:  # whatever it is, the test looks at it
             value, error = None, raised
-        return Outcome(value, error, began, monotonic())
+        return Outcome(value, error, began, awake())
 
     with ThreadPoolExecutor(count) as threads:
         return [each.result(timeout) for each in [threads.submit(one, n) for n in range(count)]]

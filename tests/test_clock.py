@@ -10,6 +10,7 @@ import pytest
 from jetsocket import clock
 from tests.scripts import Script
 from tests.servers import EchoServer, wait_until
+from tests.sizes import pairs
 
 FREEZERS = {
     "freezegun": "freezegun.freeze_time('2020-01-01')",
@@ -73,8 +74,8 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("when", ["before", "inside"])
-@pytest.mark.parametrize("freezer", FREEZERS.values(), ids=FREEZERS)
+@pytest.mark.deep
+@pytest.mark.parametrize(("freezer", "when"), pairs(FREEZERS.values(), ["before", "inside"]))
 def test_deadlines_hold_while_time_is_frozen(echo: EchoServer, freezer: str, when: str) -> None:
     """`when` jetsocket is imported: before the freeze, or while it lasts."""
     with Script(SCRIPT, echo.uri, freezer, when) as script:

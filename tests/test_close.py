@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from jetsocket import (
     PoolClosedError,
     PooledConnection,
 )
+from tests.awake import awake
 from tests.books import state_of
 from tests.faults.proxy import FaultProxy
 from tests.servers import (
@@ -51,7 +51,7 @@ def in_thread(work: Callable[[], Any]) -> Future[tuple[Any, float]]:
             outcome = work()
         except BaseException as error:
             outcome = error
-        future.set_result((outcome, monotonic()))
+        future.set_result((outcome, awake()))
 
     threading.Thread(target=run, daemon=True).start()
     return future
@@ -62,7 +62,7 @@ def test_all_who_wait_are_told_within_50_ms(echo: EchoServer) -> None:
     held = [pool.acquire("/") for _ in range(2)]
     waiters = [in_thread(lambda: pool.acquire("/")) for _ in range(5)]
     wait_until(lambda: pool.stats().waiting == 5)
-    start = monotonic()
+    start = awake()
     pool.close()
     outcomes = [waiter.result(5) for waiter in waiters]
     assert [type(outcome) for outcome, _ in outcomes] == [PoolClosedError] * 5
@@ -78,9 +78,9 @@ def test_servers_that_never_answer_the_close_cost_one_close_timeout_together(siz
             conn.release()
         del conn
         assert pool.stats().idle_connections == size
-        start = monotonic()
+        start = awake()
         pool.close()
-        assert monotonic() - start < 1.0
+        assert awake() - start < 1.0
         wait_until(lambda: server.open_now == 0)
 
 
@@ -100,9 +100,9 @@ def test_the_timeout_given_to_close_wins() -> None:
     with RawServer(after_upgrade()) as server:
         pool = pool_for(server.uri, manager_kwargs={"close_timeout": 30.0})
         pool.acquire("/").release()
-        start = monotonic()
+        start = awake()
         pool.close(timeout=0.2)
-        assert monotonic() - start < 0.7
+        assert awake() - start < 0.7
 
 
 def test_idle_ones_say_goodbye_with_1001() -> None:
@@ -128,7 +128,7 @@ def test_a_blocked_recv_wakes_at_once(echo: EchoServer) -> None:
     assert conn.request(1) == 1
     reader = in_thread(conn.recv)
     wait_until(lambda: conn._entry is not None and conn._entry.wire.readlock.locked())
-    start = monotonic()
+    start = awake()
     pool.close()
     outcome, at = reader.result(5)
     assert isinstance(outcome, ConnectionClosedError)
@@ -149,7 +149,7 @@ def test_a_blocked_send_wakes_at_once() -> None:
         conn = pool.acquire("/")
         sender = in_thread(lambda: [conn.send(b"x" * (1 << 20)) for _ in range(64)])
         wait_until(lambda: conn._entry is not None and conn._entry.wire.lock.locked())
-        start = monotonic()
+        start = awake()
         pool.close()
         outcome, at = sender.result(5)
         stop.set()
@@ -163,7 +163,7 @@ def test_whoever_waits_for_the_upgrade_is_told_at_once(asking: Callable[[Connect
         pool = pool_for(server.uri)
         dialling = [in_thread(lambda: asking(pool)) for _ in range(3)]
         wait_until(lambda: server.accepted)
-        start = monotonic()
+        start = awake()
         pool.close()
         outcomes = [each.result(5) for each in dialling]
         assert [type(outcome) for outcome, _ in outcomes] == [PoolClosedError] * 3
@@ -184,7 +184,7 @@ def test_whoever_waits_for_dns_is_told_at_once(monkeypatch: pytest.MonkeyPatch) 
         pool = pool_for("ws://nowhere.invalid")
         dialling = in_thread(lambda: pool.acquire("/"))
         assert asked.wait(5)
-        start = monotonic()
+        start = awake()
         pool.close()
         outcome, at = dialling.result(5)
     finally:
@@ -200,7 +200,7 @@ def test_whoever_waits_for_the_next_attempt_is_told_at_once() -> None:
     pool = pool_for(f"ws://127.0.0.1:{port}", manager_kwargs={"connect_attempts": 50})
     dialling = in_thread(lambda: pool.acquire("/"))
     wait_until(lambda: pool.stats().connect_errors >= 4)
-    start = monotonic()
+    start = awake()
     pool.close()
     outcome, at = dialling.result(5)
     assert isinstance(outcome, PoolClosedError)
@@ -232,7 +232,7 @@ def test_drain_turns_away_those_for_whom_one_is_being_opened(raw_server: Callabl
     pool = pool_for(server.uri)
     acquiring = in_thread(lambda: pool.acquire("/"))
     wait_until(lambda: server.accepted)
-    start = monotonic()
+    start = awake()
     assert pool.drain(0)
     outcome, at = acquiring.result(5)
     assert isinstance(outcome, PoolClosedError)
@@ -286,13 +286,13 @@ def test_eight_threads_close_at_once(echo: EchoServer) -> None:
 
 def test_a_borrower_may_close_the_pool(echo: EchoServer) -> None:
     pool = pool_for(echo.uri)
-    start = monotonic()
+    start = awake()
     with pool.acquire("/") as conn:
         assert conn.request(1) == 1
         pool.close()
         with pytest.raises((ConnectionClosedError, InvalidStateError)):
             conn.request(2)
-    assert monotonic() - start < 2
+    assert awake() - start < 2
     wait_until(lambda: echo.open_now == 0)
     assert pool.stats().active_connections == 0
 
@@ -363,7 +363,7 @@ def test_what_is_closed_to_make_room_is_cut_and_whoever_waits_for_that_is_told_a
     through.stall()  # its goodbye is not answered
     waiter = in_thread(lambda: pool.acquire("/second"))
     [room] = wait_until(lambda: [*state_of(pool).closing])
-    start = monotonic()
+    start = awake()
     pool.close()
     assert room.wire.fileno() == -1
     outcome, at = waiter.result(5)

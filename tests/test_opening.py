@@ -27,6 +27,7 @@ from jetsocket import (
     PoolExhaustedError,
     TimeoutError,
 )
+from tests.awake import awake
 from tests.books import faults, state_of
 from tests.crowds import crowd, errors
 from tests.servers import (
@@ -292,7 +293,7 @@ def test_a_returned_connection_serves_who_waits_for_a_dial(raw_server: MakeRaw, 
 
     def wait() -> None:
         with pool.acquire("/"):
-            took.append(monotonic())
+            took.append(awake())
 
     held = pool.acquire("/")
     is_slow.set()
@@ -301,7 +302,7 @@ def test_a_returned_connection_serves_who_waits_for_a_dial(raw_server: MakeRaw, 
         thread.start()
         wait_until(lambda: pool.stats().waiting == 1)
         wait_until(lambda: pool.stats().connecting >= 1)
-        returned = monotonic()
+        returned = awake()
         held.release()
         thread.join(5)
         took[-1] -= returned
@@ -456,10 +457,10 @@ def test_an_order_of_which_no_opener_was_told_is_carried_out_in_a_second(
     state.wake_opener = StruckOnce(state.wake_opener)  # type: ignore[assignment]  # a queue in its place
     with pytest.raises(KeyboardInterrupt):
         pool.acquire("/b")
-    began = monotonic()
+    began = awake()
     with pool.acquire("/b", 4) as conn:
         assert conn.request(1, 5) == 1
-    assert monotonic() - began < 3  # it would go on being parked for longer
+    assert awake() - began < 3  # it would go on being parked for longer
 
 
 # --- code of the user's, and of the system's, in an opener
@@ -478,10 +479,10 @@ def test_a_callable_that_never_returns_holds_an_opener_and_not_the_pool(
 
     manager_kwargs = {"extra_headers": headers, "connect_timeout": 0.4}
     pool = make_pool(echo_server(), max_connections=1, manager_kwargs=manager_kwargs)
-    began = monotonic()
+    began = awake()
     with pytest.raises(TimeoutError, match="hangs in headers"):
         pool.acquire("/")
-    assert monotonic() - began < 0.4 + 1.0
+    assert awake() - began < 0.4 + 1.0
     assert request(pool) == {"hello": 1}  # with the only slot there is
     gate.set()
 
@@ -519,11 +520,11 @@ def test_a_hung_look_up_holds_an_opener_and_not_the_pool(
 
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
     pool = make_pool(server, max_connections=1, manager_kwargs={"connect_timeout": 0.4})
-    began = monotonic()
+    began = awake()
     outcomes = crowd(6, lambda _: pool.acquire("ws://hangs.example/"))
     assert all(isinstance(error, TimeoutError) for error in errors(outcomes))
     assert len(errors(outcomes)) == 6
-    assert monotonic() - began < 0.4 + 1.0
+    assert awake() - began < 0.4 + 1.0
     assert request(pool) == {"hello": 1}
     gate.set()
 
@@ -537,14 +538,14 @@ def test_close_is_prompt_whatever_an_opener_is_in(echo_server: MakeServer, make_
     def wait() -> None:
         with pytest.raises(PoolClosedError):
             pool.acquire("/")
-        told.append(monotonic())
+        told.append(awake())
 
     thread = threading.Thread(target=wait)
     thread.start()
     wait_until(lambda: pool.stats().connecting == 1)
-    closed = monotonic()
+    closed = awake()
     pool.close()
-    assert monotonic() - closed < 3
+    assert awake() - closed < 3
     thread.join(5)
     assert told[0] - closed < 0.05
     gate.set()
@@ -558,11 +559,11 @@ def test_slow_headers_are_inside_the_deadline(echo_server: MakeServer, make_pool
 
     manager_kwargs = {"extra_headers": headers, "connect_timeout": 0.3}
     pool = make_pool(echo_server(), manager_kwargs=manager_kwargs)
-    began = monotonic()
+    began = awake()
     with pytest.raises(TimeoutError) as caught:
         pool.acquire("/", 5)
     assert isinstance(caught.value, JetSocketError)
-    assert monotonic() - began < 0.3 + 0.7
+    assert awake() - began < 0.3 + 0.7
     with pytest.raises(PoolExhaustedError):  # the caller's deadline, while the headers are asked for
         pool.acquire("/", 0.1)
 
