@@ -123,7 +123,13 @@ def alarms_at_random(scenery: list[str], alarms: int, kinds: str, watchdog: floa
     return told
 
 
-@pytest.mark.parametrize("kinds", ["Late Broken Plain", " ".join(KINDS)], ids=["usual", "all"])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        pytest.param("Late Broken Plain", id="usual", marks=pytest.mark.soak),
+        pytest.param(" ".join(KINDS), id="all"),
+    ],
+)
 def test_two_hundred_alarms_at_random_moments(scenery: list[str], kinds: str) -> None:
     alarms_at_random(scenery, 200, kinds, watchdog=50)
 
