@@ -104,7 +104,13 @@ def strike() -> None:
 
 
 ASKING = {"is_alarm", "raise_alarm_behind", "self._fail of messages.py", "fail of messages.py"}
-SWALLOW_NOTHING = {"ImportError", "PackageNotFoundError", "_Fault", "Forked"}  # no handler raises these
+SWALLOW_NOTHING = {  # no handler raises these
+    "ImportError",
+    "PackageNotFoundError",
+    "_Fault",
+    "Forked",
+    "StillOpenError",
+}
 # Where no signal handler ever runs: threads of the library's own, and finalizers, whose errors go nowhere.
 IN_OTHER_THREADS = {
     "callbacks.py: is_healthy",
