@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import random
 import sys
 import threading
 import traceback
@@ -20,7 +19,6 @@ from jetsocket import (
     ConnectionPool,
     ConnectionPoolConfig,
     InvalidStateError,
-    JetSocketError,
     PoolClosedError,
     PoolExhaustedError,
     TimeoutError,
@@ -29,6 +27,8 @@ from jetsocket.clock import monotonic
 from jetsocket.mailbox import Reading
 from jetsocket.topics import Feed, Topics
 from tests import scripts, services
+from tests.conftest import Tls
+from tests.faults.reply_storm import Storm
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
 
@@ -246,54 +246,41 @@ def test_close_ends_all_and_drain_waits_for_them(server: EchoServer, make_pool: 
     threads.shutdown()
 
 
+@pytest.fixture(params=["ws", "wss"])
+def storm(request: pytest.FixtureRequest, echo_server: Callable[..., EchoServer], tls: Tls) -> Storm:
+    if request.param == "ws":
+        return Storm(echo_server)
+    return Storm(echo_server, tls.server_context, {"ssl_context": tls.client_context})
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "count", [1920, pytest.param(50_000, marks=[pytest.mark.soak, pytest.mark.timeout(1500)])]
+)
 @pytest.mark.parametrize("max_in_flight", [1, 32])
-def test_whatever_the_server_does_each_reply_is_ones_own_or_a_named_error(
-    server: EchoServer, make_pool: MakePool, max_in_flight: int
+def test_whatever_the_server_does_each_reply_is_ones_own_or_a_named_error_in_time(
+    storm: Storm, make_pool: MakePool, max_in_flight: int, count: int
 ) -> None:
-    """Pushes at any time, late replies, some never, some twice, some out of order, connections killed."""
+    """Pushes at any time, late replies, some never, some twice, out of order, connections killed."""
     pool = make_pool(
-        server, correlation=Plain(), max_connections=8, max_in_flight=max_in_flight, acquire_timeout=20
+        storm.server,
+        correlation=Plain(),
+        max_connections=8,
+        max_in_flight=max_in_flight,
+        acquire_timeout=20,
+        on_push=lambda uri, message: None,
+        manager_kwargs=storm.options,
     )
-    outcomes: Counter[str] = Counter()
-    doing = ["echo", "push", "twice", "late", "never", "fail", "hold", "flush"]
-    odds = [60, 10, 1, 10, 2, 2, 5, 10]
-
-    def call(number: int) -> None:
-        chance = random.Random(number)
-        for turn in range(40):
-            message = {"n": [number, turn], "do": chance.choices(doing, odds)[0], "after": 0.02}
-            message["say"] = [{"note": turn}, {"id": None}, {"id": chance.random()}, "x"]
-            try:
-                reply = pool.request("/", message, 2)
-            except JetSocketError as error:
-                outcomes[type(error).__name__] += 1
-                continue
-            assert reply["n"] == [number, turn]
-            outcomes["right"] += 1
-
-    stop = threading.Event()
-
-    def kill() -> None:
-        while not stop.wait(0.2):
-            for conn in random.sample(server.connections, min(1, len(server.connections))):
-                conn.cut()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        in_threads(32, call)
-    finally:
-        stop.set()
-        killer.join()
-    assert set(outcomes) <= {
-        "right",
-        "ConnectionClosedError",
-        "TimeoutError",
-        "ReplyError",
-        "ConnectionError",
-    }
-    assert outcomes["right"] > 500
+    storm.ask(pool, count)
+    told = f"{dict(storm.outcomes)}, {storm.longest:.2f} s late at most; {pool.stats().as_dict()}"
+    assert storm.faults == [], told
+    named = {"right", "ConnectionClosedError", "ConnectionError", "HandshakeError", "TimeoutError"}
+    assert set(storm.outcomes) <= named, told
+    assert storm.outcomes["right"] > count // 2, told
+    assert storm.longest < 5, told
+    assert storm.server.most_open <= 8, told
+    wait_until(lambda: pool.stats().in_flight == 0 and pool.stats().active_connections == 0)
 
 
 # --- subscriptions

@@ -20,7 +20,8 @@ from jetsocket import (
     SubscriptionOverflowError,
     TimeoutError,
 )
-from tests import services
+from tests import scripts, services
+from tests.faults import leaving_storm
 from tests.servers import EchoServer, push, wait_until
 from tests.services import MakePool, Plain
 
@@ -145,6 +146,26 @@ def test_whatever_leaves_it_nothing_reaches_the_next_borrower(
             wait_until(lambda: pool.stats().discards == {"dropped": 1})
             wait_until(lambda: any("dropped" in str(each.message) for each in caught))
     assert unasked == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    "leases", [1200, pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(1300)])]
+)
+@pytest.mark.parametrize("max_in_flight", [1, 8])
+def test_of_very_many_that_are_left_in_every_way_none_pushes_to_the_next_borrower(
+    echo_server: Callable[..., EchoServer], max_in_flight: int, leases: int
+) -> None:
+    """In a process of its own: the end, an exception, the collector, Ctrl-C, strikes at other threads."""
+    script = "import sys; from tests.faults.leaving_storm import storm; storm(*sys.argv[1:])"
+    with leaving_storm.pushing(echo_server) as pushing:
+        args = pushing.uri, str(max_in_flight), str(leases)
+        ended = scripts.run(script, *args, watchdog=90 + leases / 20, measured=False)
+        assert pushing.most_open <= 4
+    told = ended.check().out.split()
+    assert int(told[0]) > 0.98 * leases, told  # some strikes come between two leases
+    assert int(told[1]) > leases / 100, told
 
 
 def test_one_that_nothing_ends_closes_its_connection(server: EchoServer, pool: ConnectionPool[Any]) -> None:
