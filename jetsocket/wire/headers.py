@@ -100,16 +100,18 @@ def parse_head(head: bytes, line_end: bytes = b"\r\n") -> tuple[int, str, Header
     if status is None:
         # No more than its first word: a server that echoes would have us show the request, secrets and all.
         raise ValueError(f"the first line is not a HTTP/1.1 status line: {first.split(b' ')[0][:32]!r}")
-    fields = []
+    headers = Headers()
+    values = headers._values
     for line in lines:
         name, colon, value = line.decode("latin-1").partition(":")
-        if not colon or not TOKEN.fullmatch(name):
+        key = name.lower()
+        if not colon or (key not in _COMMON and not TOKEN.fullmatch(name)):
             raise ValueError("a header line has no valid name")  # an echo may have a secret in its place
-        if _BREAKS.search(value):
+        if not value.isprintable() and _BREAKS.search(value):
             # websocket-client, and any code that writes the value into another head, would see two lines.
             raise ValueError(f"the header line {name[:32]} has a CR, LF or NUL in its value")
-        fields.append((name, value.strip(" \t")))
-    return int(status[1]), (status[2] or b"").decode("latin-1"), Headers(fields)
+        values.setdefault(key, []).append(value.strip(" \t"))
+    return int(status[1]), (status[2] or b"").decode("latin-1"), headers
 
 
 def unchunk(body: bytes) -> tuple[bytes, bool]:

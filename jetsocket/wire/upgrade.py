@@ -30,7 +30,7 @@ from jetsocket.wire.headers import (
 from jetsocket.wire.not_http import MOST_LOOKED_AT, can_be_http, first_line, guess, has_line
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.stream import Stream
-from jetsocket.wire.upgrade_answer import check_switch, check_upgrade, chosen_of
+from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade, chosen_of
 from jetsocket.wire.upgrade_refusals import advice, first_words
 
 MAX_HEAD = 64 * 1024
@@ -46,9 +46,22 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
 _LENGTH = re.compile("[0-9]{1,10}")
-# What websocket-client needs to see of the answer. Cookies above all must not get to it: its jar is
-# one for the whole process.
-_SHOWN = ("upgrade", "connection", "sec-websocket-accept")
+
+
+class _Line(bytes):
+    """A whole line of the head, given to websocket-client for the byte that it asks for.
+
+    It asks until it gets one that equals a line feed, and joins what it got.
+    """
+
+    __eq__ = bytes.endswith  # type: ignore[assignment]  # to be said of line feeds only
+    __hash__ = bytes.__hash__
+
+
+# What websocket-client needs to see of an answer that passed our checks. Cookies above all must not get to
+# it: its jar is one for the whole process.
+_SHOWN = tuple(map(_Line, (b"HTTP/1.1 101\n", b"upgrade:websocket\n", b"connection:upgrade\n")))
+_END = _Line(b"\n")
 
 
 class Redirected(HandshakeError):
@@ -118,7 +131,7 @@ class Upgrade:
         self._deadline = deadline
         self._timeout = timeout
         self._sent_before = sent_before
-        self._key = b""
+        self._accept = ""  # what proves that the server has understood the key
         self._shown: Iterator[bytes] | None = None  # what websocket-client has not read yet of the head
         self._heard = False  # whether a byte of an answer came
         self._not_sent: OSError | None = None  # why the request did not leave
@@ -135,8 +148,6 @@ class Upgrade:
     def send(self, request: bytes) -> int:
         """Send the whole request, its target as the user gave it (websocket-client drops ";params")."""
         _, _, rest = request.partition(b"\r\n")
-        found = _KEY.search(request)
-        self._key = found[1] if found else b""
         resource = self._target.resource.encode("ascii")
         self.request = b"GET " + resource + b" HTTP/1.1\r\n" + rest.decode("utf-8").encode("latin-1")
         try:
@@ -148,13 +159,16 @@ class Upgrade:
                 self._fail(error, "sending the upgrade request")
             # A server that is too busy to read may have said so: `recv` looks. Its frames lead back.
             self._not_sent = error.with_traceback(None)
+        # While the server is at it.
+        found = _KEY.search(request)
+        self._accept = accept_for(found[1] if found else b"")
         return len(request)
 
     def recv(self, size: int) -> bytes:
         """Serve the head, once it is whole and says 101.
 
-        websocket-client asks for one byte after the other until it gets a line feed, and joins them. It may
-        as well get all before that in one piece: a hundred calls cost as much as all system calls.
+        Line by line, and not by bytes, as websocket-client asks: a hundred calls cost as much as all system
+        calls.
         """
         if self._shown is None:
             self._shown = iter(())
@@ -181,20 +195,16 @@ class Upgrade:
             self._refuse(status, reason, headers, rest)
         try:
             check_switch(headers)
-            self.subprotocol = check_upgrade(headers, self._key, self._offered, compress=self._compress)
-            chosen = chosen_of(headers, "sec-websocket-extensions")
-            self.agreement = None if chosen is None else agree(chosen)
+            self.subprotocol = check_upgrade(headers, self._accept, self._offered, compress=self._compress)
+            if self._compress and (chosen := chosen_of(headers, "sec-websocket-extensions")) is not None:
+                self.agreement = agree(chosen)
         except ValueError as error:
             if is_alarm(error):
                 raise
             why = self._unless_echoed(error, headers.get("sec-websocket-extensions", ""))
             raise_alone(self._refused(f"the server's upgrade is not valid: {why}", 101, headers))
         self.headers, self.leftover = headers, rest
-        shown = [b"HTTP/1.1 101", b"\n"]
-        for name in _SHOWN:  # they are there: this was checked
-            shown += (f"{name}:{headers.get(name)}".encode("latin-1"), b"\n")
-        shown.append(b"\n")
-        return shown
+        return [*_SHOWN, _Line(f"sec-websocket-accept:{self._accept}\n".encode("ascii")), _END]
 
     def _read_final_head(self) -> tuple[int, str, Headers, bytes]:
         """Status, reason and headers, and what came behind them; interim responses are skipped."""

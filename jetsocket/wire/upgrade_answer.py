@@ -18,20 +18,20 @@ def accept_for(key: bytes) -> str:
 
 
 def check_upgrade(
-    headers: Headers, key: bytes, offered: Sequence[str], *, compress: bool = False
+    headers: Headers, accept: str, offered: Sequence[str], *, compress: bool = False
 ) -> str | None:
     """The subprotocol that the server chose, None for none (RFC 6455 §4.1, steps 4 to 6).
 
     Args:
         headers: Of the response.
-        key: The Sec-WebSocket-Key that was sent.
+        accept: What proves that the server has understood the key that was sent; see `accept_for`.
         offered: The subprotocols that were offered.
         compress: Whether an extension was offered; `deflate.agree` reads the answer.
 
     Raises:
         ValueError: The server proved a wrong key, or chose what was not offered.
     """
-    if headers.get("sec-websocket-accept") != accept_for(key):
+    if headers.get("sec-websocket-accept") != accept:
         raise ValueError("its Sec-WebSocket-Accept does not fit the key that was sent")
     if chosen_of(headers, "sec-websocket-extensions") is not None and not compress:
         raise ValueError("it chose an extension that was not offered")
@@ -48,9 +48,10 @@ def check_switch(headers: Headers) -> None:
     Raises:
         ValueError: It does not. websocket-client would be content with one of several protocols.
     """
+    upgrade, connection = headers.get("upgrade", ""), headers.get("connection", "")
+    if upgrade.lower() == "websocket" and connection.lower() == "upgrade":
+        return  # nearly always
     for name, wanted in (("upgrade", {"websocket"}), ("connection", {"upgrade"})):
-        if headers.get(name, "").lower() in wanted:
-            continue  # nearly always
         told = {part.strip().lower() for part in headers.get(name, "").split(",")} - {""}
         if told != wanted if name == "upgrade" else not wanted <= told:
             raise ValueError(f"it switches to something else than WebSocket, by its header {name.title()}")
@@ -62,4 +63,5 @@ def chosen_of(headers: Headers, name: str) -> str | None:
     There are servers that send the header in any case, its value empty (a list without elements:
     RFC 9110 §5.6.1).
     """
-    return headers.get(name, "").strip(" \t,") or None
+    value = headers.get(name)
+    return None if value is None else value.strip(" \t,") or None

@@ -32,7 +32,7 @@ from jetsocket.wire.headers import Headers, parse_head
 from jetsocket.wire.message_reader import _MADE_AT_ONCE as MADE_AT_ONCE
 from jetsocket.wire.message_reader import PING_BURST, MessageReader
 from jetsocket.wire.redirects import follow
-from jetsocket.wire.upgrade_answer import check_upgrade
+from jetsocket.wire.upgrade_answer import accept_for, check_upgrade
 from jetsocket.wire.websocket import WebSocket
 
 NAMED = (HandshakeError, ConnectionClosedError, ProtocolError, MessageTooBigError, ConnectionError)
@@ -130,7 +130,7 @@ def check_head(headers: Headers) -> None:
     asked = ("sec-websocket-protocol", "sec-websocket-extensions", "location")
     protocol, extensions, location = (headers.get(name) for name in asked)
     with contextlib.suppress(ValueError):
-        chosen = check_upgrade(headers, KEY, ["chat", "super"], compress=extensions is not None)
+        chosen = check_upgrade(headers, accept_for(KEY), ["chat", "super"], compress=extensions is not None)
         assert chosen == ((protocol or "").strip(" \t,") or None) and chosen in (None, "chat", "super")
     if extensions is not None:
         with contextlib.suppress(ValueError):
