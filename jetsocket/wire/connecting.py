@@ -47,6 +47,12 @@ class Connecting(Channel, websocket.WebSocket):
         response_headers: Of the server's upgrade response.
     """
 
+    # What all begin with.
+    response_headers: Mapping[str, str] = NO_HEADERS
+    _dialing: Dialing | None = None
+    _aborted: bool = False
+    _subprotocol: str | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -71,10 +77,6 @@ class Connecting(Channel, websocket.WebSocket):
         del self.frame_buffer, self.cont_frame
         # After it, for real locks also with enable_multithread=False: others than the borrower use them.
         Channel.__init__(self, max_message_size, compression_threshold, max_frame_size)
-        self.response_headers: Mapping[str, str] = NO_HEADERS
-        self._dialing: Dialing | None = None
-        self._aborted = False
-        self._subprotocol: str | None = None
 
     # --- connecting ------------------------------------------------------------------------------------
 
@@ -138,9 +140,9 @@ class Connecting(Channel, websocket.WebSocket):
             raise InvalidStateError(
                 "a WebSocket is connected once; make a new one", current_state="connected"
             )
-        limit = self.gettimeout() if timeout is None else timeout
-        limit = DEFAULT_CONNECT_TIMEOUT if limit is None else limit
-        until = deadline_in(limit) if deadline is None else deadline
+        if deadline is None:
+            limit = self.gettimeout() if timeout is None else timeout
+            deadline = deadline_in(DEFAULT_CONNECT_TIMEOUT if limit is None else limit)
         fields, offered = header_fields(header or ()), tuple(subprotocols or ())
         if cookie or origin or offered:
             header_fields([("Cookie", cookie or ""), ("Origin", origin or ""), *offer(offered)])
@@ -148,7 +150,7 @@ class Connecting(Channel, websocket.WebSocket):
         for hop in itertools.count():
             dialing = Dialing(
                 self.target,
-                deadline=until,
+                deadline=deadline,
                 ssl_context=ssl_context,
                 proxy=proxy,
                 unix=unix,
@@ -157,14 +159,14 @@ class Connecting(Channel, websocket.WebSocket):
                 source_address=source_address,
             )
             try:
-                options = {"cookie": cookie, "origin": origin, "suppress_origin": origin is None}
                 self._shake_hands(
                     dialing,
-                    until,
+                    deadline,
                     header=fields,
                     subprotocols=offered,
                     compress=compress,
-                    options=options,
+                    cookie=cookie,
+                    origin=origin,
                 )
             except Redirected as error:
                 if is_alarm(error):
@@ -207,7 +209,8 @@ class Connecting(Channel, websocket.WebSocket):
         header: list[tuple[str, str]],
         subprotocols: Sequence[str],
         compress: bool,
-        options: dict[str, Any],
+        cookie: str | None,
+        origin: str | None,
     ) -> None:
         assert self.target is not None
         self._dialing = dialing
@@ -233,7 +236,9 @@ class Connecting(Channel, websocket.WebSocket):
                 socket=upgrade,
                 host=host,
                 header=lines,
-                **options,
+                cookie=cookie,
+                origin=origin,
+                suppress_origin=origin is None,
             )
         except (WebSocketException, OSError) as error:
             self._stream.close()

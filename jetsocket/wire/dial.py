@@ -59,15 +59,17 @@ class Dialing(ThroughProxy):
 
     def _start_tls(self, stream: Stream) -> None:
         self._stage = f"doing the TLS handshake with {self._target.host_header}"
-        if self._server_name != uris.tls_name(self._target.host):
-            self._stage += f" as {self._server_name}"
+        own_name = uris.tls_name(self._target.host)
+        name = self._server_hostname or own_name
+        if name != own_name:
+            self._stage += f" as {name}"
         context = self._ssl_context or default_ssl_context()
         try:
-            stream.start_tls(context, self._server_name, self._deadline)
+            stream.start_tls(context, name, self._deadline)
         except (OSError, ValueError) as error:
             raise_alarm_behind(error)
             if isinstance(error, TimeoutError):
                 if not stream.bytes_in:  # a server that waits for a line end does so at a TLS hello
                     self._stage += " (no byte came: does it want ws://?)"
                 raise self._timed_out() from None
-            raise self._failed(*explain(error, self._server_name, stream.certificate_names)) from error
+            raise self._failed(*explain(error, name, stream.certificate_names)) from error

@@ -53,6 +53,7 @@ Mailbox: TypeAlias = "queue.SimpleQueue[Answer | None]"
 """Where an answer is put; None ends the waiting for it."""
 
 
+_OF_IPV4 = (socket.AF_UNSPEC, socket.AF_INET)
 _PYTHONS = socket.getaddrinfo if socket.getaddrinfo.__module__ == "socket" else None  # else it is gevent's
 
 
@@ -70,6 +71,9 @@ def look_up(question: Question) -> Answer:
 
 def read_address(question: Question) -> Answer:
     """Do as `look_up` does, where the host is an address: nothing is asked, so it is for any thread."""
+    if ":" not in question.host and question.family in _OF_IPV4:  # there is but one answer
+        place = (question.host, question.port)
+        return [Address(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place)]
     try:
         return _ask(question)
     except (OSError, UnicodeError) as error:

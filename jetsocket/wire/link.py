@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from types import CodeType, FrameType
 from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
@@ -87,6 +87,10 @@ class Ping:
         return self.round_trip is not None
 
 
+def _log_end(failure: ConnectionError) -> None:
+    _log.debug("%s", failure)
+
+
 class Link:
     """The fields and locks of one connection, and how it ends in an error.
 
@@ -111,6 +115,26 @@ class Link:
         reader: Makes messages of what comes.
     """
 
+    # What all begin with and few change stands here: it costs no time, and no memory.
+    connected: bool = False
+    latency: float | None = None
+    waits_since: float | None = None
+    was_struck: bool = False
+    is_composing: bool = False
+    unfinished: set[Any] | None = None
+    tell_end: Callable[[ConnectionError], None] = staticmethod(_log_end)
+    _deflater: deflate.Deflater | None = None  # guarded by `lock`
+    _request: bytes = b""  # the upgrade's; what it has of secrets is not shown in what the server says
+    _sent_before: Set[str] = frozenset()  # what was secret in requests that were redirected
+    _close_sent: bool = False
+    _reply_at: float | None = None  # when the server's close frame was seen
+    _left_unread: bool = False  # whether the last look had to stop before the end
+    _ahead: int = 0  # B read since a borrower last asked
+    _drained: int = 0  # B thrown away since the close frame left
+    _tended_by: int = 0  # the thread that is in `tend`
+    _pushed_by: int = 0  # the thread that sends a ping or pong by the way
+    _left_by: int = 0  # the thread that has taken leave
+
     def __init__(
         self, max_message_size: int, compression_threshold: int, max_frame_size: int | None = None
     ) -> None:
@@ -123,37 +147,20 @@ class Link:
         """
         self.lock, self.readlock = threading.Lock(), threading.Lock()
         self.target: Target | None = None
-        self.connected = False
         self.failure: ConnectionError | None = None
         self.holder: object = None
         self.messages_sent = 0
         self.last_heard = monotonic()
-        self.latency: float | None = None
-        self.waits_since: float | None = None
-        self.was_struck = self.is_composing = False
         self.stirred = True
-        self.unfinished: set[Any] | None = None
-        self.tell_end: Callable[[ConnectionError], None] = _log_end
         self.reader = MessageReader(max_message_size)
         self._max_message_size = max_message_size
         self._compression_threshold = compression_threshold
         self._max_frame_size = sys.maxsize if max_frame_size is None else max_frame_size
-        self._deflater: deflate.Deflater | None = None  # guarded by `lock`
-        self._keys: Iterator[bytes] = iter(())  # likewise
+        self._keys: Iterator[bytes] = iter(())  # guarded by `lock`
         self._stream: Stream | None = None
-        self._request = b""  # the upgrade's; what it has of secrets is not shown in what the server says
-        self._sent_before: set[str] = set()  # what was secret in requests that were redirected
         self._pings: dict[bytes, Ping] = {}
-        self._close_sent = False
-        self._reply_at: float | None = None  # when the server's close frame was seen
         self._reading = False  # True while bytes are between the socket and `reader`
         self._sending = False  # True while a frame, or a message of several, may be half on its way
-        self._left_unread = False  # whether the last look had to stop before the end
-        self._ahead = 0  # B read since a borrower last asked
-        self._drained = 0  # B thrown away since the close frame left
-        self._tended_by = 0  # the thread that is in `tend`
-        self._pushed_by = 0  # the thread that sends a ping or pong by the way
-        self._left_by = 0  # the thread that has taken leave
 
     # --- what it tells ---------------------------------------------------------------------------------
 
@@ -292,10 +299,6 @@ class Link:
             f" its use of {where}; let it set a flag, or use another connection",
             current_state="busy",
         )
-
-
-def _log_end(failure: ConnectionError) -> None:
-    _log.debug("%s", failure)
 
 
 def not_held(target: Target | None) -> InvalidStateError:

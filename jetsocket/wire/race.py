@@ -20,6 +20,7 @@ from jetsocket.wire.stream import Stream
 
 _HEAD_START = 0.25  # s before the next address is tried beside the last: RFC 8305 §5
 _AGAIN = 0.02  # s before an address is tried again whose backlog is full (a Unix socket's says so)
+_NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)  # saves a system call, where there is such a thing
 _LONGEST_WAIT = 3600.0  # s; system calls take their timeouts as a C int, which far deadlines overflow
 _UNDER_WAY = {0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)}  # a connect that goes well
 
@@ -73,6 +74,11 @@ class Race:
         """Make ready to wait, also for ``woken``, which becomes readable when another thread cancels."""
         self._woken = woken
 
+    def begin(self) -> None:
+        """Start the first attempt, which may be over at once."""
+        if self._waiting:
+            self._start(self._waiting.popleft())
+
     def go_on(self, longest: float) -> None:
         """Start the next attempt if its time has come; else wait for news, ``longest`` seconds at most."""
         pause = min(longest, _LONGEST_WAIT)
@@ -119,7 +125,7 @@ class Race:
     def _start(self, address: Address) -> None:
         self._start_next = monotonic() + _HEAD_START
         try:
-            sock = Socket(address.family, address.type, address.proto)
+            sock = Socket(address.family, address.type | _NONBLOCK, address.proto)
         except OSError as error:
             if is_alarm(error):
                 raise
@@ -128,7 +134,8 @@ class Race:
             return
         self._flying[sock] = address
         try:
-            sock.setblocking(False)
+            if sock.gettimeout() != 0.0:
+                sock.setblocking(False)
             _set_options(sock, address.family, self._options)
             if self._source is not None:
                 bind(sock, address.family, self._source)
@@ -141,7 +148,9 @@ class Race:
             sock.close()
             return
         if code in _UNDER_WAY:
-            self._look_whether_over(sock)
+            outcome = _outcome(sock)
+            if outcome is None or outcome.errno != errno.ENOTCONN:  # over at once, as within one machine
+                self._end(sock, outcome)
             return
         del self._flying[sock]
         sock.close()
@@ -150,12 +159,6 @@ class Race:
             self._start_next = monotonic() + _AGAIN
         else:
             self._fail(address, _os_error(code))
-
-    def _look_whether_over(self, sock: socket.socket) -> None:
-        """End an attempt that is over as soon as it has begun, as those within one machine are."""
-        error = _outcome(sock)
-        if error is None or error.errno != errno.ENOTCONN:
-            self._end(sock, error)
 
     def _end(self, sock: socket.socket, error: OSError | None) -> None:
         address = self._flying.pop(sock)

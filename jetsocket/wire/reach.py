@@ -21,6 +21,15 @@ from jetsocket.wire.stream import Stream
 class Reach:
     """The opening of one connection, as far as TCP; what `cancel` wakes, and what is said when it fails."""
 
+    _stage: object = "starting"  # for messages, and made a string there
+    # What `cancel` has to wake. Each is set first and the flag looked at after it, and `cancel` does these in
+    # the other order: so one of the two sees the other, without a lock.
+    _cancelled: bool = False
+    _mailbox: Mailbox | None = None
+    _waker: Stream | None = None
+    _stream: Stream | None = None
+    _running: Race | None = None
+
     def __init__(
         self,
         target: uris.Target,
@@ -52,16 +61,8 @@ class Reach:
         self._proxy = proxy
         self._unix = unix
         self._socket_options = socket_options
-        self._server_name = server_hostname or uris.tls_name(target.host)
+        self._server_hostname = server_hostname
         self._source_address = source_address
-        self._stage: object = "starting"  # for messages, and made a string there
-        # What `cancel` has to wake. Each is set first and the flag looked at after it, and `cancel` does
-        # these in the other order: so one of the two sees the other, without a lock.
-        self._cancelled = False
-        self._mailbox: Mailbox | None = None
-        self._waker: Stream | None = None
-        self._stream: Stream | None = None
-        self._running: Race | None = None
 
     def cancel(self) -> None:
         """Make `open` raise ConnectionError at once. For any thread, and signal handlers.
@@ -118,6 +119,10 @@ class Reach:
         self._running = race = Race(reachable_from(source, addresses), self._socket_options, source)
         self._stage = _Connecting(whom, race)
         try:
+            self._refuse_if_cancelled()
+            if self._remaining() <= 0:
+                raise self._timed_out()
+            race.begin()
             while race.winner is None:
                 self._refuse_if_cancelled()
                 if race.lost:
