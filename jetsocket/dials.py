@@ -42,6 +42,7 @@ class Dial:
         overdue_at: When it is given up though its thread has not come back (monotonic, s).
         is_over: Whether it has ended, well or not; what its thread still opens is closed then.
         taken: Whether a thread has taken it up.
+        parks: Whether that thread counts as one that waits for its next order, with this one's end.
         thread: That one's identity.
         is_told: Whether the log says that it hangs.
         hangs_in: Where in the user's code that thread was when it was given up; "" if it is not known.
@@ -50,27 +51,31 @@ class Dial:
         error: Why it failed, if it did.
     """
 
+    # What all begin with.
+    has_slot: bool = False
+    room: Entry | None = None
+    has_evicted: bool = False
+    entry: Entry | None = None
+    attempts: int = 0
+    overdue_at: float = float("inf")
+    is_over: bool = False
+    taken: bool = False
+    parks: bool = False
+    thread: int = 0
+    hangs_in: str = ""
+    is_told: bool = False
+    has_opened: bool = False
+    error: BaseException | None = None
+
     def __init__(self, key: str, target: Target, purpose: Purpose, context: Context | None) -> None:
         """Order one."""
         self.key = key
         self.target = target
         self.purpose = purpose
         self.context = context
-        self.has_slot = False
-        self.room: Entry | None = None
-        self.has_evicted = False
-        self.entry: Entry | None = None
         self.ordered_at = self.began_at = monotonic()
-        self.attempts = 0
-        self.overdue_at = float("inf")
-        self.is_over = False
-        self.taken = self.has_opened = False
-        self.thread = 0
-        self.hangs_in = ""
-        self.is_told = False
         self.done = threading.Lock()
         self.done.acquire()
-        self.error: BaseException | None = None
 
     @property
     def rests(self) -> bool:

@@ -37,7 +37,6 @@ from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
 from jetsocket.user_errors import as_told, told
 from jetsocket.wire.redaction import raise_alone
-from jetsocket.wire.waits import take
 from jetsocket.wire.websocket import WebSocket
 from jetsocket.workers import run
 
@@ -45,6 +44,7 @@ START_PATIENCE = 0.5
 """s that an opener may take to be started."""
 
 _PARK = 5.0  # s that an opener waits for its next order
+_LEAST_PARK = 0.01  # s that it waits after it was woken for an order that another opener has
 _ROOM_PATIENCE = 0.25  # s that a connection has for its closing handshake when its slot is wanted
 _OVERDUE = 0.1  # s after which a dial that has not ended by itself is given up
 _LIMITER_PATIENCE = 1.0  # s that a limiter may take beyond its timeout, for it may do I/O
@@ -83,6 +83,10 @@ class Opening:
         self._configure = on_open
         self._limiter = limiter
         self._threads: list[threading.Thread] = []
+        matching = terms.matching
+        times = 1 + (on_open is not None) + (matching is not None and matching.configures)
+        # How long one attempt may take before it is given up from outside (s).
+        self._most_time = options.connect_timeout * times + _OVERDUE
 
     # --- threads ---------------------------------------------------------------------------------------
 
@@ -134,18 +138,19 @@ class Opening:
             run(partial(limiter.release, token))
 
     def _serve(self) -> None:
-        state, is_new = self._state, True
+        state, is_new, is_parked = self._state, True, False
         while True:
-            dial = state.next_dial(is_new=is_new)
+            dial = None if is_parked else state.next_dial(is_new=is_new)
             is_new = False
-            if dial is None and (state.closed or (dial := self._park()) is None):
+            if dial is None and ((state.closed and not is_parked) or (dial := self._park()) is None):
                 return
             try:
-                self.open(dial)
+                self.open(dial, parks=True)
             except Forked:
                 raise
             except BaseException:  # noqa: BLE001  # whatever it is, the callers in line have got it
                 assert dial.is_over
+            is_parked = dial.parks
             del dial
 
     def _park(self) -> Dial | None:
@@ -154,7 +159,9 @@ class Opening:
         deadline = monotonic() + _PARK
         while True:
             try:
-                take(state.wake_opener, deadline - monotonic())
+                # Not by `take`, whose exception a caller would wait for that has just got a connection. So,
+                # before Python 3.13, a thread that is stopped here for so long parks until the next order.
+                state.wake_opener.get(timeout=max(_LEAST_PARK, deadline - monotonic()))
                 is_late = False
             except Empty:
                 is_late = True
@@ -165,12 +172,12 @@ class Opening:
     # --- one order -------------------------------------------------------------------------------------
 
     @carries_out
-    def open(self, dial: Dial) -> None:
-        """Carry out an order, in the context of the caller that it was made for."""
+    def open(self, dial: Dial, *, parks: bool = False) -> None:
+        """Carry out an order, in the context of the caller that it was made for; see `Dialling.opened`."""
         context = copy_context() if dial.context is None else dial.context.copy()
         dial.thread = threading.get_ident()
         try:
-            context.run(self._open, dial)
+            context.run(self._open, dial, parks)
         except Forked:
             raise
         except BaseException as error:
@@ -191,7 +198,7 @@ class Opening:
             lasted = monotonic() - dial.began_at
             self._state.log.note(logging.WARNING, text, self._state.name, dial.target.redacted, lasted)
 
-    def _open(self, dial: Dial) -> None:
+    def _open(self, dial: Dial, parks: bool) -> None:
         state, attempts = self._state, self._options.connect_attempts
         for attempt in range(1, attempts + 1):
             if state.pid != PID[0]:
@@ -203,12 +210,12 @@ class Opening:
             self._close_room(dial)
             entry = Entry(dial.target, self._new_wire(), self._expiry())
             entry.token = token
-            if not state.begin(dial, entry, monotonic() + self._most_time()):
+            if not state.begin(dial, entry, monotonic() + self._most_time):
                 state.give_token_back(token)
                 return
             failure = self._attempt(entry)
             if failure is None:
-                if not state.opened(dial, entry):
+                if not state.opened(dial, entry, parks=parks):
                     entry.wire.shutdown()
                     state.drop_dial(dial)
                 return
@@ -253,12 +260,6 @@ class Opening:
         if not state.attempt_failed(dial, entry, error):
             return True
         return dial.wait(pause)  # `close` ends it
-
-    def _most_time(self) -> float:
-        """How long one attempt may take before it is given up from outside (s)."""
-        matching = self._terms.matching
-        times = 1 + (self._configure is not None) + (matching is not None and matching.configures)
-        return self._options.connect_timeout * times + _OVERDUE
 
     def _new_wire(self) -> WebSocket:
         wire = WebSocket(

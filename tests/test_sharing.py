@@ -140,21 +140,6 @@ def test_acquire_gets_a_connection_of_its_own_and_neither_starves(
     assert server.most_open == 1
 
 
-def test_who_may_share_goes_on_once_who_wanted_it_alone_has_left(
-    server: EchoServer, make_pool: MakePool
-) -> None:
-    """A subscription holds the one connection: it does not run empty, and no other leaves it meanwhile."""
-    pool = make_pool(server, correlation=Plain(), max_connections=1, max_in_flight=4)
-    with pool.subscribe("/", {"do": "subscribe", "topic": "t"}), ThreadPoolExecutor(2) as threads:
-        alone = threads.submit(pool.acquire, "/", 0.5)
-        wait_until(lambda: pool.stats().waiting == 1)
-        sharing = threads.submit(pool.request, "/", {"n": 1}, 8)
-        wait_until(lambda: pool.stats().waiting == 2)
-        assert isinstance(alone.exception(10), PoolExhaustedError)
-        assert sharing.result(10)["n"] == 1
-    assert server.opened == 1
-
-
 # --- what goes wrong
 
 

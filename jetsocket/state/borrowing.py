@@ -93,11 +93,20 @@ class State(FastPath):
         borrower.wake.acquire()
         (self.line.rejoin if again else self.line.join)(borrower)
         self.idle.pace(key, 0.0)
-        self._plan()
+        if trouble is None and self._is_alone(key) and self.slots.acquire(blocking=False):
+            self._order(borrower, has_slot=True)
+        else:
+            self._plan()
         if not again and self._is_line_too_long():
             self.line.leave(borrower)
             return Answer(is_refused=True)
         return Answer(is_waiting=True)
+
+    def _is_alone(self, key: str) -> bool:
+        """Whether one caller stands in line, and needs no plan: a free slot is all that it needs."""
+        assert self.lock.locked()
+        is_plain = not (self.left_behind or self.resting) and self.config.max_per_uri is None
+        return is_plain and len(self.line) == 1 and not self.idle.opening(key)
 
     def _is_line_too_long(self) -> bool:
         """Whether more callers wait than `max_waiting`, without those for whom one is being opened."""
@@ -142,8 +151,7 @@ class State(FastPath):
         """`refuse` of one whose pong the borrower had no time to wait for: it may be as good as before."""
         self._take_from(borrower, entry)
         borrower.entry = None
-        # Else others have joined it meanwhile, and see for themselves; or have, and it is closing.
-        if not entry.sharers and entry.place in (LENT, SHARED):
+        if not entry.sharers:  # else others have joined it meanwhile, and see for themselves
             self._forget_share(entry)
             entry.borrower = None
             self._suspect(entry, answer_by)
@@ -191,7 +199,6 @@ class State(FastPath):
             borrower.reason = borrower.reason or "in use"
         if self.line and borrower in self.line:
             self._turn_away(borrower, borrower.error or self._over())
-            self._fill_all()
         if borrower.lent_for and not borrower.is_counted:
             borrower.is_counted = True
             taken_at, leases = borrower.taken_at, self.totals.leases

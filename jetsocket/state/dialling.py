@@ -105,8 +105,12 @@ class Dialling(Rebuilding):
             self._forget(dial.room)
 
     @step
-    def opened(self, dial: Dial, entry: Entry) -> bool:
-        """A connection is open; False: it came too late, and is to be closed."""
+    def opened(self, dial: Dial, entry: Entry, *, parks: bool = False) -> bool:
+        """A connection is open; False: it came too late, and is to be closed.
+
+        If its thread `parks` after that, and there is no order for it, it counts as parked from here on:
+        another step would keep the caller waiting that has got the connection.
+        """
         if dial not in self.dials or entry not in self.entries or entry.place == CLOSING:
             return False
         self.totals.connections += 1
@@ -124,6 +128,9 @@ class Dialling(Rebuilding):
             if (now := monotonic()) >= self.idle.paced_until(dial.key):
                 self.idle.pace(dial.key, now + PACE)
             self._plan()
+        if parks and not self.queued and not self.closed:
+            self.parked += 1
+            dial.parks = True
         return True
 
     @step

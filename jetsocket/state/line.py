@@ -94,11 +94,6 @@ class Line:
                 self.leave(borrower)
         return None
 
-    @property
-    def keys_of_sharers(self) -> list[str]:
-        """The URIs that callers wait for who may share a connection."""
-        return list(self._sharers)
-
     def exclusive(self, key: str) -> int:
         """How many wait for a connection of their own to that URI."""
         return self.count(key) - self._sharers.get(key, 0)

@@ -238,14 +238,6 @@ class Moves(Steps):
             sharer.rouse()
             self.line.leave(sharer)
 
-    def _fill_all(self) -> None:
-        """`_fill` where callers wait: one for whom a connection was to run empty may have left the line."""
-        assert self.lock.locked()
-        if self.shared and self.line:
-            for key in self.line.keys_of_sharers:
-                for entry in list(self.shared.get(key, ())):
-                    self._fill(entry)
-
     def _leave_share(self, entry: Entry, borrower: Borrower) -> None:
         """One of those that share a connection is done."""
         assert self.lock.locked()

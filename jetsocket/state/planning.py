@@ -41,11 +41,9 @@ class Planning(MakingRoom):
         assert self.lock.locked()
         if self.closed or self.draining:
             return
-        self._fill_all()
         now, self.plan_at = monotonic(), NEVER
         for head in self.line.heads():
             self._look_again_at(self._plan_for(head, now))
-        self._fill_all()  # what is ordered now need not run empty any more
         self._look_again_at(min((dial.overdue_at for dial in self.dials), default=NEVER))
 
     def _look_again_at(self, when: float) -> None:
@@ -62,7 +60,7 @@ class Planning(MakingRoom):
         again_at = max(self._dialled_again_at(head.key), self.idle.paced_until(head.key))
         if now < again_at:
             return again_at
-        if (error := self._why_not_dialled(head.key)) is not None:
+        if self.left_behind and (error := self._why_not_dialled(head.key)) is not None:
             for borrower in self.line.all(head.key):
                 self._turn_away(borrower, error)
             return NEVER
@@ -122,6 +120,8 @@ class Planning(MakingRoom):
         """
         assert self.lock.locked()
         trouble = self.troubles.of(key)
+        if trouble is None and not self.resting:  # nearly always
+            return 0.0
         is_open, opening = self.idle.open(key) > 0, self.idle.opening(key) > 0
         if opening and not is_open and any(dial.key == key for dial in self.resting):
             return NEVER
@@ -158,7 +158,7 @@ class Planning(MakingRoom):
     def _allowed(self, key: str, more: int) -> int:
         """How many of so many more dials of a URI the limits allow, slots aside."""
         assert self.lock.locked()
-        if too_many(self.left_behind, key):
+        if self.left_behind and too_many(self.left_behind, key):
             return 0
         opening, open_now, config = self.idle.opening(key), self.idle.open(key), self.config
         return dials_allowed(
@@ -191,8 +191,6 @@ class Planning(MakingRoom):
             self.wake_opener.put(None)
         else:
             self.doorbell.put("openers")
-        if dial.purpose != "line":  # else `_plan` does, when it has ordered all
-            self._fill_all()
         return dial
 
     def _end_dial(self, dial: Dial) -> None:

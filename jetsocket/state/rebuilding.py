@@ -66,7 +66,6 @@ class Rebuilding(Planning):
         """Put each connection into the list of its place; what no dial and no borrower has is closed."""
         assert self.lock.locked()
         for dial in self.dials:
-            dial.has_opened = False  # `opened` was struck: what it has opened is closed
             if dial.entry not in self.entries:
                 dial.entry = None  # `begin` was struck: it has no slot, so it can't make room for another
         dialled = {dial.entry for dial in self.dials}
@@ -86,11 +85,9 @@ class Rebuilding(Planning):
     def _count_sharers(self) -> None:
         """Find out who shares what, and give free places to those in line."""
         assert self.lock.locked()
-        for entry in self.entries:
-            if entry.sharers or entry.requests:
-                entry.sharers = {each: None for each in entry.sharers if each.entry is entry}
-                entry.requests = sum(not each.is_subscriber for each in entry.sharers)
         for entry in [entry for entry in self.entries if entry.place == SHARED]:
+            entry.sharers = {each: None for each in entry.sharers if each.entry is entry}
+            entry.requests = sum(not each.is_subscriber for each in entry.sharers)
             if entry.sharers:
                 self._fill(entry)
             else:
@@ -109,8 +106,7 @@ class Rebuilding(Planning):
 def _holds(borrower: Borrower, entry: Entry) -> bool:
     """Whether a borrower has that connection, by what is written in both."""
     if borrower.shares:
-        # It may have been lost, which he does not know yet; in any other place, its lending was struck.
-        return borrower in entry.sharers and entry.place in (SHARED, CLOSING, GONE)
+        return entry.place == SHARED and borrower in entry.sharers
     return entry.place == LENT and entry.borrower is borrower
 
 

@@ -29,7 +29,7 @@ from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry, key_of
 from jetsocket.exceptions import ConnectionError
-from jetsocket.lifecycle import LENT, SHARED
+from jetsocket.lifecycle import LENT
 from jetsocket.state import State
 from jetsocket.uris import parse
 from tests.books import faults_in
@@ -48,7 +48,7 @@ class Wire:
     """What the state asks of a connection."""
 
     messages_sent = messages_received = bytes_out = bytes_in = 0
-    failure: object = None
+    failure = None
     reader = Reader()
 
 
@@ -59,9 +59,8 @@ class Struck(BaseException):
 class Lease:
     """What a borrower holds; the borrower does not keep it alive."""
 
-    def __init__(self, number: int, *, shares: bool = False, is_subscriber: bool = False) -> None:
+    def __init__(self, number: int) -> None:
         self.borrower = Borrower()
-        self.borrower.shares, self.borrower.is_subscriber = shares, is_subscriber
         self.borrower.target = TARGETS[number]
         self.borrower.key = key_of(TARGETS[number])
         self.borrower.lease = weakref.ref(self)
@@ -109,7 +108,7 @@ def is_at_the_lock(frame: FrameType) -> bool:
 
 def acquire(state: State, lease: Lease, may_wait: bool) -> bool:
     """What an acquire does to the state; whether it stands in line."""
-    if not lease.borrower.shares and state.take(lease.borrower) is not None:
+    if state.take(lease.borrower) is not None:
         return False
     return state.enter(lease.borrower, may_wait).is_waiting
 
@@ -117,23 +116,11 @@ def acquire(state: State, lease: Lease, may_wait: bool) -> bool:
 def give_back(state: State, borrower: Borrower, reason: str | None, gone: bool) -> None:
     """What a release does to it."""
     if state.claim(borrower):
-        if borrower.shares:
-            borrower.lent_for = 0.1
-            borrower.reason = reason
-            state.come_back(borrower)
-            return
         for _ in range(10):  # to judge what it did takes a while
             borrower.reason = "interrupted"
         borrower.reason, borrower.gone = reason, gone
         borrower.lent_for = UNTIL_BOOKED if reason is None else 0.1
         state.come_back(borrower)
-
-
-def has(borrower: Borrower, entry: Entry) -> bool:
-    """Whether a borrower has that connection; one that others share may have been lost meanwhile."""
-    if borrower.shares:
-        return borrower in entry.sharers if entry.place == SHARED else entry.wire.failure is not None
-    return entry.place == LENT and entry.borrower is borrower
 
 
 STRUCK_HERE = {acquire.__code__, give_back.__code__}
@@ -154,7 +141,6 @@ class Model:
                 max_per_uri=rnd.choice([None, None, 1, 2]),
                 connect_cooldown=rnd.choice([0.0, 0.0, 0.01]),
                 max_waiting=rnd.choice([None, None, 0, 3]),
-                max_in_flight=rnd.choice([1, 1, 2, 4]),
             ),
             f"model-{seed}",
             1.0,
@@ -181,9 +167,7 @@ class Model:
             sys.settrace(None)
 
     def acquire(self) -> None:
-        shares = self.state.config.max_in_flight > 1 and self.random.random() < 0.6
-        subscribes = shares and self.random.random() < 0.2
-        lease = Lease(self.random.randrange(len(TARGETS)), shares=shares, is_subscriber=subscribes)
+        lease = Lease(self.random.randrange(len(TARGETS)))
         outcome = self.call(acquire, self.state, lease, self.random.random() < 0.8)
         if outcome is Struck:
             self.give_up(lease)
@@ -219,18 +203,12 @@ class Model:
                 self.leases.append(lease)
 
     def refuse(self) -> None:
-        """A connection is found stale before its borrower gets it, or fails before it was used."""
+        """A connection is found stale before its borrower gets it."""
         if self.leases:
             lease = self.take_one(self.leases)
             entry, gone = lease.borrower.entry, self.random.random() < 0.5
-            assert entry is not None
-            is_late = self.random.random() < 0.3 and len(entry.sharers) < 2  # else they see for themselves
-            if not is_late:
-                entry.wire.failure = entry.wire.failure or ConnectionError("lost")
 
             def refuse() -> Any:
-                if is_late:
-                    return self.state.set_aside(lease.borrower, entry, NEVER, may_wait=True)
                 return self.state.refuse(lease.borrower, entry, "closed", gone=gone, may_wait=True)
 
             outcome = self.call(refuse)
@@ -240,13 +218,6 @@ class Model:
                 self.waiting.append(lease)
             elif outcome.entry is not None:
                 self.leases.append(lease)
-
-    def lose(self) -> None:
-        """A shared connection is lost: those on it are told one by one."""
-        shared = [lease for lease in self.leases if lease.borrower.shares]
-        entry = self.random.choice(shared).borrower.entry if shared else None
-        if entry is not None:
-            entry.wire.failure = ConnectionError("lost")
 
     def begin_dial(self) -> None:
         dial = self.state.next_dial(is_new=False)
@@ -339,10 +310,7 @@ class Model:
         self.state.open_entries()  # a whole step puts right what the last one left half-done
         for borrower in self.state.dropped():
             was_lent = self.state.claim(borrower)
-            if borrower.shares:
-                borrower.reason = self.random.choice([None, "dropped"])  # a subscription may be left open
-                self.state.come_back(borrower)
-            elif was_lent or borrower.entry is None or borrower.entry.borrower is not borrower:
+            if was_lent or borrower.entry is None or borrower.entry.borrower is not borrower:
                 self.state.take_over(borrower, "dropped")
         for borrower in self.state.unreturned():
             self.state.take_over(borrower, "interrupted")
@@ -357,8 +325,8 @@ class Model:
         """What is wrong; nothing, ever."""
         found = list(faults_in(self.state))
         for lease in self.leases:
-            borrower, entry = lease.borrower, lease.borrower.entry
-            if entry is None or not has(borrower, entry):
+            entry = lease.borrower.entry
+            if entry is None or entry.borrower is not lease.borrower or entry.place != LENT:
                 found.append(f"a lease lost its connection: {entry}")
             if lease.borrower not in self.state.lent:
                 found.append("a lease can't be released")
@@ -371,19 +339,6 @@ class Model:
             if has_been_told and borrower.wake is not None and borrower.wake.locked():
                 found.append("a waiter sleeps on")
         lent_to = {entry.borrower for entry in self.state.entries if entry.place == LENT}
-        lent_to |= {each for entry in self.state.entries if entry.place == SHARED for each in entry.sharers}
-        found += [
-            f"too many requests: {entry}"
-            for entry in self.state.entries
-            if entry.requests > self.state.config.max_in_flight
-        ]
-        with self.state.lock:
-            found += [
-                "a caller waits though there is a place"
-                for each in self.waiting
-                if each.borrower.shares and each.borrower in self.state.line
-                if self.state._place_for(each.borrower) is not None
-            ]
         if extra := {*self.state.lent, *self.state.line, *lent_to} - mine:
             found.append(f"{len(extra)} have or wait for a connection that no thread knows of")
         return found
@@ -394,7 +349,6 @@ class Model:
         """Do so many steps, and look after each; then everybody leaves, and everything is as it began."""
         often = [self.acquire] * 4 + [self.release] * 4 + [self.begin_dial, self.end_dial] * 3
         seldom = [self.leave, self.close_some, self.drop, self.check, self.plan, self.refuse, self.suspect]
-        seldom.append(self.lose)
         for number in range(steps):
             what = self.random.choice([*often, *seldom, self.others])
             what()
@@ -632,19 +586,6 @@ def test_a_borrower_whose_connection_is_stale_in_a_drained_pool_is_told_at_once(
     assert waiter.acquire(blocking=False), "drain waits on"
 
 
-def test_one_that_owes_a_pong_and_is_lost_meanwhile_is_no_suspect() -> None:
-    """Two callers got it while one of them pinged it; the other was faster to find it lost."""
-    state = State(ConnectionPoolConfig(max_connections=1, max_in_flight=4), "state", 1.0)
-    first, second = Lease(0, shares=True), Lease(0, shares=True)
-    dial, entry = opened(state, first)
-    assert state.opened(dial, entry)
-    assert state.enter(second.borrower, True).entry is entry
-    entry.wire.failure = ConnectionError("lost")
-    assert state.refuse(second.borrower, entry, "closed", gone=False, may_wait=True).is_waiting
-    assert state.set_aside(first.borrower, entry, NEVER, may_wait=True).is_waiting
-    assert (entry.place, list(faults_in(state))) == ("closing", [])
-
-
 def test_a_return_that_was_only_stopped_takes_nothing_from_the_next_borrower(state: State) -> None:
     """Its thread is stopped between the claim and the booking, is taken for struck, and goes on."""
     lease, entry = lent(state)
@@ -676,3 +617,26 @@ def test_a_wait_says_whether_it_was_roused() -> None:
     assert not borrower.wait(0.0)
     borrower.rouse()
     assert borrower.wait(0.0)
+
+
+def test_an_opener_without_another_order_is_parked_in_the_step_that_hands_its_connection_over(
+    state: State,
+) -> None:
+    """The caller waits for the opener to wait: a step of its own for that would hold it up."""
+    lease, later = Lease(0), Lease(0)
+    dial, entry = opened(state, lease)
+    assert state.enter(later.borrower, may_wait=True).is_waiting
+    assert state.opened(dial, entry, parks=True)
+    assert not dial.parks  # there is an order
+    assert state.parked == 0
+    dial = state.next_dial(is_new=False)
+    assert dial is not None
+    entry = Entry(dial.target, Wire())  # type: ignore[arg-type]  # a stand-in
+    assert state.begin(dial, entry, 0.0)
+    assert state.opened(dial, entry, parks=True)
+    assert dial.parks
+    assert state.parked == 1
+    state.close()
+    state.wake_opener.get_nowait()  # it is woken
+    assert state.unpark(stay=True) is None
+    assert state.parked == 0
