@@ -163,7 +163,8 @@ def test_of_very_many_that_are_left_in_every_way_none_pushes_to_the_next_borrowe
         args = pushing.uri, str(max_in_flight), str(leases)
         ended = scripts.run(script, *args, watchdog=90 + leases / 20, measured=False)
         assert pushing.most_open <= 4
-    told = ended.check().out.split()
+    assert ended.status == 0, ended.err  # a strike in a finalizer is printed
+    told = ended.out.split()
     assert int(told[0]) > 0.98 * leases, told  # some strikes come between two leases
     assert int(told[1]) > leases / 100, told
 

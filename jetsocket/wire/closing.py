@@ -121,7 +121,8 @@ class Closing(Pings):
                 if is_alarm(error):
                     raise
                 return  # it was being closed anyway; only the end of the stream matters now
-            self.reader.messages.clear()
+            if self.holder is None:  # else what came before is still its own: others may share the connection
+                self.reader.messages.clear()
             if self.reader.close is not None:
                 self._reply_at = monotonic()
 

@@ -10,7 +10,8 @@ asserts that. Neither is waited for while the other is held.
   the pongs and the close frame that what was read calls for.
 - `lock` guards everything that is sent: the stream's writing side. It is held while a message goes out. A
   pong never waits for it: the thread that holds it sends the pongs that are due when done. With it,
-  `readlock` is taken without waiting: after a failed send, for the reason, and as the process ends.
+  `readlock` is taken without waiting, as the process ends; and for a moment only after a failed send, for
+  what came before it.
 
 A signal handler or finalizer runs in the middle of whatever its thread does. If that holds the lock that the
 handler needs, waiting would be waiting for itself: it gets an InvalidStateError.

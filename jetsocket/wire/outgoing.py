@@ -17,6 +17,7 @@ from jetsocket.wire.message_reader import PING_BURST
 from jetsocket.wire.tls import ReentryError
 
 _PUSH_PATIENCE = 1.0  # s
+_REASON_PATIENCE = 0.25  # s that a thread may take to read what came before a send failed
 _KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
 
 
@@ -181,8 +182,12 @@ class Outgoing(Link):
 
     @takes("readlock")
     def _look_for_reason(self) -> None:
-        """After a failed send: the server's close frame may be there, unread, and say why."""
-        if self.readlock.acquire(blocking=False):
+        """After a failed send: what came before may be there, unread: replies, a close frame that says why.
+
+        A thread that reads is about to find it. It is waited for: noted first, the failure would take from
+        it, and from all for whom it reads, what has come.
+        """
+        if self.readlock.acquire(timeout=_REASON_PATIENCE):
             try:
                 self.read_available()
             finally:

@@ -25,6 +25,7 @@ from jetsocket.exceptions import (
     ProtocolError,
     TimeoutError,
 )
+from jetsocket.threads import is_in
 from jetsocket.wire.waits import Patience
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
@@ -193,6 +194,64 @@ class TestDeadlines:
             ws.close(timeout=0.3)
         assert ws.fileno() == -1
         stopped.set()
+
+    def test_a_send_that_fails_takes_nothing_from_a_thread_that_reads(
+        self, raw_server: RawFactory, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What came before is read first, though the reader is slow to wake."""
+        monkeypatch.setattr("jetsocket.wire.outgoing._REASON_PATIENCE", 10.0)
+
+        def answer_and_reset(sock: socket.socket) -> None:
+            servers.read_client_frame(sock)
+            sock.sendall(frame(1, b"the reply"))
+            servers.reset(sock)
+
+        ws = connect(raw_server(after_upgrade(then=answer_and_reset)).uri)
+        ws.send_message("a request", soon())
+        wait_until(lambda: ws._live_stream().waiting > 0)
+        failures: list[BaseException] = []
+
+        def send() -> None:
+            with pytest.raises(ConnectionClosedError) as raised:
+                for _ in range(100):  # the first ones may still be taken
+                    ws.send_message("x", soon())
+                    threading.Event().wait(0.01)
+            failures.append(raised.value)
+
+        sender = threading.Thread(target=send)
+        with ws.readlock:  # as a reader that has not got the processor yet
+            sender.start()
+            looks = WebSocket._look_for_reason.__code__
+            wait_until(lambda: failures or is_in(sender.ident or 0, [looks]))
+            assert ws.failure is None
+        assert ws.recv_message(soon()) == "the reply"
+        sender.join()
+        with pytest.raises(ConnectionClosedError):
+            ws.recv_message(soon())
+
+    @pytest.mark.parametrize("is_held", [True, False])
+    def test_what_came_before_a_close_is_still_its_holders(
+        self, raw_server: RawFactory, connect: Connect, is_held: bool
+    ) -> None:
+        """Several callers share a connection, and the first that finds it lost closes it."""
+        go_on = threading.Event()
+
+        def speak(sock: socket.socket) -> None:
+            sock.sendall(frame(1, b"the reply"))
+            go_on.wait(5)
+            sock.sendall(frame(1, b"the last"))
+
+        ws = connect(raw_server(after_upgrade(then=speak)).uri)
+        wait_until(lambda: ws.tend() and ws.reader.messages)
+        holder = ws.holder = object() if is_held else None
+        ws.start_close()
+        go_on.set()
+        wait_until(ws.poll_close)
+        ws.shutdown()
+        if is_held:
+            assert [ws.recv_message(soon(), holder) for _ in range(2)] == ["the reply", "the last"]
+        with pytest.raises(ConnectionClosedError):
+            ws.recv_message(soon(), holder)
 
     def test_close_with_a_polite_peer_is_a_closing_handshake(
         self, raw_server: RawFactory, connect: Connect
