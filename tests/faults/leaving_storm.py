@@ -201,6 +201,7 @@ def storm(uri: str, max_in_flight: str, leases: str) -> None:
     foreign = [each for leaver in leavers for each in leaver.foreign]
     assert not foreign, f"{len(foreign)}: {foreign[:5]} {outcomes}"
     wait_until(lambda: not faults(pool) and not pool.leases(), 5, f"{faults(pool)} {outcomes}")
+    wait_until(lambda: pool.stats().in_flight == 0, 5, f"requests are under way for ever {outcomes}")
     held = [pool.acquire("/", 5) for _ in range(4)]
     for lease in held:
         lease.release()

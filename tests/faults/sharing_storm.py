@@ -92,6 +92,7 @@ def storm(uri: str, max_in_flight: str, seconds: str) -> None:
         assert not worker.thread.is_alive(), "a thread hangs"
     assert not outcomes["foreign"], outcomes
     wait_until(lambda: not faults(pool) and not pool.leases(), 5, f"{faults(pool)} {outcomes}")
+    wait_until(lambda: pool.stats().in_flight == 0, 5, f"requests are under way for ever {outcomes}")
     leases = [pool.acquire("/", 5) for _ in range(4)]
     for lease in leases:
         lease.release()

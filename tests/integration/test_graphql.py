@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, HandshakeError, ReplyError
+from jetsocket import ConnectionPool, HandshakeError, ReplyError, TimeoutError
 from jetsocket.correlation import GraphQLTransportWs
 from jetsocket.exceptions import ConnectionError
 from tests.crowds import crowd, errors
@@ -152,6 +152,24 @@ def test_a_subscription_that_is_left_ends_at_the_server(uri: str, make_pool: Poo
         assert received == list(range(7))
     assert pool.stats().total_connections == 1
     assert unasked == [] and pool.stats().unasked_messages == 0
+
+
+def test_what_is_given_up_is_ended_at_the_server(uri: str, make_pool: PoolFactory) -> None:
+    graphql = GraphQLTransportWs({"token": "right"})
+    pool = make_pool(uri, correlation=graphql, max_connections=1, max_in_flight=4)
+    with pool.acquire("/graphql") as conn:
+        got = [*takewhile(lambda n: n < 5, (data_of(each)["count"] for each in conn.stream(counting(0))))]
+        assert got == list(range(5))
+        ask_what_it_saw = {"query": SEEN}
+        wait_until(
+            lambda: data_of(conn.request(ask_what_it_saw, PATIENCE))["seen"]["counting"] == 0,
+            PATIENCE,
+            "it has ended at the server",
+        )
+    with pytest.raises(TimeoutError):
+        pool.request("/graphql", counting(0), 0.3)
+    wait_until(lambda: seen(pool)["counting"] == 0, PATIENCE, "it has ended at the server")
+    assert pool.stats().total_connections == 1
 
 
 def test_its_pings_are_answered_where_nobody_reads(uri: str, make_pool: PoolFactory) -> None:
