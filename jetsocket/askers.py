@@ -66,6 +66,7 @@ class Askers(Reading):
         self._held, self._looks_again = deque[Part](), False  # see `_is_due`
         self._parts: deque[Part] = deque()  # what was read and is not handed out yet
         self._handed: Part | None = None  # the first of those, if it was
+        self._was_reply = False  # whether what was handed out last was one
 
     @property
     def target(self) -> Target:
@@ -85,7 +86,11 @@ class Askers(Reading):
         return bool(self._held) and (self._looks_again or not self._subscribing)
 
     def _hand_out(self, box: Mailbox[Any] | None) -> None:
-        """Hand out what was read, until something is in that mailbox; None: all of it."""
+        """Hand out what was read, until something is in that mailbox; None: all of it.
+
+        And behind the last reply that was waited for, what is there for others, as long as it is replies. Of
+        what is pushed, the rest waits until it is asked for: a subscription may take only so much.
+        """
         parts = self._parts
         while True:
             if self._is_due:  # what still finds none is held again, in order
@@ -94,10 +99,11 @@ class Askers(Reading):
                     if not (parts and parts[0] is self._held[-1]):  # a strike came in between
                         parts.appendleft(self._held[-1])
                     self._held.pop()
-            if not parts or (box is not None and box.has_mail):
+            if not parts or (box is not None and box.has_mail and not (box.is_ended and self._was_reply)):
                 return
             part = parts[0]
             if part is not self._handed:  # else a strike came before the next line but one
+                self._was_reply = False
                 self._dispatch(part)
                 self._handed = part
             parts.popleft()
@@ -160,6 +166,7 @@ class Askers(Reading):
         """A reply to a request that is under way."""
         asked = request.asked
         assert asked is not None
+        self._was_reply = True
         asked.replies += 1
         is_last = self.matching.correlation.is_last(part.message, asked)
         request.put(part.message, part)

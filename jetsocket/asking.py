@@ -12,6 +12,7 @@ from jetsocket.correlation import NewId
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import (
+    ConnectionError,
     InvalidStateError,
     JetSocketError,
     TimeoutError,
@@ -23,6 +24,7 @@ from jetsocket.mailbox import Mailbox
 from jetsocket.matching import Matching
 from jetsocket.pending import Request
 
+_NEVER = float("inf")
 _WINDOW = 64 * 1024  # B of requests that are on their way at once: as much as the kernel takes, read or not
 
 
@@ -34,8 +36,73 @@ class Asking(PooledConnection[T]):
     # --- requests --------------------------------------------------------------------------------------
 
     def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
+        if self._borrower.shares:
+            return self._request_shared(message, deadline, limit)
         where, request = self._begin(message, deadline, limit)
         return self._reply_to(where, request, deadline, limit, sent_at=monotonic())
+
+    def _request_shared(self, message: Any, deadline: float | None, limit: float | None) -> T:
+        """`_request` over a connection that others use, too: what waits to be sent, one of them sends."""
+        while True:
+            entry = self._entry or self._current()
+            where, request = dispatcher_of(entry), Request(message=message)
+            if entry.wire.readlock.locked():  # by this thread, no reply could come
+                where.refuse_reentry("request")
+            try:
+                if deadline is None:
+                    self._await_each(where, request)
+                else:
+                    self._await_shared(where, request, deadline, limit)
+                if (batch := request.batch) is not None:
+                    self._terms.reply_time.add(monotonic() - batch.left_at)
+                return self._outcome(request)
+            except ConnectionError as error:
+                if request.may_have_left or is_alarm(error):
+                    raise
+            finally:
+                where.give_up(request)
+            self._lender.move(self, entry, deadline)  # nothing of it has left: nothing shows
+
+    def _await_shared(
+        self, where: Dispatcher, request: Request, deadline: float | None, limit: float | None
+    ) -> None:
+        """Have a request sent, and wait for its reply."""
+        try:
+            where.post(request, deadline)
+            if not request.has_mail:
+                where.wait(request, deadline, "recv")
+        except TimeoutError as error:
+            if is_alarm(error):
+                raise
+            if not request.may_have_left:
+                error = where.late("send")
+            raise self._late(error, limit) from None
+
+    def _await_each(self, where: Dispatcher, request: Request) -> None:
+        """`_await_shared`, where `send_timeout` holds until it has left, and `recv_timeout` from then on."""
+        send, recv = self._terms.send_timeout, self._terms.recv_timeout
+        send_by = self._until(send)
+        while not request.has_mail:
+            is_queued, batch = request.outbox is not None, request.batch  # in this order: first it leaves
+            if batch is not None and batch.has_left:
+                has_left, limit, until = True, recv, None if recv is None else batch.left_at + recv
+            else:
+                has_left, limit, until = False, send, send_by
+            # Who sends it does not wake this thread for that: so it looks before the reply could be due.
+            look = until if has_left or recv is None else min(until or _NEVER, monotonic() + recv)
+            try:
+                if not (has_left or is_queued):
+                    where.post(request, until)
+                if not request.has_mail:
+                    where.wait(request, look, "recv")
+            except TimeoutError as error:
+                if is_alarm(error):
+                    raise
+                if not (has_left or request.may_have_left or until is None or monotonic() < until):
+                    error = where.late("send")
+                elif not has_left:
+                    continue
+                raise self._late(error, limit) from None
 
     def _reply_to(
         self,
@@ -88,11 +155,12 @@ class Asking(PooledConnection[T]):
         return self._send_over(leave, deadline, limit)
 
     def _outcome(self, request: Request) -> T:
-        asked = request.asked
-        assert asked is not None
         if request.error is not None:
             raise_error_of(request)
-        matching = self._matching
+        asked, matching = request.asked, self._matching
+        assert asked is not None
+        if asked.key is None:
+            return cast("T", None)  # no reply will come
         reply = matching.outcome(list(request.arrived), asked)
         return cast("T", matching.value_of(reply, self._told().target.redacted))
 

@@ -108,8 +108,12 @@ class Lending(Moving, Prewarming):
     def share(self, lease: Lease[Any], deadline: float) -> None:
         """Give a lease a place on a connection that others may use, too; with the errors of `lend`."""
         borrower, state = lease._borrower, self.state
-        entry = self._find(borrower, None, deadline, state.slept)
-        self.ensure_housekeeper()
+        entry = state.join(borrower)
+        if entry is None:
+            entry = self._find(borrower, None, deadline, state.slept)
+        keeper = self.housekeeper
+        if keeper is None or not keeper.runs:
+            self.ensure_housekeeper()
         borrower.reused = entry.uses > 0
         entry.uses += 1
         entry.wire.holder = entry.dispatcher

@@ -3,8 +3,9 @@
 Each thread waits for something of its own: the reply to its request, the next push of its subscription. What
 it waits for comes into its `Mailbox`. The first one that waits becomes the *leader*: it reads from the socket
 and hands out what comes, to itself and to the others, the *followers*, who only wait for their mailbox. When
-the leader has what it waits for, or gives up, it passes the lead on to the follower that has waited longest.
-So a reply costs its thread one waking at most, and no connection needs a thread of its own.
+the leader has what it waits for, or gives up, it passes the lead on to the follower that came last: where
+replies come in the order of the requests, that one leads for longest. So a reply costs its thread one waking
+at most, and no connection needs a thread of its own.
 
 What an exception of a signal handler strikes leaves no one behind: the lead is a `Turn`, over as soon as its
 thread has left `Reading.wait`, whatever made it leave; a follower that was not told of that finds out by
@@ -22,7 +23,7 @@ from typing import Any, Generic, TypeVar
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import InvalidStateError, TimeoutError
-from jetsocket.interrupts import suppress
+from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target
 from jetsocket.wire.tls import frames_from
 
@@ -44,9 +45,11 @@ class Mailbox(Generic[M]):
         arrived: What has come and was not taken yet.
         is_ended: Whether nothing more will come.
         error: Why not, if that is no orderly end.
+        is_for_one: Whether one thread at a time waits here.
     """
 
     __slots__ = ("__weakref__", "_bell", "arrived", "error", "is_ended")
+    is_for_one = False
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -61,6 +64,11 @@ class Mailbox(Generic[M]):
         """Whether waiting is over."""
         return bool(self.arrived) or self.is_ended
 
+    @property
+    def is_stranded(self) -> bool:
+        """Whether nothing can come, as what asks for it was not sent, and no thread is about to."""
+        return False
+
     def end(self, error: BaseException | None = None) -> None:
         """Nothing more comes; `error` says why."""
         if not self.is_ended:
@@ -71,8 +79,11 @@ class Mailbox(Generic[M]):
     def ring(self) -> None:
         """Wake the thread that waits."""
         if self._bell.locked():
-            with suppress(RuntimeError):  # another thread has just done so
+            try:
                 self._bell.release()
+            except RuntimeError as error:  # another thread has just done so
+                if is_alarm(error):
+                    raise
 
     def listen(self, timeout: float) -> None:
         """Wait until `ring`, at most so long (s)."""
@@ -98,8 +109,9 @@ class Turn:
 class Reading:
     """The leader and the followers of one connection.
 
-    `lock` guards who leads and who waits, and what a subclass says; it is held for microseconds, without I/O,
-    without user code, and no other lock is taken with it.
+    `lock` guards who becomes the leader; it is held for microseconds, without I/O, without user code, and no
+    other lock is taken with it. A follower takes no lock: it enters itself before it looks whether there is a
+    leader, and a leader looks for followers after it has left.
     """
 
     def __init__(self) -> None:
@@ -122,11 +134,20 @@ class Reading:
             ConnectionError: The connection has ended; all mailboxes were told.
         """
 
+    @abstractmethod
+    def _send_for(self, box: Mailbox[Any], deadline: float) -> None:
+        """Send what a stranded mailbox waits for; not called by the leader, which must not wait for that."""
+
     @property
     def is_led(self) -> bool:
         """Whether a thread reads at present."""
         leader = self._leader
         return leader is not None and not leader.is_over
+
+    @property
+    def is_waking(self) -> bool:
+        """Whether a follower has what it waits for, and its thread has not run since."""
+        return any(box.has_mail for box in list(self._followers.values()))
 
     def wait(self, box: Mailbox[Any], deadline: float | None, operation: str) -> None:
         """Wait until something is in a mailbox, or it is ended; read for all, if no other thread does.
@@ -145,6 +166,10 @@ class Reading:
         turn = Turn()
         try:
             while not box.has_mail:
+                if box.is_stranded:
+                    self._leave(turn, box)
+                    self._send_for(box, until)
+                    continue
                 leader = self._lead(turn, box, operation)
                 if leader is turn:
                     self._read(box, until)
@@ -153,7 +178,7 @@ class Reading:
                     raise self._reentered(operation)
                 left = until - monotonic()
                 if left <= 0:
-                    raise self._late(operation)
+                    raise self.late(operation)
                 box.listen(min(left, LOOK_AGAIN))
         finally:
             turn.is_over = True
@@ -186,41 +211,53 @@ class Reading:
 
     def _lead(self, turn: Turn, box: Mailbox[Any] | None, operation: str) -> Turn:
         """Become the leader, or a follower of the one there is; returns who leads."""
+        if box is not None:
+            self._followers[turn] = box
+            leader = self._leader
+            if leader is not None and leader is not turn and not leader.is_over:
+                return leader
         if self.lock.locked() and self._holds_lock():
             raise self._reentered(operation)
         with self.lock:
             leader = self._leader
             if leader is None or leader.is_over:
                 self._leader = leader = turn
-            if box is not None:
-                if leader is turn:
-                    self._followers.pop(turn, None)
-                else:
-                    self._followers[turn] = box
+            if leader is turn:
+                self._followers.pop(turn, None)
             return leader
 
     def _leave(self, turn: Turn, box: Mailbox[Any]) -> None:
         """Wait no longer, and pass the lead on."""
-        if self.lock.locked() and self._holds_lock():
-            return  # a handler is above code that holds it: the followers find out by themselves
-        with self.lock:
+        leader = self._leader
+        if leader is not None and leader is not turn and not leader.is_over:
             self._followers.pop(turn, None)
-            leader = self._leader
-            if leader is turn or (leader is not None and leader.is_over):
-                self._leader = leader = None
-            heir = next(iter(self._followers.values()), None) if leader is None else None
-        if heir is not None:
-            heir.ring()
-        if box.has_mail:  # of several threads that wait at one mailbox, another may take the rest
+        elif self.lock.locked() and self._holds_lock():
+            return  # a handler is above code that holds it: the followers find out by themselves
+        else:
+            with self.lock:
+                self._followers.pop(turn, None)
+                leader = self._leader
+                if leader is turn or (leader is not None and leader.is_over):
+                    self._leader = leader = None
+            if leader is None and (heir := self._heir()) is not None:
+                heir.ring()
+        if box.has_mail and not box.is_for_one:  # of several that wait there, another may take the rest
             box.ring()
+
+    def _heir(self) -> Mailbox[Any] | None:
+        """Who is to lead: who came last, of those that still wait."""
+        waiting = list(self._followers.values())
+        return next((box for box in reversed(waiting) if not box.has_mail), None)
 
     def _holds_lock(self) -> bool:
         """Whether this very thread holds `lock`, further down on its stack: waiting would be for itself."""
         below = frames_from(sys._getframe(2))
         return any(frame.f_code in HOLDERS and frame.f_locals.get("self") is self for frame in below)
 
-    def _late(self, operation: str) -> TimeoutError:
-        told = f"nothing came in time at {self.target.redacted}"
+    def late(self, operation: str) -> TimeoutError:
+        """What to tell a thread for which nothing came in time, or that could not even ask for it."""
+        told = "the server takes no more" if operation == "send" else "nothing came"
+        told = f"{told} in time at {self.target.redacted}"
         return TimeoutError(told, operation=operation, timeout=None)
 
     def _reentered(self, operation: str) -> InvalidStateError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from jetsocket.correlation import Asked
 from jetsocket.interrupts import suppress
 from jetsocket.mailbox import Mailbox
 from jetsocket.topics import Feed
+from jetsocket.wire.outgoing import Batch
 
 MOST_KEYS = 4096
 """Keys of what a lease has sent as it is, beyond which the oldest are not remembered one by one."""
@@ -22,6 +23,14 @@ MOST_NOTED = 1024
 _OTHERS: Final = object()  # stands for the keys that are not remembered one by one
 
 
+class Queue(Protocol):
+    """Where a request waits to be sent."""
+
+    @property
+    def has_sender(self) -> bool:
+        """Whether a thread sends at present."""
+
+
 class Request(Mailbox[Any]):
     """A request under way: its replies arrive here.
 
@@ -32,11 +41,30 @@ class Request(Mailbox[Any]):
         is_open: Whether that is open already, as it leaves: no reply is waited for.
         ends: The topic that it ends at the server; None: none.
         wants_all: Whether its thread waits for the last reply; False: for each.
+        message: What is asked, if it waits in an outbox.
+        outbox: Where it waits to be sent; None: nowhere, or not any more.
+        batch: With what it leaves, or has left; None before.
+        is_refused: Whether it could not be made by the thread that sends for all: its own is to try.
+        is_cancelled: Whether its thread has gone before it left.
     """
 
-    __slots__ = ("_last", "asked", "ends", "feed", "is_open", "number", "wants_all")
+    __slots__ = (
+        "_last",
+        "asked",
+        "batch",
+        "ends",
+        "feed",
+        "is_cancelled",
+        "is_open",
+        "is_refused",
+        "message",
+        "number",
+        "outbox",
+        "wants_all",
+    )
+    is_for_one = True
 
-    def __init__(self, feed: Feed | None = None, ends: Hashable | None = None) -> None:
+    def __init__(self, feed: Feed | None = None, ends: Hashable | None = None, message: Any = None) -> None:
         """Not sent yet."""
         super().__init__()
         self.asked: Asked | None = None
@@ -44,7 +72,22 @@ class Request(Mailbox[Any]):
         self.feed, self.ends = feed, ends
         self.is_open = False
         self.wants_all = True
+        self.message = message
+        self.outbox: Queue | None = None
+        self.batch: Batch | None = None
+        self.is_refused = self.is_cancelled = False
         self._last: object = None
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether it was not sent, and no thread is about to."""
+        outbox = self.outbox
+        return outbox is not None and not outbox.has_sender
+
+    @property
+    def may_have_left(self) -> bool:
+        """Whether part of it may have been sent."""
+        return self.batch is not None and self.batch.has_left
 
     @property
     def has_mail(self) -> bool:
@@ -76,4 +119,4 @@ def note(keys: dict[Hashable, int], key: Hashable, value: int) -> None:
             keys.pop(next(iter(keys)), None)
 
 
-__all__ = ["MOST_KEYS", "MOST_NOTED", "Request", "Risk", "note", "remember"]
+__all__ = ["MOST_KEYS", "MOST_NOTED", "Queue", "Request", "Risk", "note", "remember"]

@@ -85,16 +85,19 @@ class Returning:
         entry, lease._entry = lease._entry, None
         try:
             borrower.lent_for = monotonic() - borrower.taken_at or 1e-9
-            if entry is not None and entry.dispatcher is not None:
-                borrower.reason = why_unsettled(
-                    alive=entry.wire.failure is None,
-                    half_sent=entry.wire.left_half_way,
-                    discarded=lease._discarded,
-                    unanswered=False,
-                    subscribed=entry.dispatcher.topics.leaves_open(borrower),
-                )
+            if entry is not None and (where := entry.dispatcher) is not None:
+                wire = entry.wire
+                is_settled = wire.failure is None and where.topics.can_be_ended and not lease._discarded
+                if not is_settled or wire.left_half_way:  # nearly never
+                    borrower.reason = why_unsettled(
+                        alive=wire.failure is None,
+                        half_sent=wire.left_half_way,
+                        discarded=lease._discarded,
+                        unanswered=False,
+                        subscribed=where.topics.leaves_open(borrower),
+                    )
         finally:
-            self.state.come_back(borrower)
+            self.state.part(borrower)
 
     def _is_clean(self, lease: Lease[Any], entry: Entry, wire: WebSocket, failed: bool) -> bool:
         """Whether `why_unclean` would find nothing, which nearly always is so; False: ask it."""

@@ -10,6 +10,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
 from jetsocket.lease import T
+from jetsocket.process_id import PID
 from jetsocket.threads import Forked, stack_of
 
 
@@ -27,7 +28,9 @@ class Sharing(Assembly[T]):
         Raises:
             PoolExhaustedError: As `ConnectionPool.acquire`, and so are all others.
         """
-        lending = self._begin_anew()
+        lending = self._lending
+        if lending.state.pid != PID[0]:
+            lending = self._begin_anew()
         borrower = Borrower()
         borrower.shares, borrower.is_subscriber = True, subscriber
         borrower.target, borrower.key = self._targets.get(uri_or_path) or self._target(uri_or_path)

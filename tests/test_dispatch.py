@@ -1,6 +1,6 @@
 """Each message of a connection to its asker: what came twice, late, too early, or as something else.
 
-Also tests: `askers`.
+Also tests: `askers`, `sending`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from jetsocket import (
     ReplyError,
     TimeoutError,
 )
-from jetsocket.dispatch import MOST_GIVEN_UP, Dispatcher
+from jetsocket.dispatch import Dispatcher
 from jetsocket.matching import Part
 from jetsocket.pending import Request
+from jetsocket.sending import MOST_GIVEN_UP
 from jetsocket.topics import Feed
 from tests import services
 from tests.servers import EchoServer, wait_until

@@ -7,8 +7,9 @@ import os
 import struct
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.wire.frames import BINARY, CLOSE, CONTINUATION, PONG, TEXT, encode_frame
@@ -19,6 +20,22 @@ from jetsocket.wire.tls import ReentryError
 _PUSH_PATIENCE = 1.0  # s
 _REASON_PATIENCE = 0.25  # s that a thread may take to read what came before a send failed
 _KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
+
+
+class Batch:
+    """Messages that leave together.
+
+    Attributes:
+        has_left: Whether part of them may have been sent.
+        left_at: When (monotonic, s).
+    """
+
+    __slots__ = ("has_left", "left_at")
+
+    def __init__(self) -> None:
+        """Not sent yet."""
+        self.has_left = False
+        self.left_at = 0.0
 
 
 class Outgoing(Link):
@@ -107,6 +124,74 @@ class Outgoing(Link):
             self.lock.release()
             if self.reader.pings:
                 self.answer_ping()
+
+    @takes("lock")
+    def send_together(
+        self,
+        batch: Batch,
+        messages: Iterable[tuple[int, bytes]],
+        deadline: float | None = None,
+        holder: object = None,
+    ) -> None:
+        """Send several messages in one go; as `send_message`.
+
+        Args:
+            batch: Is told what became of them. If this raises and `has_left` is true, the connection is over.
+            messages: Opcodes and payloads, made one by one as they are asked for, once it is their turn; one
+                that goes out in fragments is the last. What that raises comes out, and nothing is sent then.
+            deadline: Monotonic time; None waits for ever.
+            holder: Who asks.
+        """
+        if not self.lock.acquire(blocking=False):
+            self._wait_for("lock", deadline, "send")
+        out, count = self.bytes_out, 0
+        try:
+            self.is_composing = True
+            self._check_before_sending(holder)
+            frames: list[bytes] = []
+            for opcode, data in messages:
+                count += 1
+                self.messages_sent += 1
+                payload, compressed = data, False
+                if self._deflater is not None and self._deflater.worth(data):
+                    payload, compressed = self._deflater.deflate(data), True
+                if len(payload) > self._max_frame_size:
+                    self._write_batch(batch, frames, deadline)
+                    self._write_fragments(opcode, payload, compressed, deadline)
+                    break
+                frames.append(encode_frame(opcode, payload, self._key(), rsv1=compressed))
+            self._write_batch(batch, frames, deadline)
+        except BaseException:
+            if self._sending or out != self.bytes_out:  # no one can tell which of them have left
+                self._lose("sending was interrupted half-way")
+            else:
+                batch.has_left = False
+                self.messages_sent -= count
+            if self._deflater is not None:
+                self._deflater.forget()
+            raise
+        finally:
+            self.is_composing = False
+            self.lock.release()
+            if self.reader.pings:
+                self.answer_ping()
+
+    def _check_before_sending(self, holder: object) -> None:
+        """Raise what keeps that holder from sending; before anything is made, which an error would cost."""
+        if holder is not self.holder:
+            raise not_held(self.target)
+        if self._sending:
+            self._lose("sending was interrupted half-way")
+        if self.failure is not None:
+            self.raise_failure()
+
+    def _write_batch(self, batch: Batch, frames: list[bytes], deadline: float | None) -> None:
+        """Write what was made so far; the caller holds `lock`."""
+        assert self.lock.locked(), "the caller holds `lock`"
+        batch.left_at, batch.has_left = monotonic(), True
+        if frames:
+            self._write(b"".join(frames), deadline)
+            frames.clear()
 
     def _write_fragments(self, opcode: int, data: bytes, compressed: bool, deadline: float | None) -> None:
         """Write a message in frames of at most `max_frame_size` B (RFC 6455 §5.4); the caller holds `lock`.

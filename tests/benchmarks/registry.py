@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tests.benchmarks import works
+from tests.benchmarks.askers import ASKERS
 from tests.benchmarks.multiplex import MULTIPLEX
 
-WORKS = {**works.WORKS, **MULTIPLEX}
+WORKS = {**works.WORKS, **MULTIPLEX, **ASKERS}
 
 __all__ = ["WORKS"]

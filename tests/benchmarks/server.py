@@ -6,6 +6,9 @@ Paths, on a plain port and on a TLS one:
 - `/stream/N`: text messages of N B without end; `/json`: the same message of about 100 B without end.
 - `/sink`: reads and forgets.
 - `/fragments/N`: answers any message by one of N B, in fragments of 1 KiB.
+- `/late/N`: sends each short message back after N ms.
+- `/topics`: answers `{"id": …, "subscribe": T}` by `{"id": …, "topic": T}`; and one with `"push": M` and
+  `"topics": N` by its id and M messages, one for each topic from 0 to N - 1 by turns.
 - any other: answers any message by a text message of the same length, a ping by a pong, a close by a close.
 - `/close/N/NAME`: as any other, and the server closes N of the connections to `/NAME`.
 """
@@ -153,41 +156,82 @@ class Answerer:
 class LateAnswerer(Answerer):
     """One connection whose short messages are sent back after a while, in order."""
 
-    def __init__(self, conn: socket.socket, path: str, delay: float) -> None:
+    def __init__(self, conn: socket.socket, path: str, due: Due | None) -> None:
         super().__init__(conn, path, None)
-        self.delay = delay
-        self.due: deque[tuple[float, bytes]] = deque()
+        self.due = due
 
     def serve(self) -> None:
         data = self.conn.recv(1 << 20)
         if not data:
             raise ConnectionResetError("the client has closed")
         data, self.head = self.head + data, b""
-        now = monotonic()
-        while len(data) >= 6 and len(data) >= (end := 6 + (data[1] & 0x7F)):
-            assert end < 6 + 126, "short messages only"
-            self.take(data[0] & 0x0F, unmasked(data[6:end], data[2:6]), now)
-            data = data[end:]
-        self.head = data
-        if not self.delay:
-            self.send_due(now)
+        start, replies = 0, list[bytes]()
+        while len(data) - start >= 6 and len(data) >= (end := start + 6 + (data[start + 1] & 0x7F)):
+            assert end - start < 6 + 126, "short messages only"
+            opcode, payload = data[start] & 0x0F, unmasked(data[start + 6 : end], data[start + 2 : start + 6])
+            if opcode < CLOSE:
+                replies.append(frame(opcode, payload))
+            else:
+                self.control(opcode, payload)
+            start = end
+        self.head = data[start:]
+        if replies and self.due is None:
+            self.conn.sendall(b"".join(replies))
+        elif replies and self.due is not None:
+            self.due.add(self, b"".join(replies))
 
-    def take(self, opcode: int, payload: bytes, now: float) -> None:
-        if opcode < CLOSE:
-            self.due.append((now + self.delay, frame(opcode, payload)))
-        elif opcode == PING:
+    def control(self, opcode: int, payload: bytes) -> None:
+        if opcode == PING:
             self.conn.sendall(frame(PONG, payload))
         elif opcode == CLOSE:
             self.conn.sendall(frame(CLOSE, payload))
             raise ConnectionResetError("closed")
 
-    def send_due(self, now: float) -> None:
-        """Send all whose time has come, together."""
-        ready = []
-        while self.due and self.due[0][0] <= now:
-            ready.append(self.due.popleft()[1])
-        if ready:
-            self.conn.sendall(b"".join(ready))
+
+class Due:
+    """What is to be sent after a while, always the same: in order, so however many connections wait."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.waiting: deque[tuple[float, LateAnswerer, bytes]] = deque()
+
+    def add(self, answerer: LateAnswerer, replies: bytes) -> None:
+        self.waiting.append((monotonic() + self.delay, answerer, replies))
+
+    def take(self, now: float) -> dict[LateAnswerer, list[bytes]]:
+        """What is due, by connection."""
+        ready: dict[LateAnswerer, list[bytes]] = {}
+        while self.waiting and self.waiting[0][0] <= now:
+            _, answerer, replies = self.waiting.popleft()
+            ready.setdefault(answerer, []).append(replies)
+        return ready
+
+
+def topics(conn: socket.socket) -> None:
+    """Serve one connection of subscriptions."""
+    data = b""
+    with conn, contextlib.suppress(OSError):
+        while received := conn.recv(1 << 20):
+            data += received
+            while len(data) >= 6 and len(data) >= (end := 6 + (data[1] & 0x7F)):
+                opcode, payload = data[0] & 0x0F, unmasked(data[6:end], data[2:6])
+                data = data[end:]
+                if opcode == TEXT:
+                    conn.sendall(b"".join(told(json.loads(payload))))
+                elif opcode in (PING, CLOSE):
+                    conn.sendall(frame(PONG if opcode == PING else CLOSE, payload))
+
+
+def told(message: dict[str, int]) -> list[bytes]:
+    """What answers one message of a connection of subscriptions."""
+    if "subscribe" in message:
+        return [text_of({"id": message["id"], "topic": message["subscribe"]})]
+    pushed = [text_of({"topic": topic, "data": {"price": "43210.10"}}) for topic in range(message["topics"])]
+    return [text_of({"id": message["id"]}), *(pushed * (message["push"] // message["topics"]))]
+
+
+def text_of(value: object) -> bytes:
+    return frame(TEXT, json.dumps(value).encode())
 
 
 def unmasked(payload: bytes, key: bytes) -> bytes:
@@ -203,13 +247,15 @@ class Answerers:
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
         self.all: dict[socket.socket, Answerer] = {}
-        self.late: list[LateAnswerer] = []
+        self.due: dict[int, Due] = {}
         threading.Thread(target=self.run, daemon=True).start()
+
+    def due_after(self, milliseconds: int) -> Due | None:
+        """What is sent after that; None: at once."""
+        return self.due.setdefault(milliseconds, Due(milliseconds / 1000)) if milliseconds else None
 
     def add(self, answerer: Answerer) -> None:
         self.all[answerer.conn] = answerer
-        if isinstance(answerer, LateAnswerer):
-            self.late.append(answerer)
         self.selector.register(answerer.conn, selectors.EVENT_READ, answerer)
 
     def close_some(self, count: int, path: str) -> None:
@@ -221,26 +267,25 @@ class Answerers:
 
     def run(self) -> None:
         while True:
-            due = min((each.due[0][0] for each in self.late if each.due), default=monotonic() + 0.1)
+            next_due = [each.waiting[0][0] for each in list(self.due.values()) if each.waiting]
+            wait = max(0.0, min(0.1, min(next_due) - monotonic())) if next_due else 0.1
             # A connection that is added meanwhile is seen after 0.1 s.
-            for key, _ in self.selector.select(max(0.0, min(0.1, due - monotonic()))):
+            for key, _ in self.selector.select(wait):
                 try:
                     key.data.serve()
                 except OSError:
                     self.drop(key.data)
-            now = monotonic()
-            for answerer in self.late.copy():
-                try:
-                    answerer.send_due(now)
-                except OSError:
-                    self.drop(answerer)
+            for each in list(self.due.values()):
+                for answerer, replies in each.take(monotonic()).items():
+                    try:
+                        answerer.conn.sendall(b"".join(replies))
+                    except OSError:
+                        self.drop(answerer)
 
     def drop(self, answerer: Answerer) -> None:
-        self.all.pop(answerer.conn, None)
-        if isinstance(answerer, LateAnswerer):
-            self.late.remove(answerer)
-        self.selector.unregister(answerer.conn)
-        answerer.conn.close()
+        if self.all.pop(answerer.conn, None) is not None:
+            self.selector.unregister(answerer.conn)
+            answerer.conn.close()
 
 
 def push(conn: socket.socket, data: bytes) -> None:
@@ -271,11 +316,13 @@ def greet(conn: socket.socket, answerers: Answerers) -> None:
         start(push, conn, block(MESSAGE.encode()))
     elif what == "sink":
         start(swallow, conn)
+    elif what == "topics":
+        start(topics, conn)
     else:
         if what == "close":
             answerers.close_some(int(rest[0]), "/" + rest[1])
         if what == "late":
-            answerers.add(LateAnswerer(conn, path, int(rest[0]) / 1000))
+            answerers.add(LateAnswerer(conn, path, answerers.due_after(int(rest[0]))))
         else:
             answerers.add(Answerer(conn, path, int(rest[0]) if what == "fragments" else None))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import NamedTuple
 
+from tests.benchmarks.askers import MANY, ONE
 from tests.benchmarks.multiplex import EIGHT, HUNDRED, SHARED
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS
 from tests.benchmarks.registry import WORKS
@@ -56,6 +57,7 @@ TARGETS = (
     Target("shared", SHARED, HUNDRED, FASTER, 1.2),
     Target("shared-cpu", SHARED, HUNDRED, AT_MOST, 0.75),
     Target("shared-at-once", SHARED, EIGHT, FASTER, 1.5),
+    Target("subscriptions", MANY, ONE, AT_MOST, 1.2),
 )
 
 
@@ -79,6 +81,10 @@ def judge(rounds: Rounds) -> list[Row]:
         rows.insert(_behind(rows, "fragments"), linear(rounds["fragments"][OURS]))
     if "threads" in rounds:
         rows.append(fair(rounds["threads"][OURS]))
+    if "hand-over" in rounds:
+        rows.append(within(rounds["hand-over"][OURS], 60e-6))
+    if "correlation" in rounds:
+        rows.append(added(rounds["correlation"][OURS], 6e-6))
     return [*rows, *idle_rows(rounds.get("idle", {})), *flat_rows(rounds.get("flat", {}))]
 
 
@@ -139,6 +145,24 @@ def fair(rounds: list[Figures]) -> Row:
         f"{AT_MOST} 3",
         ratio <= 3,
     )
+
+
+def within(rounds: list[Figures], limit: float) -> Row:
+    """Whether a change of who reads takes no longer than that (s)."""
+    time = statistics.median(figures["time"] for figures in rounds)
+    title, target = WORKS["hand-over"].title, f"{AT_MOST} {duration(limit)}"
+    return Row(title, OURS, "", duration(time), "", "", target, time <= limit)
+
+
+def added(rounds: list[Figures], limit: float) -> Row:
+    """Whether a correlation adds no more than that (s) to a request."""
+    mine, other = (statistics.median(figures[key] for figures in rounds) for key in ("with", "without"))
+    of_rounds = [figures["with"] - figures["without"] for figures in rounds]
+    more = statistics.median(of_rounds)
+    spread = f"{more * 1e6:+.1f} µs ({min(of_rounds) * 1e6:+.1f}–{max(of_rounds) * 1e6:+.1f})"
+    title, target = WORKS["correlation"].title, f"{AT_MOST} +{duration(limit)}"
+    who = "with a correlation"
+    return Row(title, who, "without one", duration(mine), duration(other), spread, target, more <= limit)
 
 
 def idle_rows(contenders: dict[str, list[Figures]]) -> list[Row]:
