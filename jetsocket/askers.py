@@ -17,7 +17,7 @@ from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.mailbox import Mailbox, Reading
 from jetsocket.matching import UNREADABLE, Matching, Part, Payload, each_topic, strict
-from jetsocket.pending import Request, note
+from jetsocket.pending import MOST_NOTED, Request, note
 from jetsocket.pushes import Pushes
 from jetsocket.topics import Feed, StillOpenError, Topics
 from jetsocket.uris import Target
@@ -147,7 +147,7 @@ class Askers(Reading):
             self.late_replies += 1
             asked.replies += 1
             if self.matching.correlation.is_last(part.message, asked):
-                self._note_answered(key)
+                note(self.answered, key, self.tenancy)
                 self.given_up.pop(key, None)
             else:
                 self._cancel(key, asked)
@@ -173,18 +173,17 @@ class Askers(Reading):
         if is_last:
             if request.feed is not None:
                 self._open_for(request, request.feed, asked, part.message)
+                self._end_subscribe(request)
             request.is_ended = True
-            self._end_subscribe(request)
-            self._note_answered(key)
+            answered = self.answered
+            answered[key] = self.tenancy  # what has that key from now on is for none of another lease
+            if len(answered) > 2 * MOST_NOTED:
+                self.answered = dict(list(answered.items())[-MOST_NOTED:])
             self.given_up.pop(key, None)  # its thread may be doing that at this moment
         request.ring()
         if is_last:
             self._handed = part  # first: handed out again, it would belong to no request
             self._under_way.pop(key, None)
-
-    def _note_answered(self, key: Hashable) -> None:
-        """The last reply to a request has come: what has that key from now on is none to another's."""
-        note(self.answered, key, self.tenancy)
 
     def _is_of_another_lease(self, key: Hashable) -> bool:
         """Whether it belongs to what an earlier lease has asked: one more reply, a push behind the last."""

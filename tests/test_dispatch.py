@@ -148,6 +148,18 @@ def test_what_answers_a_request_again_is_for_no_later_lease(
         assert conn.recv(5) == {"id": 2**30 + 1}
 
 
+def test_of_what_was_answered_the_last_keys_are_remembered(
+    pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetsocket.askers.MOST_NOTED", 5)
+    with pool.acquire("/") as conn:
+        where = dispatcher(conn)
+        for number in range(1, 40):
+            assert conn.request({"n": number}, 5)["n"] == number
+            assert len(where.answered) <= 10
+            assert list(where.answered)[-5:] == list(range(max(1, number - 4), number + 1))
+
+
 class Struck(BaseException):
     pass
 
