@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 # Bound here, so that a test that replaces the clock does not change how long a test waits.
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -34,6 +34,8 @@ from websockets.http11 import Request as ServerRequest
 from websockets.protocol import State
 from websockets.sync.server import Server, ServerConnection, serve
 
+from tests.awake import awake
+
 LOCALHOST = "127.0.0.1"
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
@@ -42,10 +44,13 @@ GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 5.0, message: str = "") -> Any:
-    """Wait until `condition()` is true and return its value; fail the test after `timeout` seconds."""
-    deadline = monotonic() + timeout
+    """Wait until `condition()` is true and return its value; fail the test after `timeout` seconds.
+
+    Those do not count in which this process wants to run and does not get to, see `awake`.
+    """
+    deadline = awake() + timeout
     while not (value := condition()):
-        if monotonic() > deadline:
+        if awake() > deadline:
             what = message or getattr(condition, "__name__", "the condition")
             raise AssertionError(f"not within {timeout} s: {what} (last value: {value!r})")
         sleep(0.002)

@@ -41,6 +41,7 @@ from jetsocket.wire.dial import Dialing
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.websocket import WebSocket
 from tests import scripts
+from tests.awake import awake
 from tests.books import faults, state_of
 from tests.conftest import Tls
 from tests.faults.conftest import Report
@@ -494,7 +495,7 @@ def ctrl_c(given: str, trusted: str) -> None:
             wait(blocked)
             raise AssertionError(f"{place}: it did not wait")
         except KeyboardInterrupt:
-            took[place] = monotonic() - sent[0]
+            took[place] = awake() - sent[0]
         interrupter.join()
         for pool in blocked.pools:
             all_is_back(place, pool, uris["echo"])
@@ -517,7 +518,7 @@ def all_is_back(place: str, pool: ConnectionPool[Any], uri: str) -> None:
 def interrupt_who_waits(sent: list[float]) -> None:
     """Send SIGINT as soon as the main thread stands still in the library."""
     wait_for_standstill()
-    sent.append(monotonic())
+    sent.append(awake())
     os.kill(os.getpid(), signal.SIGINT)
 
 
