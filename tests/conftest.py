@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import gc
 import os
 import signal
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +64,24 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the process if the interpreter's end hangs."""
     faulthandler.dump_traceback_later(STUCK, exit=True, file=config.stash[_stderr])
+
+
+def _are_compiled() -> bool:
+    """Whether the last of the tests has been collected here before, by this Python."""
+    last = Path(__file__).parent / "wire" / "__pycache__"
+    return any(last.glob(f"test_websocket.{sys.implementation.cache_tag}-pytest-*.pyc"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Where nothing is compiled yet, one worker does it, and the others wait for that."""
+    if not hasattr(session.config, "workerinput") or sys.dont_write_bytecode or _are_compiled():
+        return (yield)
+    with Path(__file__).open(encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _are_compiled():
+            return (yield)
+    return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

@@ -13,7 +13,7 @@ from tests.awake import awake
 def test_what_sleeps_takes_its_time() -> None:
     began = awake()
     sleep(1.0)
-    assert 0.05 < awake() - began < 1.5  # on a machine that is very busy, little of it counts
+    assert 0.001 < awake() - began < 1.5  # on a machine that is very busy, little of it counts
 
 
 def test_it_stands_still_while_no_thread_gets_to_run() -> None:
@@ -38,5 +38,5 @@ def test_it_goes_on_in_a_forked_child() -> None:
         sleep(0.2)  # the parent's thread would have woken long ago
         began = awake()
         sleep(0.5)
-        os._exit(0 if awake() - began > 0.02 else 3)
+        os._exit(0 if awake() - began > 0.001 else 3)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

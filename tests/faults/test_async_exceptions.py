@@ -314,6 +314,7 @@ def black_hole() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     "secure", [pytest.param(False, id="ws"), pytest.param(True, id="wss", marks=pytest.mark.soak)]
 )
@@ -340,7 +341,7 @@ def test_ctrl_c_surfaces_in_a_second_wherever_the_main_thread_waits(
             "unknown": "ws://a-name.invalid",
         }
         script = "import sys; from tests.faults.test_async_exceptions import ctrl_c; ctrl_c(*sys.argv[1:])"
-        ended = scripts.run(script, json.dumps(uris), str(trusted), measured=False).check()
+        ended = scripts.run(script, json.dumps(uris), str(trusted), measured=False, watchdog=100).check()
         wait_until(lambda: echo.open_now == 0)
     took = json.loads(ended.out)
     assert len(took) == len(PLACES)
