@@ -30,6 +30,7 @@ from jetsocket.hanging import carries_out
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
 from jetsocket.limits import Limiter
+from jetsocket.new_wires import NewWires
 from jetsocket.options import Options
 from jetsocket.process_id import PID, getpid
 from jetsocket.state import State
@@ -37,7 +38,6 @@ from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
 from jetsocket.user_errors import as_told, told
 from jetsocket.wire.redaction import raise_alone
-from jetsocket.wire.websocket import WebSocket
 from jetsocket.workers import run
 
 START_PATIENCE = 0.5
@@ -82,6 +82,7 @@ class Opening:
         self._terms = terms
         self._configure = on_open
         self._limiter = limiter
+        self._wires = NewWires(options, state.unfinished, state.log.note_end)
         self._threads: list[threading.Thread] = []
         matching = terms.matching
         times = 1 + (on_open is not None) + (matching is not None and matching.configures)
@@ -208,7 +209,7 @@ class Opening:
                 state.drop_dial(dial)
                 return
             self._close_room(dial)
-            entry = Entry(dial.target, self._new_wire(), self._expiry())
+            entry = Entry(dial.target, self._wires.take(), self._expiry())
             entry.token = token
             if not state.begin(dial, entry, monotonic() + self._most_time):
                 state.give_token_back(token)
@@ -261,16 +262,6 @@ class Opening:
             return True
         return dial.wait(pause)  # `close` ends it
 
-    def _new_wire(self) -> WebSocket:
-        wire = WebSocket(
-            max_message_size=self._options.max_message_size,
-            max_frame_size=self._options.max_frame_size,
-            compression_threshold=self._options.compression_threshold,
-        )
-        wire.unfinished = self._state.unfinished
-        wire.tell_end = self._state.log.note_end
-        return wire
-
     def _expiry(self) -> float:
         lifetime = self._state.config.max_lifetime
         if lifetime is None:
@@ -314,6 +305,7 @@ class Opening:
                 server_hostname=options.server_hostname if ours else None,
                 source_address=options.source_address,
                 max_redirects=options.max_redirects,
+                meanwhile=self._wires.make_ahead,
             )
         except TimeoutError as error:
             if is_alarm(error):

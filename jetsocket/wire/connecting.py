@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -98,6 +98,7 @@ class Connecting(Channel, websocket.WebSocket):
         server_hostname: str | None = None,
         source_address: tuple[str, int] | None = None,
         max_redirects: int = 3,
+        meanwhile: Callable[[], object] | None = None,
         **others: Any,
     ) -> None:
         """Connect and upgrade, all within one deadline.
@@ -122,6 +123,7 @@ class Connecting(Channel, websocket.WebSocket):
             source_address: (IP address, port) to connect from; port 0 for any.
             max_redirects: How many redirects to follow, to the same origin, or from ws:// to wss:// on the
                 same host; there with header, cookie and userinfo only from port 80 to 443.
+            meanwhile: Called when a request has been sent and the server has yet to answer; to be short.
             **others: None: an option of websocket-client's that has no meaning here is not ignored.
 
         Raises:
@@ -167,6 +169,7 @@ class Connecting(Channel, websocket.WebSocket):
                     compress=compress,
                     cookie=cookie,
                     origin=origin,
+                    meanwhile=meanwhile,
                 )
             except Redirected as error:
                 if is_alarm(error):
@@ -211,6 +214,7 @@ class Connecting(Channel, websocket.WebSocket):
         compress: bool,
         cookie: str | None,
         origin: str | None,
+        meanwhile: Callable[[], object] | None,
     ) -> None:
         assert self.target is not None
         self._dialing = dialing
@@ -226,6 +230,7 @@ class Connecting(Channel, websocket.WebSocket):
             deadline=deadline,
             timeout=left,
             sent_before=self._sent_before,
+            meanwhile=meanwhile,
         )
         host, lines = request_headers(self.target, header, offer(subprotocols) + deflate.offer(compress))
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import re
 import ssl
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
@@ -112,11 +112,12 @@ class Upgrade:
         deadline: float,
         timeout: float,
         sent_before: Set[str] = frozenset(),
+        meanwhile: Callable[[], object] | None = None,
     ) -> None:
         """Shake hands over `stream` until `deadline` (monotonic).
 
         Errors name the `timeout` (s) and show nothing of what was secret in the request, or in those that
-        were `sent_before` and led here.
+        were `sent_before` and led here. While the server has yet to answer, `meanwhile` is called.
         """
         self.stream = stream
         self.headers = NO_HEADERS
@@ -131,6 +132,7 @@ class Upgrade:
         self._deadline = deadline
         self._timeout = timeout
         self._sent_before = sent_before
+        self._meanwhile = meanwhile
         self._accept = ""  # what proves that the server has understood the key
         self._shown: Iterator[bytes] | None = None  # what websocket-client has not read yet of the head
         self._heard = False  # whether a byte of an answer came
@@ -162,6 +164,8 @@ class Upgrade:
         # While the server is at it.
         found = _KEY.search(request)
         self._accept = accept_for(found[1] if found else b"")
+        if self._meanwhile is not None:
+            self._meanwhile()
         return len(request)
 
     def recv(self, size: int) -> bytes:
