@@ -49,6 +49,7 @@ _ROOM_PATIENCE = 0.25  # s that a connection has for its closing handshake when 
 _OVERDUE = 0.1  # s after which a dial that has not ended by itself is given up
 _LIMITER_PATIENCE = 1.0  # s that a limiter may take beyond its timeout, for it may do I/O
 _LIFETIME_JITTER = 0.1
+_FEW = 8  # threads
 _LIMITER_PAUSE = 0.05  # s between two questions to a limiter that has none
 _NEVER_RETRIED = frozenset({401, 403, 404, 410})
 
@@ -84,6 +85,7 @@ class Opening:
         self._limiter = limiter
         self._wires = NewWires(options, state.unfinished, state.log.note_end)
         self._threads: list[threading.Thread] = []
+        self._tidy_at = _FEW  # so many threads, of which some have ended
         matching = terms.matching
         times = 1 + (on_open is not None) + (matching is not None and matching.configures)
         # How long one attempt may take before it is given up from outside (s).
@@ -102,7 +104,9 @@ class Opening:
             except (RuntimeError, MemoryError):  # the system's limit, or the interpreter ends: callers dial
                 self._state.openers_not_started(wanted - number)
                 return
-            self._threads = [each for each in self._threads if each.is_alive()]
+            if len(self._threads) >= self._tidy_at:  # not each time: of a crowd, each is asked
+                self._threads = [each for each in self._threads if each.is_alive()]
+                self._tidy_at = 2 * len(self._threads) + _FEW
             self._threads.append(thread)
 
     def join(self, deadline: float) -> None:

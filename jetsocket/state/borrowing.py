@@ -169,9 +169,12 @@ class State(FastPath):
 
     @step
     def plan(self) -> None:
-        """Look at the line again, for a time has come."""
+        """Look at the line again, for a time has come.
+
+        Here alone `plan_at` becomes later: until then, one that has become needless does no harm.
+        """
         self.plan_at = NEVER
-        self._plan()
+        self._plan_anew()
 
     @step
     def leave_line(self, borrower: Borrower) -> Entry | None:

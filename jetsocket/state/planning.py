@@ -41,13 +41,18 @@ class Planning(MakingRoom):
         assert self.lock.locked()
         if self.closed or self.draining:
             return
-        now, self.plan_at = monotonic(), NEVER
+        now = monotonic()
         for head in self.line.heads():
             self._look_again_at(self._plan_for(head, now))
+
+    def _plan_anew(self) -> None:
+        """Plan, and look at the times of all dials: of a crowd, too many to be done at each step."""
+        assert self.lock.locked()
+        self._plan()
         self._look_again_at(min((dial.overdue_at for dial in self.dials), default=NEVER))
 
     def _look_again_at(self, when: float) -> None:
-        """Have the housekeeper come by then; it comes every `TICK` anyway."""
+        """Have the housekeeper come by then; it comes every `TICK` anyway. See `State.plan`."""
         assert self.lock.locked()
         if when < self.plan_at:
             self.plan_at = when

@@ -49,7 +49,7 @@ class Rebuilding(Planning):
                 self.idle.remove(entry)
                 self._hand_over(entry, first)
         self._count_sharers()
-        self._plan()
+        self._plan_anew()
         self.doorbell.put("openers")
 
     def _drop_ended_dials(self) -> None:
