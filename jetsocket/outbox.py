@@ -25,7 +25,7 @@ from jetsocket.mailbox import Turn
 from jetsocket.matching import Payload
 from jetsocket.pending import Request
 from jetsocket.wire.frames import BINARY, TEXT
-from jetsocket.wire.outgoing import Batch
+from jetsocket.wire.link import Batch
 from jetsocket.wire.websocket import WebSocket
 
 _AT_ONCE = 64 * 1024  # B from which on the next message is another batch's

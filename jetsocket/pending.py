@@ -9,7 +9,7 @@ from jetsocket.correlation import Asked
 from jetsocket.interrupts import suppress
 from jetsocket.mailbox import Mailbox
 from jetsocket.topics import Feed
-from jetsocket.wire.outgoing import Batch
+from jetsocket.wire.link import Batch
 
 MOST_KEYS = 4096
 """Keys of what a lease has sent as it is, beyond which the oldest are not remembered one by one."""

@@ -23,7 +23,7 @@ from jetsocket.dispatch import Dispatcher
 from jetsocket.mailbox import LOOK_AGAIN, Turn
 from jetsocket.outbox import Messenger, Outbox
 from jetsocket.pending import Request
-from jetsocket.wire.outgoing import Batch
+from jetsocket.wire.link import Batch
 from jetsocket.wire.stream import Stream
 from tests import scripts
 from tests.servers import Connection, EchoServer, wait_until

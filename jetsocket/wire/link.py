@@ -92,6 +92,22 @@ def _log_end(failure: ConnectionError) -> None:
     _log.debug("%s", failure)
 
 
+class Batch:
+    """Messages that leave together.
+
+    Attributes:
+        has_left: Whether part of them may have been sent.
+        left_at: When (monotonic, s).
+    """
+
+    __slots__ = ("has_left", "left_at")
+
+    def __init__(self) -> None:
+        """Not sent yet."""
+        self.has_left = False
+        self.left_at = 0.0
+
+
 class Link:
     """The fields and locks of one connection, and how it ends in an error.
 

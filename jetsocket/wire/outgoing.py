@@ -13,29 +13,14 @@ from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.wire.frames import BINARY, CLOSE, CONTINUATION, PONG, TEXT, encode_frame
-from jetsocket.wire.link import Link, not_held, takes
+from jetsocket.wire.link import Batch, Link, not_held, takes
 from jetsocket.wire.message_reader import PING_BURST
 from jetsocket.wire.tls import ReentryError
 
 _PUSH_PATIENCE = 1.0  # s
 _REASON_PATIENCE = 0.25  # s that a thread may take to read what came before a send failed
+_LEAVES = 256 * 1024  # B, of which a batch that the server does not take may be left behind
 _KEYS = struct.Struct("4s" * 32)  # as many are drawn at once
-
-
-class Batch:
-    """Messages that leave together.
-
-    Attributes:
-        has_left: Whether part of them may have been sent.
-        left_at: When (monotonic, s).
-    """
-
-    __slots__ = ("has_left", "left_at")
-
-    def __init__(self) -> None:
-        """Not sent yet."""
-        self.has_left = False
-        self.left_at = 0.0
 
 
 class Outgoing(Link):
@@ -186,12 +171,25 @@ class Outgoing(Link):
             self.raise_failure()
 
     def _write_batch(self, batch: Batch, frames: list[bytes], deadline: float | None) -> None:
-        """Write what was made so far; the caller holds `lock`."""
+        """Write what was made so far; the caller holds `lock`.
+
+        What is half out at the deadline costs no connection: who sends next, or `finish`, sends the rest.
+        """
         assert self.lock.locked(), "the caller holds `lock`"
         batch.left_at, batch.has_left = monotonic(), True
-        if frames:
-            self._write(b"".join(frames), deadline)
-            frames.clear()
+        data, stream = b"".join(frames), self._live_stream()
+        if not data:
+            return
+        stream.leaves_rest = may_leave = len(data) <= _LEAVES
+        try:
+            self._write(data, deadline)
+        except TimeoutError as error:
+            if is_alarm(error) or self.failure is not None or stream.leaves_rest or not may_leave:
+                raise
+            self._put_off()
+        finally:
+            stream.leaves_rest = False
+        frames.clear()
 
     def _write_fragments(self, opcode: int, data: bytes, compressed: bool, deadline: float | None) -> None:
         """Write a message in frames of at most `max_frame_size` B (RFC 6455 §5.4); the caller holds `lock`.

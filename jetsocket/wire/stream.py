@@ -43,6 +43,7 @@ class Stream:
         blocked_since: When a writer last began to wait (monotonic, s).
         broken: A read or write failed half-way, so bytes are lost or half a frame is out. Never usable again.
         unsent: What waits for `flush_now` (ciphertext, if the stream is encrypted); the writer's.
+        leaves_rest: Set before a `write`: what is half out if it gives up stays `unsent`; false then.
         look: Tells for 0 ms what `has_begun` does, to one thread at a time, the reader or not; None before
             that was asked, and where it takes more.
     """
@@ -72,7 +73,7 @@ class Stream:
         self._poll_writable: Poll | None = None  # the writer's, for waits
         self.bytes_in = self.bytes_out = 0
         self.blocked_since = 0.0
-        self.broken = False
+        self.broken = self.leaves_rest = False
 
     @property
     def closed(self) -> bool:
@@ -358,7 +359,7 @@ class Stream:
         if self._tls is None and len(self.unsent) == size and not self.broken:
             self.unsent = _NOTHING
         else:
-            self.broken = True
+            self.broken, self.leaves_rest = self.broken or not self.leaves_rest, False
 
     def _wait_writable(self, deadline: float | None) -> bool:
         sock = self._sock  # keeps the descriptor ours while it is polled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,11 +12,12 @@ import pytest
 
 from jetsocket.exceptions import ConnectionClosedError, InvalidStateError, TimeoutError
 from jetsocket.wire.frames import BINARY, TEXT
-from jetsocket.wire.outgoing import Batch
+from jetsocket.wire.link import Batch
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
-from tests.servers import RawServer
+from tests.conftest import Tls
+from tests.servers import RawServer, wait_until
 from tests.wire.test_fragments import Frames
 
 RawFactory = Callable[..., RawServer]
@@ -123,7 +125,76 @@ def test_a_deadline_before_the_first_byte_costs_nothing(deaf: WebSocket) -> None
     assert (batch.has_left, deaf.messages_sent, deaf.failure) == (False, 0, None)
 
 
-def test_a_deadline_half_way_ends_the_connection(connect: Connect, raw_server: RawFactory) -> None:
+def reading_later(sock: socket.socket) -> None:
+    """Upgrade, and read only once that is allowed."""
+    servers.upgrade(sock)
+    done.wait(20)
+    with contextlib.suppress(EOFError, OSError):
+        while (frame := servers.read_client_frame(sock)).opcode != 8:
+            lengths.append(len(frame.payload))
+
+
+lengths: list[int] = []
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_deadline_half_way_leaves_the_rest_to_who_comes_next(
+    connect: Connect, raw_server: RawFactory, tls: Tls, secure: bool
+) -> None:
+    done.clear()
+    lengths.clear()
+    if secure:
+        uri = raw_server(reading_later, ssl_context=tls.server_context).uri
+        ws = connect(uri, ssl_context=tls.client_context)
+    else:
+        ws = connect(raw_server(reading_later).uri)
+    sizes = list[int]()
+    while not ws._live_stream().unsent:
+        batch = Batch()
+        ws.send_together(batch, texts(1, 200_000), monotonic() + 0.1)
+        sizes.append(200_000)
+        assert batch.has_left
+        assert len(sizes) < 1000
+    assert ws.failure is None
+    outcomes = set()
+    for _ in range(100):  # until not even the rest leaves: then what comes behind it has not begun to
+        batch = Batch()
+        try:
+            ws.send_together(batch, texts(1, 200_000), monotonic() + 0.05)
+            sizes.append(200_000)
+        except TimeoutError:
+            assert not batch.has_left
+            outcomes.add("none")
+            break
+    assert outcomes == {"none"}
+    done.set()
+    ws.send_together(Batch(), texts(1, 5), monotonic() + 10)
+    wait_until(lambda: lengths == [*sizes, 5], 10)
+    assert ws.messages_sent == len(sizes) + 1
+
+
+def test_what_is_left_of_it_leaves_without_another_send(connect: Connect, raw_server: RawFactory) -> None:
+    done.clear()
+    lengths.clear()
+    ws = connect(raw_server(reading_later).uri)
+    ws.unfinished = set()
+    count = 0
+    while not ws.unfinished:
+        ws.send_together(Batch(), texts(1, 200_000), monotonic() + 0.1)
+        count += 1
+        assert count < 1000
+    done.set()
+
+    def finished() -> bool:
+        ws.finish()
+        return len(lengths) == count
+
+    wait_until(finished, 10)
+
+
+def test_a_deadline_half_way_through_a_very_long_one_ends_the_connection(
+    connect: Connect, raw_server: RawFactory
+) -> None:
     done.clear()
     ws = connect(raw_server(not_reading).uri)
     batch = Batch()
