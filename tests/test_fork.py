@@ -314,7 +314,7 @@ def test_multiprocessing(echo: EchoServer, method: str) -> None:
         assert processes.map(ask_ids, [uri] * 6, chunksize=1) == [True] * 6
     workers = [context.Process(target=ask_ids, args=(uri,)) for _ in range(2)]
     for worker in workers: worker.start()
-    for worker in workers: worker.join(10)
+    for worker in workers: worker.join(30)
     assert [worker.exitcode for worker in workers] == [0, 0]
     talk(lent, "parent", 5)
     lent.release()
@@ -374,8 +374,11 @@ def test_a_fork_that_runs_no_hooks_of_pythons(echo: EchoServer, echo_tls: EchoSe
         talk(lent, "before", 3)
         pool.acquire("/ids").release()
         for first in ("acquire", "stats", "drain", "close", "send", "recv", "release", "discard"):
-            pid = ctypes.PyDLL(None).fork()
+            sys.setswitchinterval(100)     # who asks for the interpreter's lock at the fork is not there in
+            pid = ctypes.PyDLL(None).fork()       # the child, which would hand it over, and wait for ever
+            sys.setswitchinterval(0.005)
             if pid == 0:
+                die_if_stuck(10)
                 status = 3
                 try:
                     child(first)

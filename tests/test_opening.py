@@ -108,6 +108,7 @@ def test_a_mute_server_with_attempts_is_told_to_all_at_once(raw_server: MakeRaw,
     outcomes = crowd(12, lambda _: request(pool))
     assert len(errors(outcomes)) == 12
     assert max(each.took for each in outcomes) < 2 * 0.4 + 0.1 + 0.4
+    wait_until(lambda: server.accepted >= 6)
     assert server.accepted == 6  # the pauses between the attempts of one dial are no time for another
 
 
@@ -315,13 +316,22 @@ def test_a_returned_connection_serves_who_waits_for_a_dial(raw_server: MakeRaw, 
 def test_a_handshake_that_outlasts_the_timeout_serves_the_second_try(
     raw_server: MakeRaw, make_pool: MakePool
 ) -> None:
-    server = raw_server(slow_echo(0.6))
-    pool = make_pool(server, max_connections=4)
-    with pytest.raises(PoolExhaustedError, match="being opened for 0"):
-        request(pool, 0.4)
-    for _ in range(5):
-        assert request(pool, 0.4) == {"hello": 1}
-    assert server.accepted == 1
+    def served_from_the_second_try_on() -> bool:
+        server = raw_server(slow_echo(0.6))
+        pool = make_pool(server, max_connections=4)
+        with pytest.raises(PoolExhaustedError, match="being opened for 0"):
+            request(pool, 0.4)
+        try:
+            assert request(pool, 0.4) == {"hello": 1}
+        except PoolExhaustedError:
+            return False
+        for _ in range(4):
+            assert request(pool, 5) == {"hello": 1}
+        assert server.accepted == 1
+        return True
+
+    # There are 0.2 s to spare, which may not be enough on a busy machine.
+    assert any(served_from_the_second_try_on() for _ in range(3))
 
 
 def test_a_deadline_in_line_says_what_happened(raw_server: MakeRaw, make_pool: MakePool) -> None:

@@ -505,10 +505,11 @@ def gives_up(conn: Any) -> None:
 def test_configure_that_fails_or_takes_too_long(
     echo: EchoServer, make_pool: MakePool, configure: Any
 ) -> None:
-    pool = make_pool(echo, max_connections=1, configure=configure, manager_kwargs={"connect_timeout": 0.2})
+    late = configure is waits
+    options = {"connect_timeout": 0.2 if late else 5.0}
+    pool = make_pool(echo, max_connections=1, configure=configure, manager_kwargs=options)
     for _ in range(3):
         began = awake()
-        late = configure is waits
         with pytest.raises(TimeoutError if late else jetsocket.ConnectionError, match="configure") as raised:
             pool.acquire("/silent", 5)
         assert awake() - began < 2
@@ -809,8 +810,8 @@ def test_a_place_in_line_is_not_lost_to_a_newcomer(echo: EchoServer, make_pool: 
 
 def test_a_pool_that_stays_exhausted(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_connections=2, acquire_timeout=0.1)
-    with ThreadPoolExecutor(1) as other, pool.acquire("/x"):
-        held = other.submit(pool.acquire, "/x").result(5)
+    with ThreadPoolExecutor(1) as other, pool.acquire("/x", 5):
+        held = other.submit(pool.acquire, "/x", 5).result(5)
         began = monotonic()
         with pytest.raises(PoolExhaustedError) as raised:
             other.submit(pool.acquire, "/a?key=secret").result(5)

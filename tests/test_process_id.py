@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from jetsocket.process_id import PID, System, getpid
+from tests import scripts
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -40,11 +41,17 @@ def test_a_forked_child_knows_itself_and_so_does_its_child() -> None:
 @needs_fork
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library is found by its name")
 def test_a_fork_that_runs_no_hooks_is_noticed() -> None:
-    """As uWSGI's, which calls the C function."""
-    import ctypes
+    """As uWSGI's, which calls the C function.
 
-    code = ctypes.PyDLL(None)  # holding the interpreter's lock
-    child = code.fork()
+    In a process without other threads: one that wants the interpreter's lock at the fork is not there in the
+    child, which hands the lock to it, and waits for ever.
+    """
+    script = """
+    import ctypes, os
+    from jetsocket.process_id import PID, getpid
+    child = ctypes.PyDLL(None).fork()  # holding the interpreter's lock
     if not child:
         os._exit(PID[0] == os.getppid() or getpid() != os.getpid())
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """
+    scripts.run(script).check()

@@ -678,7 +678,7 @@ def test_a_send_that_came_to_nothing_is_forgotten(connect: Connect, raw_server: 
     server = raw_server(script, receive_buffer=4096)
     ws = connect(server.uri, socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)])
     ws.send_message(noise(200))
-    while ws.send_ping() or select.select([], [ws], [], 0.2)[1]:  # until the kernel takes no more
+    while ws.send_ping() or select.select([], [ws], [], 0.5)[1]:  # until the kernel takes no more
         pass
     for _ in range(2):
         with pytest.raises(TimeoutError):
