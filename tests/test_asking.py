@@ -173,6 +173,13 @@ class Streaming(Service):
 stopped: list[Any] = []
 
 
+def request_over_an_open_connection(pool: ConnectionPool[Any], message: Any, timeout: float) -> Any:
+    """The time is for the reply: to open one may take longer."""
+    pool.prewarm("/", 1)
+    with pool._share("/", 5.0) as conn:
+        return conn.request(message, timeout)
+
+
 class Cancelling(Plain):
     def cancel(self, asked: Asked) -> Any:
         return {"do": "stop", "of": asked.sent["id"]}
@@ -186,7 +193,7 @@ def test_the_server_is_told_of_what_was_given_up_and_sends_no_more_of_it(
     streaming = echo_server(lambda conn: Streaming(conn).run())
     pool = make_pool(streaming, correlation=Cancelling(), max_connections=1, max_in_flight=max_in_flight)
     with pytest.raises(TimeoutError):
-        pool.request("/", {"do": "stream"}, 0.1)
+        request_over_an_open_connection(pool, {"do": "stream"}, 0.1)
     wait_until(lambda: len(stopped) == 1)
     with pool.acquire("/") as conn:
         for _ in conn.stream({"do": "stream"}, 5):
@@ -233,7 +240,7 @@ def test_a_cancel_that_fails_or_has_nothing_to_say_costs_nothing(
 
     pool = make_pool(server, correlation=Failing(), max_connections=1)
     with pytest.raises(TimeoutError):
-        pool.request("/", {"do": "late", "after": 0.2}, 0.05)
+        request_over_an_open_connection(pool, {"do": "late", "after": 0.5}, 0.05)
     assert pool.request("/", {"n": 1}, 5)["n"] == 1
     wait_until(lambda: pool.stats().late_replies == 1)
     assert server.opened == 1
