@@ -15,7 +15,7 @@ from tests.watchdog import die_if_stuck
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = 0.5  # s that an end may take
-WATCHDOG = 40.0  # s, after which a script that hangs shows where, and dies
+WATCHDOG = 50.0  # s, after which a script that hangs shows where, and dies
 
 
 @dataclass
@@ -154,6 +154,6 @@ def ask_ids(uri: str) -> bool:
     """In a process of multiprocessing: use a pool of its own."""
     from jetsocket import ConnectionPool
 
-    die_if_stuck(10)
+    die_if_stuck(30)
     with ConnectionPool(base_uri=uri) as pool, pool.acquire("/ids") as conn:
         return all(conn.request({"id": number}, timeout=5)["id"] == number for number in range(10))

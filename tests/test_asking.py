@@ -363,7 +363,7 @@ def hold(n, got):
 
 
 def run(server: EchoServer, script: str) -> str:
-    return scripts.run(START + script, server.uri, watchdog=30).check().out
+    return scripts.run(START + script, server.uri).check().out
 
 
 def test_ctrl_c_in_the_one_who_reads_costs_the_others_nothing(server: EchoServer) -> None:

@@ -248,4 +248,4 @@ def test_a_hook_that_runs_after_we_took_leave_gets_an_error(echo: EchoServer) ->
     pool = ConnectionPool(base_uri=sys.argv[1])
     conns = [pool.acquire("/") for _ in range(4)]
     """
-    assert scripts.run(dedent(script), echo.uri, watchdog=20).check().out == "ConnectionClosedError\n" * 4
+    assert scripts.run(dedent(script), echo.uri).check().out == "ConnectionClosedError\n" * 4

@@ -32,7 +32,7 @@ def in_child(work, leave=os._exit):
     '''Fork, do the work there, return how the child ended.'''
     pid = os.fork()
     if pid == 0:
-        die_if_stuck(10)
+        die_if_stuck(30)
         status = 3
         try:
             work()
@@ -69,7 +69,7 @@ def test_parent_and_child_both_work_and_hear_only_their_own(echo: EchoServer) ->
 
     pid = os.fork()
     if pid == 0:
-        die_if_stuck(10)
+        die_if_stuck(30)
         try:
             child()
         except BaseException:
@@ -378,7 +378,7 @@ def test_a_fork_that_runs_no_hooks_of_pythons(echo: EchoServer, echo_tls: EchoSe
             pid = ctypes.PyDLL(None).fork()       # the child, which would hand it over, and wait for ever
             sys.setswitchinterval(0.005)
             if pid == 0:
-                die_if_stuck(10)
+                die_if_stuck(30)
                 status = 3
                 try:
                     child(first)
@@ -485,7 +485,7 @@ children = []
 def fork(*_):
     children.append(os.fork())
     if children[-1] == 0:
-        die_if_stuck(10)
+        die_if_stuck(30)
 
 def soon(pid=os.getpid()):
     threading.Timer(0.3, os.kill, (pid, signal.SIGUSR1)).start()
@@ -550,7 +550,7 @@ def test_a_fork_in_a_callback(echo: EchoServer) -> None:
         if not pids:
             pids.append(os.fork())
             if pids == [0]:
-                die_if_stuck(10)
+                die_if_stuck(30)
                 if uses_pool:
                     with pool.acquire("/ids") as conn: talk(conn, "child", 5)
                     assert pool.stats().total_connections == 1

@@ -395,7 +395,7 @@ pool.close()
 told = []
 def count(what): return sum(what in line for line in told)
 while lines.qsize() or count("came back after") < 3 or not count("[told] closed"):  # two threads emit
-    told.append(lines.get(timeout=10).getMessage())
+    told.append(lines.get(timeout=30).getMessage())
 for what in ("leaked: ", "came back after", "reset() failed", "not kept: reset failed", "is over: closed by"):
     print(what, count(what))
 """

@@ -77,7 +77,7 @@ print("interrupts", interrupts)
 @pytest.mark.deep
 @pytest.mark.timeout(120)
 def test_ctrl_c_at_random_moments(echo: EchoServer) -> None:
-    ended = scripts.run(START + SIGINT, echo.uri, str(ROUNDS), watchdog=30 + ROUNDS / 20, measured=False)
+    ended = scripts.run(START + SIGINT, echo.uri, str(ROUNDS), watchdog=45 + ROUNDS / 20, measured=False)
     assert ended.status == 0, ended.out + ended.err
     # Those that struck in a finalizer are shown by Python itself and go no further.
     assert int(ended.out.split()[-1]) >= ROUNDS * 0.9
@@ -139,7 +139,7 @@ print("ok")
 @pytest.mark.timeout(120)
 def test_asynchronous_exceptions_in_worker_threads(echo: EchoServer) -> None:
     rounds = str(ROUNDS * 2 // 5)
-    ended = scripts.run(START + ASYNC, echo.uri, rounds, watchdog=30 + ROUNDS / 20, measured=False)
+    ended = scripts.run(START + ASYNC, echo.uri, rounds, watchdog=45 + ROUNDS / 20, measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
     assert echo.most_open <= 4
 

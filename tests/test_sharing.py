@@ -460,7 +460,7 @@ for thread in threads:
 pool.close()
 print("ok")
 """
-    ended = scripts.run(script, server.uri, watchdog=30)
+    ended = scripts.run(script, server.uri)
     assert ended.check().out == "ok\n"
 
 
@@ -488,7 +488,7 @@ assert pool.stats().total_connections == 1, pool.stats()
 pool.close()
 print("ok")
 """
-    assert scripts.run(script, server.uri, watchdog=30).check().out == "ok\n"
+    assert scripts.run(script, server.uri).check().out == "ok\n"
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ print("ok")
 def test_a_fork_holds_no_session_while_it_waits_for_the_locks_of_others(
     echo_tls: EchoServer, tls: Tls, tmp_path: Path
 ) -> None:
-    ended = scripts.run(OTHER_HOOK, echo_tls.uri, authority(tls, tmp_path), watchdog=20)
+    ended = scripts.run(OTHER_HOOK, echo_tls.uri, authority(tls, tmp_path))
     assert ended.out == "ok\n", ended.err
 
 
