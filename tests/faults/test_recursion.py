@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
+from tests.awake import awake
 from tests.books import faults
 from tests.servers import EchoServer, wait_until
 from tests.sizes import LONG
@@ -43,7 +44,7 @@ def at_the_limit(left: int, work: Callable[[], object]) -> BaseException | None:
 @pytest.fixture
 def new_pool(echo: EchoServer) -> Iterator[Callable[[], ConnectionPool[Any]]]:
     """Makes pools with an idle connection: one for each depth, so that all heal at the same time."""
-    config = ConnectionPoolConfig(max_connections=CAP, acquire_timeout=HEALED)
+    config = ConnectionPoolConfig(max_connections=CAP, acquire_timeout=20.0)
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore", ResourceWarning)
 
@@ -56,7 +57,9 @@ def new_pool(echo: EchoServer) -> Iterator[Callable[[], ConnectionPool[Any]]]:
 
 
 def all_can_be_had(pool: ConnectionPool[Any], left: int) -> None:
+    began = awake()
     held = [pool.acquire("/") for _ in range(CAP)]
+    assert awake() - began < HEALED, f"with {left} frames left"
     for conn in held:
         assert conn.request(left, 5) == left
         conn.release()
