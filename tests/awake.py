@@ -69,4 +69,7 @@ if hasattr(os, "register_at_fork"):
 
 def awake() -> float:
     """Now (s), for differences. Among greenlets, which there is no thread to look after, as `monotonic`."""
-    return monotonic() if "gevent" in sys.modules else _metronome.awake()
+    monkey = sys.modules.get("gevent.monkey")  # which may be there, and have replaced nothing
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return monotonic()
+    return _metronome.awake()
