@@ -1,29 +1,61 @@
 """jetsocket: a blocking, thread-safe WebSocket connection pool. Here are the public names, nothing else."""
 
-import logging
-from typing import TYPE_CHECKING
+from jetsocket.lazy_names import lazy_names
 
-from jetsocket.config import ConnectionPoolConfig
-from jetsocket.connection import PooledConnection
-from jetsocket.exceptions import (
-    ConnectionClosedError,
-    ConnectionError,
-    DecodeError,
-    HandshakeError,
-    InvalidStateError,
-    JetSocketError,
-    MessageTooBigError,
-    PoolClosedError,
-    PoolExhaustedError,
-    ProtocolError,
-    ReplyError,
-    SubscriptionOverflowError,
-    TimeoutError,
-)
-from jetsocket.info import ConnectionInfo, LeaseInfo
-from jetsocket.pool import ConnectionPool
-from jetsocket.stats import Histogram, PoolStats
-from jetsocket.subscription import Subscription
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False  # type checkers take it for typing's, which takes longer to import than all of this
+
+if TYPE_CHECKING:
+    from jetsocket.config import ConnectionPoolConfig
+    from jetsocket.connection import PooledConnection
+    from jetsocket.exceptions import (
+        ConnectionClosedError,
+        ConnectionError,
+        DecodeError,
+        HandshakeError,
+        InvalidStateError,
+        JetSocketError,
+        MessageTooBigError,
+        PoolClosedError,
+        PoolExhaustedError,
+        ProtocolError,
+        ReplyError,
+        SubscriptionOverflowError,
+        TimeoutError,
+    )
+    from jetsocket.info import ConnectionInfo, LeaseInfo
+    from jetsocket.pool import ConnectionPool
+    from jetsocket.stats import Histogram, PoolStats
+    from jetsocket.subscription import Subscription
+else:  # or every name would be known to type checkers
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "jetsocket.config": ["ConnectionPoolConfig"],
+            "jetsocket.connection": ["PooledConnection"],
+            "jetsocket.exceptions": [
+                "ConnectionClosedError",
+                "ConnectionError",
+                "DecodeError",
+                "HandshakeError",
+                "InvalidStateError",
+                "JetSocketError",
+                "MessageTooBigError",
+                "PoolClosedError",
+                "PoolExhaustedError",
+                "ProtocolError",
+                "ReplyError",
+                "SubscriptionOverflowError",
+                "TimeoutError",
+            ],
+            "jetsocket.info": ["ConnectionInfo", "LeaseInfo"],
+            "jetsocket.pool": ["ConnectionPool"],
+            "jetsocket.stats": ["Histogram", "PoolStats"],
+            "jetsocket.subscription": ["Subscription"],
+        },
+        modules=["correlation", "exceptions", "limits"],
+    )
 
 __all__ = [
     "ConnectionClosedError",
@@ -48,21 +80,3 @@ __all__ = [
     "SubscriptionOverflowError",
     "TimeoutError",
 ]
-
-__version__: str
-
-if not TYPE_CHECKING:  # or every name would be known to type checkers
-
-    def __getattr__(name: str) -> str:
-        """Look up the version when it is asked for: reading metadata is slow."""
-        if name != "__version__":
-            raise AttributeError(f"module 'jetsocket' has no attribute {name!r}")
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("jetsocket")
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            return "0+unknown"
-
-
-logging.getLogger("jetsocket").addHandler(logging.NullHandler())

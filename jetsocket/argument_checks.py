@@ -6,7 +6,6 @@ what is allowed.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -81,6 +80,8 @@ def boolean(name: str, value: object) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known name most like ``name``, or nothing if none is like it."""
+    import difflib
+
     matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.4)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from jetsocket.clock import monotonic
-from jetsocket.correlation import Asked
+from jetsocket.correlation.base import Asked
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.mailbox import Mailbox, Reading

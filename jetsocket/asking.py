@@ -8,7 +8,7 @@ from typing import Any, NoReturn, cast
 
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
-from jetsocket.correlation import NewId
+from jetsocket.correlation.base import NewId
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import (

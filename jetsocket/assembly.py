@@ -15,7 +15,7 @@ from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.connection import PooledConnection
 from jetsocket.correlated import CorrelatedConnection
-from jetsocket.correlation import Correlation
+from jetsocket.correlation.base import Correlation
 from jetsocket.entry import key_of
 from jetsocket.housekeeper import PUSHES
 from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from jetsocket.clock import monotonic
-from jetsocket.correlation import Correlation
+from jetsocket.correlation.base import Correlation
 from jetsocket.dispatch import Dispatcher
 from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 
 from jetsocket.interrupts import is_alarm
+from jetsocket.logs import POOL_LOG, WIRE_LOG
 from jetsocket.user_errors import exc_info_of
 
 _MOST = 10_000  # lines kept; where no thread runs, none may ever come for them
@@ -27,9 +28,6 @@ _WHEN_AND_WHERE = (
     "processName",
     "taskName",  # since Python 3.12
 )
-
-_pool_log = logging.getLogger("jetsocket.pool")
-_wire_log = logging.getLogger("jetsocket.wire")
 
 
 class DeferredLog:
@@ -51,11 +49,11 @@ class DeferredLog:
 
     def note(self, level: int, text: str, *args: object, failure: BaseException | None = None) -> None:
         """Keep a line of the pool's; `failure` adds the traceback of what the user's code raised."""
-        self._note(_pool_log, level, text, args, failure)
+        self._note(POOL_LOG, level, text, args, failure)
 
     def note_end(self, failure: Exception) -> None:
         """Keep how a connection ended."""
-        self._note(_wire_log, logging.DEBUG, "%s", (failure,), None)
+        self._note(WIRE_LOG, logging.DEBUG, "%s", (failure,), None)
 
     def _note(
         self,
@@ -78,9 +76,9 @@ class DeferredLog:
 
     def tell(self, text: str, *args: object) -> None:
         """Emit a DEBUG line of the pool's, behind those that wait; for a thread that the user called from."""
-        if not self.muted and _pool_log.isEnabledFor(logging.DEBUG):
+        if not self.muted and POOL_LOG.isEnabledFor(logging.DEBUG):
             self.emit()
-            _pool_log.debug(text, *args, stacklevel=2)
+            POOL_LOG.debug(text, *args, stacklevel=2)
 
     def emit(self) -> None:
         """Emit what waits."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import builtins
 import copy
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
@@ -48,6 +47,8 @@ def _restored(kind: type[JetSocketError], args: tuple[Any, ...], state: dict[str
 
 def _travels(value: object) -> bool:
     """Whether ``value`` survives pickling."""
+    import pickle
+
     try:
         pickle.loads(pickle.dumps(value))
     except Exception as why:

@@ -49,8 +49,6 @@ _START_PATIENCE = 1.0  # s, after which a thread that does not run is taken for 
 _RETURN_PATIENCE = 0.3  # s that a return may take from its claim to its booking
 _STOP_PATIENCE = 1.0  # s that workers have to empty their queues
 
-_log = logging.getLogger("jetsocket.pool")
-
 
 class Housekeeper:
     """The thread, and what it remembers between two rounds.

@@ -22,6 +22,7 @@ from jetsocket.housekeeper import Check, Housekeeper
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.limits import Limiter
+from jetsocket.logs import POOL_LOG
 from jetsocket.moving import Moving
 from jetsocket.on_push import OnPush, PushHandler
 from jetsocket.opening import START_PATIENCE, Opening
@@ -31,8 +32,6 @@ from jetsocket.returning import close_now
 from jetsocket.state import Answer, State
 from jetsocket.suspects import ended_silently, patience, ping_after_sleep, ping_siblings
 from jetsocket.threads import Forked
-
-_log = logging.getLogger("jetsocket.pool")
 
 _OWES_A_PONG = "owes a pong"
 _LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
@@ -100,7 +99,7 @@ class Lending(Moving, Prewarming):
         if state.closed:
             wire.cut("the pool was closed")
             raise state.closed_error()
-        if _log.isEnabledFor(logging.DEBUG):
+        if POOL_LOG.isEnabledFor(logging.DEBUG):
             how = "reused" if uses else "opened"
             text = "[%s] connection %d %s for %s"
             state.log.tell(text, state.name, entry.id, how, entry.target.redacted)

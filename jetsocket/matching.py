@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from jetsocket.correlation import Asked, Correlation, NewId
+from jetsocket.correlation.base import Asked, Correlation, NewId
 from jetsocket.correlation.reading import topics_of
 from jetsocket.exceptions import ReplyError
 from jetsocket.interrupts import is_alarm

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from jetsocket.correlation import Asked
+from jetsocket.correlation.base import Asked
 from jetsocket.interrupts import suppress
 from jetsocket.mailbox import Mailbox
 from jetsocket.topics import Feed

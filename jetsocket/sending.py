@@ -7,12 +7,12 @@ used once on a connection.
 from __future__ import annotations
 
 import itertools
-import uuid
+import os
 from collections.abc import Hashable
 from typing import Any
 
 from jetsocket.askers import Askers
-from jetsocket.correlation import NewId
+from jetsocket.correlation.base import NewId
 from jetsocket.mailbox import Mailbox
 from jetsocket.matching import Matching, Payload
 from jetsocket.outbox import Messenger, Outbox
@@ -40,7 +40,7 @@ class Sending(Askers, Messenger):
         super().__init__(wire, target, matching, pushes)
         self.outbox = Outbox(self)
         self._numbers, self._is_apart = itertools.count(1), False
-        self._prefix = uuid.uuid4().hex
+        self._prefix = os.urandom(16).hex()
 
     def send(self, request: Request, message: Any, deadline: float | None, holder: object) -> None:
         """Send a request with an id of ours; when this returns, it has left.

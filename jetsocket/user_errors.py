@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
 from types import FrameType, TracebackType
 
 from jetsocket.exceptions import JetSocketError
@@ -17,8 +16,8 @@ from jetsocket.wire.redaction import as_cause
 
 __all__ = ["Misuse", "as_told", "exc_info_of", "place_in", "place_of", "told"]
 
-_PACKAGE = str(Path(__file__).parent) + os.sep
-_OTHERS = (_PACKAGE, str(Path(os.__file__).parent) + os.sep, "<frozen ")
+_PACKAGE = os.path.dirname(__file__) + os.sep
+_OTHERS = (_PACKAGE, os.path.dirname(os.__file__) + os.sep, "<frozen ")
 
 
 class Misuse(TypeError):

@@ -23,19 +23,6 @@ def test_it_runs_as_a_module() -> None:
     assert done.stdout == f"jetsocket {jetsocket.__version__}\n"
 
 
-def test_the_version_is_looked_up_when_it_is_asked_for() -> None:
-    """Metadata are slow to read. A name that does not exist is no version."""
-    script = (
-        "import sys; sys.modules['websockets'] = None  # it reads them, too\n"
-        "loaded = set(sys.modules); import jetsocket; loaded = set(sys.modules) - loaded\n"
-        "print('importlib.metadata' in loaded, jetsocket.__version__)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == f"False {jetsocket.__version__}\n"
-    with pytest.raises(AttributeError, match="module 'jetsocket' has no attribute 'Pool'"):
-        _ = jetsocket.Pool
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

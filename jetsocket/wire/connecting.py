@@ -21,6 +21,7 @@ from jetsocket.uris import Target, parse
 from jetsocket.wire import deflate
 from jetsocket.wire.channel import Channel
 from jetsocket.wire.dial import Dialing
+from jetsocket.wire.frames import mask_fast
 from jetsocket.wire.headers import NO_HEADERS
 from jetsocket.wire.link import takes
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of
@@ -149,6 +150,7 @@ class Connecting(Channel, websocket.WebSocket):
         if cookie or origin or offered:
             header_fields([("Cookie", cookie or ""), ("Origin", origin or ""), *offer(offered)])
         self.target = parse(url) if isinstance(url, str) else url
+        mask_fast()
         for hop in itertools.count():
             dialing = Dialing(
                 self.target,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from websocket import ABNF
 
 from jetsocket.exceptions import ProtocolError
-from jetsocket.wire.masking import mask
+from jetsocket.wire.masking import fastest_mask, mask_in_python
 
 CONTINUATION = ABNF.OPCODE_CONT
 TEXT = ABNF.OPCODE_TEXT
@@ -27,6 +28,13 @@ _RSV1, _RSV = 0x40, 0x70
 _SHORT, _MEDIUM = struct.Struct("!BB4s"), struct.Struct("!BBH4s")
 _LONG = struct.Struct("!BBQ4s")
 _LENGTH_16, _LENGTH_64 = struct.Struct("!H"), struct.Struct("!Q")
+_mask: Callable[[bytes, bytes], bytes] = mask_in_python
+
+
+def mask_fast() -> None:
+    """Mask in C from now on, where that is installed."""
+    global _mask  # noqa: PLW0603  # the fastest for each frame to find
+    _mask = fastest_mask()
 
 
 def encode_frame(opcode: int, payload: bytes, key: bytes, *, fin: bool = True, rsv1: bool = False) -> bytes:
@@ -42,12 +50,12 @@ def encode_frame(opcode: int, payload: bytes, key: bytes, *, fin: bool = True, r
     first = opcode | (FIN if fin else 0) | (_RSV1 if rsv1 else 0)
     length = len(payload)
     if length < 126:
-        return _SHORT.pack(first, 0x80 | length, key) + mask(payload, key)
+        return _SHORT.pack(first, 0x80 | length, key) + _mask(payload, key)
     if length < 0x10000:
         head = _MEDIUM.pack(first, 0x80 | 126, length, key)
     else:
         head = _LONG.pack(first, 0x80 | 127, length, key)
-    return head + mask(payload, key)
+    return head + _mask(payload, key)
 
 
 class Header(NamedTuple):

@@ -19,7 +19,6 @@ handler needs, waiting would be waiting for itself: it gets an InvalidStateError
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Set
@@ -35,6 +34,7 @@ from jetsocket.exceptions import (
     raise_copy,
 )
 from jetsocket.interrupts import suppress
+from jetsocket.logs import WIRE_LOG
 from jetsocket.uris import Target
 from jetsocket.wire import deflate
 from jetsocket.wire.close_codes import ABNORMAL
@@ -55,7 +55,6 @@ _AT_FIRST = 0.002
 _LOOK_AGAIN = 0.5
 """s after which a thread that waits for a lock looks whether the connection is over."""
 
-_log = logging.getLogger("jetsocket.wire")
 _LockName: TypeAlias = Literal["lock", "readlock"]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _takers: dict[str, set[CodeType]] = {"lock": set(), "readlock": set()}
@@ -89,7 +88,7 @@ class Ping:
 
 
 def _log_end(failure: ConnectionError) -> None:
-    _log.debug("%s", failure)
+    WIRE_LOG.debug("%s", failure)
 
 
 class Batch:

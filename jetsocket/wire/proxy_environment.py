@@ -6,7 +6,6 @@ import ipaddress
 import os
 import re
 import sys
-import urllib.request
 from typing import NamedTuple, TypeAlias
 
 from jetsocket import uris
@@ -128,6 +127,8 @@ def _tells_of(error: KeyError, name: str) -> bool:
 
 
 def _from_system(target: uris.Target, scheme: str) -> Choice | None:
+    import urllib.request  # which loads all that HTTP needs, for one system in three
+
     proxies = urllib.request.getproxies()
     url = proxies.get(scheme) or proxies.get("all")
     return None if not url or urllib.request.proxy_bypass(target.host) else Choice(url, _SYSTEM)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import html
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -158,6 +157,8 @@ def secrets_of_login(username: str, password: str) -> set[str]:
 
 def _quoted(secret: str) -> set[str]:
     """How a server writes it that quotes it in JSON, in HTML or in a URI."""
+    import html  # the names of two thousand characters
+
     in_json = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
     in_json |= {each.replace("/", "\\/") for each in in_json}  # PHP does
     in_html = {html.escape(secret), html.escape(secret, quote=False)}

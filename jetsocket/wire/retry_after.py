@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 
 from jetsocket.interrupts import raise_alarm_behind
 
@@ -48,6 +46,9 @@ def _timestamp(date: str) -> float | None:
     """A date of HTTP (RFC 9110 §5.6.7) in seconds since 1970; None for what is none."""
     if not 0 < len(date) <= _LONGEST_DATE:
         return None
+    from datetime import timezone  # both are slow to load
+    from email.utils import parsedate_to_datetime
+
     try:
         read = parsedate_to_datetime(date)
         # A date without a zone is one of UTC: "Sun Nov  6 08:49:37 1994", a form that recipients must know.

@@ -5,7 +5,6 @@ The first line of its answer mostly names the cause; advice that goes by the sta
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -48,6 +47,8 @@ def first_words(body: bytes, headers: Mapping[str, str], known: str = "") -> str
     if "json" in kind or text.startswith(("{", "[")):
         lines = _of_json(text)
     elif "html" in kind or text.startswith("<"):
+        import html
+
         lines = iter(html.unescape(_TAG.sub("\n", _UNSEEN.sub("\n", text))).splitlines())
     else:
         lines = iter(text.splitlines())

@@ -23,14 +23,14 @@ from jetsocket.exceptions import MessageTooBigError, ProtocolError
 from jetsocket.wire.close_codes import encode_close, parse_close
 from jetsocket.wire.deflate import Agreement, Inflater
 from jetsocket.wire.frames import encode_frame, parse_header
-from jetsocket.wire.masking import _choose_mask, _mask_in_python
+from jetsocket.wire.masking import fastest_mask, mask_in_python
 from jetsocket.wire.message_reader import MessageReader
 from tests.servers import close_frame, frame
 from tests.sizes import size
 
 LIMIT = 1 << 20
 quick = settings(deadline=None, max_examples=size(30, 500))
-every_mask = pytest.mark.parametrize("mask", [_mask_in_python, apply_mask], ids=["Python", "C"])
+every_mask = pytest.mark.parametrize("mask", [mask_in_python, apply_mask], ids=["Python", "C"])
 
 
 def decode(data: bytes) -> list[Frame]:
@@ -111,9 +111,9 @@ def test_both_ways_of_masking_agree_where_they_meet(mask: Callable[[bytes, bytes
 
 
 def test_the_mask_in_c_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _choose_mask() is apply_mask
+    assert fastest_mask() is apply_mask
     monkeypatch.setitem(sys.modules, "websockets.speedups", None)
-    assert _choose_mask() is _mask_in_python
+    assert fastest_mask.__wrapped__() is mask_in_python
 
 
 # --- parsing
