@@ -46,6 +46,7 @@ class Entry:
         uses: How often it was lent.
         is_outdated: Whether `clear` was called meanwhile, so that it is not lent again.
         token: The limiter's, None without one.
+        is_renewed: Whether it was refused, and `auth` has other credentials to try.
         sent: Messages sent when the present lease began, so that `configure`'s do not count.
         received: Messages received when the present lease began.
         ids: The last ids that it was sent; None before the first.
@@ -73,6 +74,7 @@ class Entry:
         "idle_since",
         "ids",
         "is_outdated",
+        "is_renewed",
         "key",
         "out_with_ping",
         "place",
@@ -109,7 +111,7 @@ class Entry:
         self.expires = expires
         self.idle_since = 0.0
         self.uses = 0
-        self.is_outdated = False
+        self.is_outdated = self.is_renewed = False
         self.token: Any = None
         self.sent = self.received = 0
         self.uncounted_sent = self.uncounted_received = 0

@@ -137,6 +137,8 @@ class ConnectionError(JetSocketError, builtins.ConnectionError):
 class HandshakeError(ConnectionError):
     """The server answered the HTTP upgrade with anything but a valid 101 (RFC 6455 §4.1, §4.2.2).
 
+    Or the service that gives out the tickets for it refused one; the message says who did.
+
     Attributes:
         status_code: The HTTP status, or None if there was no readable one.
         headers: The response headers; empty if there were none.

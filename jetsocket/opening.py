@@ -19,6 +19,7 @@ from functools import partial
 from queue import Empty
 from typing import Any
 
+from jetsocket.approach import approach, renews, straight
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
 from jetsocket.cooldown import backoff
@@ -37,7 +38,6 @@ from jetsocket.state import State
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
 from jetsocket.user_errors import as_told, told
-from jetsocket.wire.redaction import raise_alone
 from jetsocket.workers import run
 
 START_PATIENCE = 0.5
@@ -204,8 +204,8 @@ class Opening:
             self._state.log.note(logging.WARNING, text, self._state.name, dial.target.redacted, lasted)
 
     def _open(self, dial: Dial, parks: bool) -> None:
-        state, attempts = self._state, self._options.connect_attempts
-        for attempt in range(1, attempts + 1):
+        state, attempts_left, is_renewed = self._state, self._options.connect_attempts, False
+        while True:
             if state.pid != PID[0]:
                 raise Forked
             token: Hashable | None = None  # one for each attempt: that of the last went back with its end
@@ -224,7 +224,11 @@ class Opening:
                     entry.wire.shutdown()
                     state.drop_dial(dial)
                 return
-            is_over = self._ends_with(failure, dial, entry, attempt == attempts)
+            if entry.is_renewed and not is_renewed:  # once, with other credentials, and at once
+                is_renewed, is_over = True, not state.attempt_failed(dial, entry, failure)
+            else:
+                attempts_left -= 1
+                is_over = self._ends_with(failure, dial, entry, not attempts_left)
             failure = None  # its cause's frames, of the user's code, lead to this one
             if is_over:
                 return
@@ -293,24 +297,36 @@ class Opening:
         options, target = self._options, entry.target
         deadline = monotonic() + options.connect_timeout
         ours = self._base is None or options.cross_origin_headers or same_origin(self._base, target)
+        offered, prepared = options.subprotocols or self._offered(), None
         try:
+            if options.auth is None and options.resolve is None:
+                way = straight(options, target, offered, ours=ours)
+            else:
+                way = approach(options, target, offered, deadline, ours=ours)
+                prepared = way.prepared
             entry.wire.connect(
-                target,
+                way.target,
                 deadline=deadline,
-                header=_headers(options, target) if ours else (),
-                cookie=options.cookie if ours else None,
+                header=way.header,
+                cookie=way.cookie,
                 origin=options.origin,
-                subprotocols=options.subprotocols or self._offered(),
+                subprotocols=way.subprotocols,
                 compress=options.compress,
-                ssl_context=options.ssl_context,  # for ws, too: a redirect may lead to wss
+                ssl_context=way.ssl_context,
                 proxy=options.proxy,
-                unix=options.unix if ours else None,
+                unix=way.unix,
                 socket_options=options.socket_options,
-                server_hostname=options.server_hostname if ours else None,
+                server_hostname=way.server_hostname,
                 source_address=options.source_address,
                 max_redirects=options.max_redirects,
                 meanwhile=self._wires.make_ahead,
+                tokens=way.tokens,
+                secrets=way.secrets,
             )
+        except HandshakeError as error:
+            if prepared is not None and not is_alarm(error):
+                entry.is_renewed = renews(options, error, prepared, target)
+            raise
         except TimeoutError as error:
             if is_alarm(error):
                 raise
@@ -361,31 +377,6 @@ class Opening:
         if state.pid != getpid():
             raise Forked
         return token
-
-
-def _headers(options: Options, target: Target) -> list[tuple[str, str]]:
-    """The user's header fields; what their callable raises is the cause of a ConnectionError.
-
-    Raises:
-        ConnectionError: The callable raised, or returned what can't be sent.
-    """
-    source = options.extra_headers
-    if not callable(source):
-        return options.headers()
-    what = f"cannot connect to {target.redacted}: "
-    try:
-        given = source()
-    except Exception as error:  # whatever the user's code raises
-        if is_alarm(error, users_code=True):
-            raise
-        text = f'{what}manager_kwargs["extra_headers"]() raised {told(error)}; the cause has its traceback'
-        raise_alone(ConnectionError(text), as_told(error))
-    try:
-        return options.checked_headers(given)
-    except (TypeError, ValueError) as error:
-        if is_alarm(error):
-            raise
-        raise ConnectionError(f"{what}{error}") from error
 
 
 __all__ = ["START_PATIENCE", "Opening", "is_worth_retrying"]

@@ -11,7 +11,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jetsocket import uris
 from jetsocket.argument_checks import (
@@ -30,6 +30,9 @@ from jetsocket.argument_checks import (
 from jetsocket.header_fields import TOKEN, field_value, header_pairs
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.wire.proxy_url import Proxy, import_python_socks, redact_proxy
+
+if TYPE_CHECKING:
+    from jetsocket.auth.base import Auth
 
 __all__ = ["HeaderPairs", "HeaderSource", "Options"]
 
@@ -164,9 +167,19 @@ def _anything(_name: str, value: object) -> object:
     return value
 
 
+def _auth(name: str, value: object) -> Auth | None:
+    if value is None:
+        return None
+    from jetsocket.auth.accepted import accepted  # not loaded by pools without
+
+    return accepted(name, value)
+
+
 _OPTION_CHECKS: Mapping[str, Check] = {
     "ssl_context": _ssl_context,
     "extra_headers": _extra_headers,
+    "auth": _auth,
+    "resolve": check_callable,
     "subprotocols": _subprotocols,
     "compress": boolean,
     "compression_threshold": int_from(0),
@@ -213,6 +226,8 @@ class Options:
     Attributes:
         ssl_context: For ``wss``; None: certificates are verified against the system's authorities.
         extra_headers: Header fields of the handshake: a mapping, pairs, or a callable asked at each connect.
+        auth: User name and password, or what says where to dial and what to show there; see `jetsocket.auth`.
+        resolve: ``(uri, timeout) -> uri``, asked at each connect: the address that is dialled for a URI.
         subprotocols: Subprotocols to offer, best first (RFC 6455 §1.9).
         compress: Offer permessage-deflate (RFC 7692).
         compression_threshold: Messages smaller than this go out uncompressed, bytes.
@@ -247,6 +262,8 @@ class Options:
 
     ssl_context: ssl.SSLContext | None = None
     extra_headers: HeaderSource | None = None
+    auth: Auth | None = None
+    resolve: Callable[[str, float], str] | None = None
     subprotocols: Sequence[str] = ()
     compress: bool = True
     compression_threshold: int = 128
@@ -369,6 +386,6 @@ def _shown(name: str, value: Any) -> str:
         return f"<{', '.join(field for field, _ in value)}>"
     if name == "cookie":
         return "'***'"
-    if name == "subprotocols":
-        return f"<{len(value)}>"
+    if name in ("subprotocols", "auth"):
+        return f"<{len(value)}>" if name == "subprotocols" else f"<{type(value).__name__}>"
     return repr(uris.redact(value)) if name == "proxy" and isinstance(value, str) else repr(value)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import os
 from types import FrameType, TracebackType
+from typing import NoReturn
 
-from jetsocket.exceptions import JetSocketError
-from jetsocket.wire.redaction import as_cause
+from jetsocket.exceptions import ConnectionError, JetSocketError
+from jetsocket.wire.redaction import as_cause, raise_alone
 
-__all__ = ["Misuse", "as_told", "exc_info_of", "place_in", "place_of", "told"]
+__all__ = ["Misuse", "as_told", "exc_info_of", "place_in", "place_of", "raise_as_cause", "told"]
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
 _OTHERS = (_PACKAGE, os.path.dirname(os.__file__) + os.sep, "<frozen ")
@@ -79,6 +80,20 @@ def exc_info_of(error: BaseException) -> tuple[type[BaseException], BaseExceptio
     """What a log record takes as its `exc_info`, without the text of the error."""
     stand_in = as_told(error)
     return type(stand_in), stand_in, stand_in.__traceback__
+
+
+def raise_as_cause(error: BaseException, what: str) -> NoReturn:
+    """Raise that the user's code has failed; its error is the cause as it is, but for the frames of ours.
+
+    Args:
+        error: What it raised.
+        what: What was called.
+
+    Raises:
+        ConnectionError: Always.
+    """
+    failure = ConnectionError(f"{what} raised {told(error)}; the cause of this error has its traceback")
+    raise_alone(failure, error.with_traceback(_of_the_user(error.__traceback__)))
 
 
 def _of_the_user(trace: TracebackType | None) -> TracebackType | None:

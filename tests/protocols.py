@@ -7,10 +7,13 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import responses
+
 from tests.servers import Connection
 
 Service = Callable[[Connection], None]
 
+EXCHANGE = "stream.example.com"
 SUBPROTOCOLS = ("graphql-transport-ws", "obswebsocket.json")
 
 
@@ -297,3 +300,19 @@ def services() -> dict[str, Service]:
 
 ENCRYPTED = ("stream.binance.com:9443", "ws.okx.com:8443")
 """Those whose port is another than 443 and that are reached by wss all the same."""
+
+
+# --- what is got by HTTP
+
+
+def give_out_tickets(http: responses.RequestsMock) -> None:
+    """The services of docs/credentials.md that say how the exchange is to be dialled."""
+    http.post(f"https://{EXCHANGE}/tickets", json={"data": {"ticket": "t1"}})
+    http.post(f"https://{EXCHANGE}/login", headers={"Set-Cookie": "sessionid=s1; Path=/"})
+    transports = [{"transport": "WebSockets", "transferFormats": ["Text"]}]
+    negotiated = {"negotiateVersion": 1, "connectionToken": "c1", "availableTransports": transports}
+    http.post(f"https://{EXCHANGE}/hub/negotiate", json=negotiated)
+    address = f"wss://{EXCHANGE}/link/?ticket=t1"
+    http.post("https://slack.com/api/apps.connections.open", json={"ok": True, "url": address})
+    data = {"token": "t1", "instanceServers": [{"endpoint": f"wss://{EXCHANGE}/endpoint"}]}
+    http.post("https://api.kucoin.com/api/v1/bullet-public", json={"code": "200000", "data": data})

@@ -100,6 +100,8 @@ class Connecting(Channel, websocket.WebSocket):
         source_address: tuple[str, int] | None = None,
         max_redirects: int = 3,
         meanwhile: Callable[[], object] | None = None,
+        tokens: Sequence[str] = (),
+        secrets: Iterable[str] = (),
         **others: Any,
     ) -> None:
         """Connect and upgrade, all within one deadline.
@@ -125,6 +127,8 @@ class Connecting(Channel, websocket.WebSocket):
             max_redirects: How many redirects to follow, to the same origin, or from ws:// to wss:// on the
                 same host; there with header, cookie and userinfo only from port 80 to 443.
             meanwhile: Called when a request has been sent and the server has yet to answer; to be short.
+            tokens: Subprotocols that are credentials, offered after the others and where those may go.
+            secrets: What no message is to show though it is part of the URI's path.
             **others: None: an option of websocket-client's that has no meaning here is not ignored.
 
         Raises:
@@ -146,9 +150,10 @@ class Connecting(Channel, websocket.WebSocket):
         if deadline is None:
             limit = self.gettimeout() if timeout is None else timeout
             deadline = deadline_in(DEFAULT_CONNECT_TIMEOUT if limit is None else limit)
-        fields, offered = header_fields(header or ()), tuple(subprotocols or ())
+        fields, offered = header_fields(header or ()), (*(subprotocols or ()), *tokens)
         if cookie or origin or offered:
             header_fields([("Cookie", cookie or ""), ("Origin", origin or ""), *offer(offered)])
+        self._sent_before = frozenset(secrets)
         self.target = parse(url) if isinstance(url, str) else url
         mask_fast()
         for hop in itertools.count():
@@ -179,7 +184,7 @@ class Connecting(Channel, websocket.WebSocket):
                 self._sent_before |= error.secrets
                 new = self._follow(error, hop < max_redirects)
                 if not keeps_credentials(self.target, new):
-                    fields, cookie = [], None
+                    fields, cookie, offered = [], None, tuple(subprotocols or ())
                 self.target = new
             else:
                 self.last_heard = monotonic()

@@ -225,4 +225,35 @@ def default_ssl_context() -> ssl.SSLContext:
     return context
 
 
-__all__ = ["ReentryError", "Tls", "default_ssl_context", "frames_from"]
+_without: weakref.WeakKeyDictionary[ssl.SSLContext, ssl.SSLContext] = weakref.WeakKeyDictionary()
+
+
+def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
+    """A context for clients that trusts what this one does, and has no certificate of ours to show.
+
+    Whether a context has one can't be told, nor can it be taken away: so all that can be read of the first is
+    carried over to another, and authorities that a directory holds, which can't, if they are the system's.
+    """
+    if (known := _without.get(context)) is not None:
+        return known
+    plain = type(context)(ssl.PROTOCOL_TLS_CLIENT)
+    plain.check_hostname = False  # or verify_mode can't be set
+    for name in (
+        "verify_mode",
+        "check_hostname",
+        "verify_flags",
+        "options",
+        "minimum_version",
+        "maximum_version",
+    ):
+        setattr(plain, name, getattr(context, name))
+    plain.set_ciphers(":".join(each["name"] for each in context.get_ciphers()))
+    if authorities := context.get_ca_certs(binary_form=True):
+        plain.load_verify_locations(cadata=b"".join(authorities))
+    elif plain.verify_mode != ssl.CERT_NONE:
+        plain.load_default_certs()
+    _without[context] = plain
+    return plain
+
+
+__all__ = ["ReentryError", "Tls", "default_ssl_context", "frames_from", "without_certificate"]

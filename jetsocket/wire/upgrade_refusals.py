@@ -24,7 +24,7 @@ _TAG = re.compile(r"<[^>]*>?")
 # Where APIs put what is wrong; an "error" may be an object that has one of the others.
 _MEMBERS = ("message", "error_description", "detail", "error", "reason", "msg", "description", "title")
 
-_CREDENTIALS = 'manager_kwargs["extra_headers"]'
+_CREDENTIALS = 'manager_kwargs["auth"] or ["extra_headers"]'
 _NO_WEBSOCKET = "check the path; something else than a WebSocket is served there"
 _BUSY = frozenset({408, 429, 502, 503, 504})
 _TRY_WITHOUT_DEFLATE = (

@@ -1,0 +1,1 @@
+"""Tests of credentials and one-time addresses, against a real WebSocket server; HTTP is `responses`'."""
