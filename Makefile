@@ -4,6 +4,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+DIST ?= dist
 JOBS ?= 4
 
 # The first Python >= 3.10 that really runs and can make environments. Override: make test PYTHON=/path/to/python
@@ -22,7 +23,7 @@ INTEGRATION_PACKAGES := $(call missing,node npm,nodejs npm) $(call missing,nginx
     $(call absent,github.com/gorilla,golang-github-gorilla-websocket-dev)
 
 # And from npm, into the environment.
-NPM_PACKAGES := ws@8 graphql@16 graphql-ws@6 @foundry-rs/anvil@1
+NPM_PACKAGES := ws@8 graphql@16 graphql-ws@6 @foundry-rs/anvil@1 pyright@1
 
 # Settings of the user's that would make pip install elsewhere than into .venv, or Python look elsewhere.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH
@@ -32,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs coverage bench integration soak clean
+.PHONY: help demo test lint format docs coverage bench integration release soak clean
 
 help: ## Say what there is to make
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='-k name -x']"
@@ -76,6 +77,14 @@ integration: $(VENV)/.has-integration ## Run the tests that need more than Pytho
 	    mkdir -p $(VENV)/npm && npm install --no-audit --no-fund --loglevel=error --prefix $(VENV)/npm $(NPM_PACKAGES) \
 	    && echo $(NPM_PACKAGES) >$(VENV)/npm/installed || echo "npm has failed; what needs it is skipped" >&2; fi
 	@$(BIN)/python -m pytest -m "integration and not soak" $(ARGS)
+
+release: $(VENV)/.has-release ## Build wheel and sdist into dist, and check them; tags and uploads nothing
+	@rm -f $(DIST)/*.whl $(DIST)/*.tar.gz
+	@$(BIN)/python -m build --outdir $(DIST)
+	@$(BIN)/python -m twine check --strict $(DIST)/*
+	@$(BIN)/check-wheel-contents $(DIST)
+	@$(BIN)/python -m zipfile -l $(DIST)/*.whl | grep 'jetsocket/py\.typed' >/dev/null || \
+	    { echo "jetsocket/py.typed is not in the wheel" >&2; exit 1; }
 
 soak: $(VENV)/.has-soak ## Try every promise at length: MINUTES=10 SEED=n ONLY=soak|suites
 	@$(BIN)/python -m tests.soak $(ARGS)
