@@ -46,7 +46,7 @@ class Lender(Protocol):
         """Whether a connection that was idle, not yet used by this borrower, is still clean."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Terms(Generic[T]):
     """What all leases of a pool have in common.
 

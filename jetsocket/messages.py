@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
-from jetsocket.decode_errors import describe_msgspec, describe_pydantic
 from jetsocket.exceptions import DecodeError
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.user_errors import as_told, place_of
@@ -312,6 +311,8 @@ def _msgspec_codec(kind: type) -> Codec[Any]:
             return msgspec.json.encode(data).decode()
         return json.dumps(data, ensure_ascii=False, default=msgspec.to_builtins)
 
+    from jetsocket.decode_errors import describe_msgspec
+
     return Codec(encode, msgspec.json.Decoder(kind).decode, describe_msgspec(kind))
 
 
@@ -331,5 +332,7 @@ def _pydantic_codec(kind: type) -> Codec[Any]:
         if dataclasses.is_dataclass(data):
             return pydantic_core.to_json(data).decode()
         return json.dumps(data, ensure_ascii=False, default=pydantic_core.to_jsonable_python)
+
+    from jetsocket.decode_errors import describe_pydantic
 
     return Codec(encode, adapter.validate_json, describe_pydantic(adapter))

@@ -31,7 +31,6 @@ from jetsocket.wire.not_http import MOST_LOOKED_AT, can_be_http, first_line, gue
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade, chosen_of
-from jetsocket.wire.upgrade_refusals import advice, first_words
 
 MAX_HEAD = 64 * 1024
 """B of status line and headers that a server may send."""
@@ -303,6 +302,8 @@ class Upgrade:
                 text, status_code=status, headers=headers, body=body, shown=shown, secrets=self._secrets()
             )
         secrets = self._secrets() | secrets_of_cookies(headers.get_all("set-cookie"))
+        from jetsocket.wire.upgrade_refusals import advice, first_words  # what most servers never say
+
         said = first_words(body, headers, f"{status} {reason}")
         what = f"the server refused with {status} {censored(reason, secrets)}".rstrip()
         if said:
