@@ -105,7 +105,10 @@ def approach(
             raise ConnectionError(f"{name} a {type(given).__name__}; it must be a jetsocket.auth.Prepared")
         prepared = given
         if prepared.uri != address.uri:
-            address = _address(prepared.uri, f"{name} a Prepared with", logical)
+            other = _address(prepared.uri, f"{name} a Prepared with", logical)
+            if other.authorization is None and same_origin(other, address):
+                other = replace(other, authorization=address.authorization)
+            address = other
     at_home = same_origin(logical, address)
     if at_home and logical.authorization is not None and address.authorization is None:
         address = replace(address, authorization=logical.authorization)

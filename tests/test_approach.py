@@ -196,6 +196,9 @@ def test_the_userinfo_of_an_address_is_not_told_to_auth_and_is_sent(
     call(make_pool("ws://me:no@shop", manager_kwargs={"resolve": lambda *_: address, "auth": auth}))
     assert auth.asked[0][0] == f"{echo.uri}/"
     assert sent_to(echo)["Authorization"] == "Basic " + base64.b64encode(b"you:pw").decode()
+    more = Own(lambda uri: Prepared(f"{uri}?t=1"))
+    call(make_pool("ws://me:no@shop", manager_kwargs={"resolve": lambda *_: address, "auth": more}))
+    assert sent_to(echo)["Authorization"] == "Basic " + base64.b64encode(b"you:pw").decode()
 
 
 def test_it_is_not_asked_for_another_origin_than_the_pools_own(
@@ -383,6 +386,16 @@ def test_a_context_without_a_certificate_trusts_what_the_other_does(tls: Tls) ->
     trusting_none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting_none.check_hostname, trusting_none.verify_mode = False, ssl.CERT_NONE
     assert without_certificate(trusting_none).verify_mode == ssl.CERT_NONE
+
+
+def test_a_context_that_asks_the_system_can_not_be_read_and_needs_not() -> None:
+    class Truststore(ssl.SSLContext):
+        def get_ca_certs(self, binary_form: bool = False) -> Any:
+            raise NotImplementedError
+
+    plain = without_certificate(Truststore(ssl.PROTOCOL_TLS_CLIENT))
+    assert type(plain) is Truststore
+    assert plain.verify_mode == ssl.CERT_REQUIRED
 
 
 def test_a_token_among_the_subprotocols_does_not_follow_a_redirect_elsewhere(

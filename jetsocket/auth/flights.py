@@ -21,12 +21,14 @@ class _Flight(Generic[V]):
     """One attempt to get the value.
 
     Attributes:
+        until: When it is given up, whether its thread comes back or not (monotonic, s).
         landed: Set when it is over.
         value: What it brought; None: nothing.
         error: Why it failed; None, and no value: what interrupted it concerns its own thread only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, until: float) -> None:
+        self.until = until
         self.landed = threading.Event()
         self.value: V | None = None
         self.error: JetSocketError | None = None
@@ -57,10 +59,13 @@ class Flights(Generic[V]):
             value = self._value
             if value is not None and is_good(value):
                 return value
-            mine = _Flight[V]()
+            mine = _Flight[V](deadline)
             flight = self._flights.setdefault(getpid(), mine)
             if flight is mine:
                 return self._lead(mine, is_good, fly)
+            if monotonic() > flight.until and not flight.landed.is_set():  # its thread hangs
+                self._end(flight)
+                continue
             if not flight.landed.wait(max(0.0, deadline - monotonic())):
                 raise TimeoutError(
                     "another thread waits for the ticket still; allow more time", "connect", timeout
@@ -83,5 +88,10 @@ class Flights(Generic[V]):
                 flight.error.__cause__ = error.__cause__
             raise
         finally:
-            self._flights.pop(getpid(), None)
+            self._end(flight)
             flight.landed.set()
+
+    def _end(self, flight: _Flight[V]) -> None:
+        """From now on, the next one that needs a value gets it itself."""
+        if self._flights.get(getpid()) is flight:  # and should that be another one at once, there are two
+            self._flights.pop(getpid(), None)

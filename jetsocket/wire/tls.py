@@ -248,7 +248,11 @@ def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
     ):
         setattr(plain, name, getattr(context, name))
     plain.set_ciphers(":".join(each["name"] for each in context.get_ciphers()))
-    if authorities := context.get_ca_certs(binary_form=True):
+    try:
+        authorities = context.get_ca_certs(binary_form=True)
+    except NotImplementedError:  # of a subclass that asks the system, as truststore's
+        authorities = []
+    if authorities:
         plain.load_verify_locations(cadata=b"".join(authorities))
     elif plain.verify_mode != ssl.CERT_NONE:
         plain.load_default_certs()

@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from itertools import pairwise
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -121,6 +122,17 @@ def test_who_can_not_wait_that_long_is_told() -> None:
     wait_until(lambda: source.calls)
     with pytest.raises(TimeoutError, match="another thread waits for the ticket still"):
         flights.get(bool, source, 0.02)
+    source.go_on.set()
+    leader.join()
+
+
+def test_a_flight_that_does_not_land_is_not_waited_for_by_all_that_come() -> None:
+    flights, source = Flights[int](), Source()
+    leader = threading.Thread(target=lambda: flights.get(bool, source, 0.01))
+    leader.start()
+    wait_until(lambda: source.calls)
+    wait_until(lambda: monotonic() > next(iter(flights._flights.values())).until)
+    assert flights.get(bool, lambda: 42, 5) == 42
     source.go_on.set()
     leader.join()
 
