@@ -254,16 +254,20 @@ def test_each_extra_brings_what_its_example_needs(
 def test_importing_costs_little_beside_websocket_client(
     install: Callable[[str], Path], wheel: Path, tmp_path: Path
 ) -> None:
-    """Side by side, the shortest of each: what else this machine does only adds to them."""
+    """Side by side, the shortest CPU time of each: what else this machine does only adds to them.
+
+    And adds more to what has more code: beside 20 other processes, 1.6 becomes 2.2.
+    """
     python = install(f"{wheel}[all]")
     codes = ("import websocket", "from jetsocket import ConnectionPool", "import jetsocket")
     took: dict[str, list[float]] = {code: [] for code in codes}
     for _ in range(15):
         for code in codes:
-            timed = f"from time import perf_counter as t\nbegan = t()\n{code}\nprint(t() - began)"
+            timed = f"from time import process_time as t\nbegan = t()\n{code}\nprint(t() - began)"
             took[code].append(float(run([python, "-c", timed], tmp_path).stdout))
     beside, pool, bare = (min(took[code]) for code in codes)
-    assert pool <= 1.8 * beside, took
+    is_idle = os.getloadavg()[0] < 1.5  # of which these are 1
+    assert pool <= (1.8 if is_idle else 2.8) * beside, took
     assert bare <= beside * 10 / 38, took
 
 
