@@ -19,13 +19,14 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.options import Options
 from jetsocket.uris import Target, parse, same_origin
 from jetsocket.user_errors import Misuse, as_told, raise_as_cause, told
+from jetsocket.wire.frames import mask_fast
 from jetsocket.wire.redaction import raise_alone
 from jetsocket.wire.tls import without_certificate
 
 if TYPE_CHECKING:
     from jetsocket.auth.base import Prepared
 
-__all__ = ["Approach", "approach", "renews", "straight"]
+__all__ = ["Approach", "approach", "load_for", "renews", "straight"]
 
 _REFUSALS = (401, 403)
 _LEAST_SECRET = 16  # characters of a path's segment; shorter ones are words
@@ -57,6 +58,22 @@ class Approach(NamedTuple):
     tokens: Sequence[str] = ()
     prepared: Prepared | None = None
     secrets: frozenset[str] = frozenset()
+
+
+def load_for(options: Options) -> None:
+    """Load what openers need, in the thread that makes the pool.
+
+    An import in a thread holds a lock. A process that is forked meanwhile has that lock, too, and nobody who
+    releases it: whatever imports the same there would wait for ever.
+    """
+    import email.utils  # noqa: F401  # for dates in Retry-After
+    import html  # noqa: F401  # for what refusals say
+
+    from jetsocket.wire import upgrade_refusals  # noqa: F401
+
+    if options.auth is not None or options.resolve is not None:
+        from jetsocket.auth import base  # noqa: F401
+    mask_fast()
 
 
 def straight(options: Options, target: Target, offered: Sequence[str], *, ours: bool) -> Approach:

@@ -19,7 +19,7 @@ from functools import partial
 from queue import Empty
 from typing import Any
 
-from jetsocket.approach import approach, renews, straight
+from jetsocket.approach import approach, load_for, renews, straight
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
 from jetsocket.cooldown import backoff
@@ -83,6 +83,7 @@ class Opening:
         self._terms = terms
         self._configure = on_open
         self._limiter = limiter
+        load_for(options)
         self._wires = NewWires(options, state.unfinished, state.log.note_end)
         self._threads: list[threading.Thread] = []
         self._tidy_at = _FEW  # so many threads, of which some have ended

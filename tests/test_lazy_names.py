@@ -17,6 +17,7 @@ import pytest
 import jetsocket
 import jetsocket.correlation
 from jetsocket.lazy_names import lazy_names
+from tests.servers import RawServer, answer
 
 PACKAGES = [jetsocket, jetsocket.correlation]
 every_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
@@ -77,6 +78,26 @@ from websockets.speedups import apply_mask
 assert frames._mask is apply_mask
 """
     loaded_by(code)
+
+
+def test_openers_import_nothing() -> None:
+    """They are threads: a child that was forked meanwhile would wait for the import for ever."""
+    says = [("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"), ("Content-Type", "text/html")]
+    with RawServer(answer("503 Busy", says, b"<p>come &amp; go</p>")) as server:
+        code = """
+import contextlib
+with contextlib.suppress(ConnectionError):
+    pool.acquire("/")
+pool.close()
+"""
+        make = f"""
+from jetsocket import ConnectionPool
+options = {{"resolve": lambda uri, timeout: uri, "auth": ("me", "pw")}}
+pool = ConnectionPool(base_uri={server.uri!r}, manager_kwargs=options)
+"""
+        loaded = loaded_by(code, first=make)
+    assert server.accepted == 1
+    assert {name.partition(".")[0] for name in loaded} <= {"encodings", "stringprep", "unicodedata"}
 
 
 # --- what the names are

@@ -14,6 +14,9 @@ from jetsocket.wire.proxy_url import redact_proxy
 
 _SYSTEM = "the system's settings"
 _ASKS_SYSTEM = sys.platform in ("darwin", "win32")  # where the environment says nothing
+if _ASKS_SYSTEM:  # elsewhere nothing of HTTP's is loaded
+    import urllib.request
+
 _LISTED = re.compile(r"[^\s,]+")
 _ENTRY = re.compile(r"(?:\[(?P<address>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>[0-9]+))?")
 _NUMBERS_AND_STARS = re.compile(r"[0-9.*]+")
@@ -127,8 +130,6 @@ def _tells_of(error: KeyError, name: str) -> bool:
 
 
 def _from_system(target: uris.Target, scheme: str) -> Choice | None:
-    import urllib.request  # which loads all that HTTP needs, for one system in three
-
     proxies = urllib.request.getproxies()
     url = proxies.get(scheme) or proxies.get("all")
     return None if not url or urllib.request.proxy_bypass(target.host) else Choice(url, _SYSTEM)
