@@ -30,6 +30,7 @@ from jetsocket.opening import Opening
 from jetsocket.options import Options
 from jetsocket.process_id import getpid
 from jetsocket.pushes import Pushes
+from jetsocket.seams import Seam
 from jetsocket.state import State
 from jetsocket.stats import PoolStats
 from jetsocket.text import public_names
@@ -128,6 +129,7 @@ class Assembly(Generic[T]):
             self._resolved.items
         )  # resolving costs as borrowing does
         self._matching = None if correlation is None else Matching(correlation, self._codec)
+        self._seam = Seam(correlation)
         self._on_push = on_push
         self._lease: type[PooledConnection[T]] = (
             PooledConnection if correlation is None else CorrelatedConnection
@@ -157,7 +159,15 @@ class Assembly(Generic[T]):
                 note_unreadable=state.known.note_unreadable,
             ),
         )
-        opening = Opening(state, options, self._base, terms, on_open=self._configure, limiter=self._limiter)
+        opening = Opening(
+            state,
+            options,
+            self._base,
+            terms,
+            on_open=self._configure,
+            limiter=self._limiter,
+            seam=self._seam,
+        )
         return Lending(
             state,
             terms,

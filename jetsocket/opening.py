@@ -23,6 +23,7 @@ from jetsocket.approach import approach, load_for, renews, straight
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
 from jetsocket.cooldown import backoff
+from jetsocket.dialler import connect
 from jetsocket.dials import Dial
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
@@ -34,6 +35,7 @@ from jetsocket.limits import Limiter
 from jetsocket.new_wires import NewWires
 from jetsocket.options import Options
 from jetsocket.process_id import PID, getpid
+from jetsocket.seams import Seam
 from jetsocket.state import State
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
@@ -74,6 +76,7 @@ class Opening:
         terms: Terms[Any],
         *,
         on_open: Callback | None,
+        seam: Seam,
         limiter: Limiter | None = None,
     ) -> None:
         """Open connections of that pool in this way; `on_open` is the user's `configure`."""
@@ -85,6 +88,7 @@ class Opening:
         self._limiter = limiter
         load_for(options)
         self._wires = NewWires(options, state.unfinished, state.log.note_end)
+        self._seam = seam
         self._threads: list[threading.Thread] = []
         self._tidy_at = _FEW  # so many threads, of which some have ended
         matching = terms.matching
@@ -305,7 +309,11 @@ class Opening:
             else:
                 way = approach(options, target, offered, deadline, ours=ours)
                 prepared = way.prepared
-            entry.wire.connect(
+            connect(
+                self._seam,
+                entry.wire,
+                self._wires.take,
+                options.connect_timeout,
                 way.target,
                 deadline=deadline,
                 header=way.header,

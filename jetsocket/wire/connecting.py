@@ -102,6 +102,7 @@ class Connecting(Channel, websocket.WebSocket):
         meanwhile: Callable[[], object] | None = None,
         tokens: Sequence[str] = (),
         secrets: Iterable[str] = (),
+        dialled_at: Callable[[Target], tuple[str, int] | None] | None = None,
         **others: Any,
     ) -> None:
         """Connect and upgrade, all within one deadline.
@@ -129,6 +130,8 @@ class Connecting(Channel, websocket.WebSocket):
             meanwhile: Called when a request has been sent and the server has yet to answer; to be short.
             tokens: Subprotocols that are credentials, offered after the others and where those may go.
             secrets: What no message is to show though it is part of the URI's path.
+            dialled_at: Asked of the target, and of where it redirects to: an IP address and port to dial
+                in its place, without DNS, proxy and TLS; None: none. For tests.
             **others: None: an option of websocket-client's that has no meaning here is not ignored.
 
         Raises:
@@ -166,6 +169,7 @@ class Connecting(Channel, websocket.WebSocket):
                 socket_options=[*self.sock_opt.sockopt, *socket_options],
                 server_hostname=server_hostname,
                 source_address=source_address,
+                instead=None if dialled_at is None else dialled_at(self.target),
             )
             try:
                 self._shake_hands(

@@ -46,6 +46,8 @@ class Dialing(ThroughProxy):
 
     def _connect(self) -> Stream:
         self._refuse_if_cancelled()
+        if self._instead is not None:
+            return self._race(self._look_up(*self._instead))
         if self._unix is not None:
             stream = self._race([unix_address(self._unix)])
         elif (choice := proxy_for(self._target, self._proxy)) is not None:

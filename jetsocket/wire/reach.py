@@ -41,6 +41,7 @@ class Reach:
         socket_options: Sequence[Option] = (),
         server_hostname: str | None = None,
         source_address: Source | None = None,
+        instead: tuple[str, int] | None = None,
     ) -> None:
         """Say what to connect to; `open` does it.
 
@@ -53,6 +54,7 @@ class Reach:
             socket_options: Set before connecting, after TCP_NODELAY and SO_KEEPALIVE.
             server_hostname: What the certificate has to be for, and what SNI says; None: the target's host.
             source_address: Where to connect from, an IP address and a port; also to a proxy.
+            instead: An IP address and port to dial in place of all these, without proxy and TLS.
         """
         self._target = target
         self._deadline = deadline
@@ -62,7 +64,8 @@ class Reach:
         self._unix = unix
         self._socket_options = socket_options
         self._server_hostname = server_hostname
-        self._source_address = source_address
+        self._source_address = source_address if instead is None else None
+        self._instead = instead
 
     def cancel(self) -> None:
         """Make `open` raise ConnectionError at once. For any thread, and signal handlers.
