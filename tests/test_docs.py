@@ -25,6 +25,7 @@ import responses
 import jetsocket
 import jetsocket.auth
 import jetsocket.correlation
+import jetsocket.testing
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.options import Options
 from jetsocket.wire import dial
@@ -110,7 +111,11 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
     ]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+# testing.md is run as a file of tests, in tests/testing/test_plugin.py.
+RUN = [page for page in PAGES if blocks(page) and page.name != "testing.md"]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_blocks_run_as_written(page: Path, world: list[EchoServer]) -> None:
     """One after the other, as a reader would type them; `process` is what the reader does with a message."""
     processed: list[Any] = []
@@ -228,8 +233,8 @@ def test_everything_public_is_in_the_api_reference() -> None:
     page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     named = re.findall(r"auto(?:class|exception):: jetsocket\.([\w.]+)$", page, re.MULTILINE)
     assert {name for name in named if "." not in name} == set(jetsocket.__all__)
-    for package in (jetsocket.auth, jetsocket.correlation):
-        directive = rf"auto(?:class|function):: {re.escape(package.__name__)}\.(\w+)$"
+    for package in (jetsocket.auth, jetsocket.correlation, jetsocket.testing):
+        directive = rf"auto(?:class|function|data):: {re.escape(package.__name__)}\.(\w+)$"
         assert set(re.findall(directive, page, re.MULTILINE)) == set(package.__all__)
 
 
