@@ -24,7 +24,7 @@ NAMES = {
     "clean": "decisions",
     "dispatch": "whose it is",
     "known_uris": "records",
-    "lifecycle": "basics",
+    "places": "basics",
     "messages": "what is given",
     "wire": "wire",
     "uris": "ground",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, NoReturn
 
-from jetsocket import ending, forking
+from jetsocket import forking, shutdown
 from jetsocket.argument_checks import runs_later
 from jetsocket.callbacks import Callback, checker
 from jetsocket.clock import monotonic
@@ -196,7 +196,7 @@ class Assembly(Generic[T]):
         # No lock and no I/O.
         lending = getattr(self, "_lending", None)
         if lending is not None:
-            ending.abandon(lending)
+            shutdown.abandon(lending)
 
     def __reduce__(self) -> NoReturn:
         # A copy would share the connections, and close them with its own end.
@@ -259,9 +259,9 @@ class Assembly(Generic[T]):
     def _begin_anew(self) -> Lending:
         """In a forked child, begin with an empty state: the connections and threads are the parent's.
 
-        Called by the hook in `ending`, and by each method that uses the state, for the hook may not have run
-        (uWSGI's fork runs none), may have been interrupted, or be preceded by others'. So several threads may
-        be here, and a signal handler that interrupts one: all assign the same, what is compared last.
+        Called by the hook in `shutdown`, and by each method that uses the state, for the hook may not have
+        run (uWSGI's fork runs none), may have been interrupted, or be preceded by others'. So several threads
+        may be here, and a signal handler that interrupts one: all assign the same, what is compared last.
         """
         pid, old = getpid(), self._lending
         if old.state.pid == pid:

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from jetsocket.ids import SentIds
-from jetsocket.lifecycle import MOVES, OPENING, Place
+from jetsocket.places import MOVES, OPENING, Place
 from jetsocket.uris import Target
 from jetsocket.wire.websocket import WebSocket
 

@@ -20,19 +20,19 @@ from queue import Empty
 from jetsocket import overdue_dials
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.close_all import close_all
 from jetsocket.delivery import Delivery
 from jetsocket.entry import Entry
-from jetsocket.health_checks import Check
 from jetsocket.interrupts import suppress
-from jetsocket.lifecycle import IDLE
+from jetsocket.keepalive import Liveness
 from jetsocket.limits import Limiter
-from jetsocket.liveness import Liveness
 from jetsocket.on_push import PushHandler
 from jetsocket.opening import Opening
+from jetsocket.parallel_close import close_all
+from jetsocket.places import IDLE
 from jetsocket.state import State
 from jetsocket.state.moves import TICK
 from jetsocket.threads import frame_in, keep_house, rest_if_forked, start_for_a_borrower
+from jetsocket.user_checks import Check
 from jetsocket.user_errors import place_in
 from jetsocket.wire.waits import take
 from jetsocket.workers import Workers

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jetsocket.borrower import Borrower
 from jetsocket.entry import Entry
-from jetsocket.lifecycle import Place
+from jetsocket.places import Place
 
 
 @dataclass(frozen=True)

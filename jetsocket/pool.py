@@ -11,7 +11,7 @@ from threading import current_thread, get_ident
 from types import TracebackType
 from typing import Any
 
-from jetsocket import ending
+from jetsocket import shutdown
 from jetsocket.borrower import Borrower, Site
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
@@ -350,7 +350,7 @@ class ConnectionPool(Sharing[T]):
         lending = self._begin_anew()
         try:
             again, self._half_closed = self._half_closed, False
-            ending.close(lending, self._options.close_timeout if limit is None else limit, again=again)
+            shutdown.close(lending, self._options.close_timeout if limit is None else limit, again=again)
         except BaseException:
             self._half_closed = True
             raise

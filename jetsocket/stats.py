@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jetsocket.lifecycle import IDLE, LENT, OPENING, SHARED
+from jetsocket.places import IDLE, LENT, OPENING, SHARED
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry

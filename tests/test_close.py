@@ -1,6 +1,6 @@
 """close() is prompt: whoever waits, what is idle, lent or connecting, from any thread (DESIGN §4.7).
 
-Also tests: `ending`, `close_all`.
+Also tests: `shutdown`, `parallel_close`.
 """
 
 from __future__ import annotations

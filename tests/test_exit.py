@@ -193,9 +193,9 @@ def work():
     conn.request(1)
 left = threading.Event()
 threading.Thread(target=work, daemon=True).start(); ready.wait()
-from jetsocket import ending
-leave = ending.leave
-ending.leave = lambda *given: (leave(*given), left.set(), time.sleep(0.05))
+from jetsocket import shutdown
+leave = shutdown.leave
+shutdown.leave = lambda *given: (leave(*given), left.set(), time.sleep(0.05))
 """,
         1,
     ),

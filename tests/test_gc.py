@@ -20,7 +20,7 @@ from jetsocket import (
     ConnectionPoolConfig,
     InvalidStateError,
     PoolExhaustedError,
-    ending,
+    shutdown,
 )
 from jetsocket.state.fast_path import FastPath
 from tests import scripts
@@ -221,7 +221,7 @@ def test_a_pool_whose_finalizer_was_struck_is_closed_all_the_same(
 ) -> None:
     """What a signal handler raises in a finalizer ends it, and goes no further."""
     with monkeypatch.context() as struck:
-        struck.setattr(ending, "abandon", lambda _lending: None)
+        struck.setattr(shutdown, "abandon", lambda _lending: None)
         pool = ConnectionPool[Any](base_uri=echo.uri, name="struck")
         pool.acquire("/").release()
         del pool

@@ -1,6 +1,6 @@
 """The housekeeper: one thread keeps every connection alive, idle or lent, and tidies up (DESIGN §4.6).
 
-Also tests: `liveness`.
+Also tests: `keepalive`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.exceptions import ConnectionClosedError
 from jetsocket.housekeeper import Housekeeper
-from jetsocket.liveness import Liveness
+from jetsocket.keepalive import Liveness
 from tests.books import faults, state_of
 from tests.conftest import Tls
 from tests.faults.proxy import FaultProxy

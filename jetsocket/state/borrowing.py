@@ -13,7 +13,7 @@ from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError
 from jetsocket.interrupts import is_alarm
-from jetsocket.lifecycle import CLOSING, IDLE, LENT, SHARED
+from jetsocket.places import CLOSING, IDLE, LENT, SHARED
 from jetsocket.state.fast_path import FastPath
 from jetsocket.state.locking import step
 from jetsocket.state.moves import NEVER

@@ -10,7 +10,7 @@ from jetsocket.clock import monotonic
 from jetsocket.dials import PACE, Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, TimeoutError
-from jetsocket.lifecycle import CLOSING, OPENING
+from jetsocket.places import CLOSING, OPENING
 from jetsocket.state.locking import step
 from jetsocket.state.rebuilding import Rebuilding
 from jetsocket.uris import Target

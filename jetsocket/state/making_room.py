@@ -10,7 +10,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.cooldown import Trouble
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry
-from jetsocket.lifecycle import CHECKING, OPENING
+from jetsocket.places import CHECKING, OPENING
 from jetsocket.state.moves import Moves
 
 GRACE = 0.05

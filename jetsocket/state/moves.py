@@ -26,7 +26,7 @@ from jetsocket.dials import PACE, Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import PoolClosedError
 from jetsocket.known_uris import KnownUris
-from jetsocket.lifecycle import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
+from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.idle_queues import Idle, Shared
 from jetsocket.state.line import Line
 from jetsocket.state.locking import BUSY, CALM, Steps

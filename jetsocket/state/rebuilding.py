@@ -7,7 +7,7 @@ from collections import deque
 
 from jetsocket.borrower import Borrower
 from jetsocket.entry import Entry
-from jetsocket.lifecycle import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING, SHARED
+from jetsocket.places import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.idle_queues import Idle, Shared
 from jetsocket.state.planning import Planning
 

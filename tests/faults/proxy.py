@@ -39,7 +39,7 @@ class Fault:
 
 @dataclass
 class Fuse:
-    """Bytes of `direction` that may still pass before a connection ends in the way of `ending`."""
+    """Bytes of `direction` that may still pass before a connection ends in the way of `shutdown`."""
 
     left: int
     ending: Ending

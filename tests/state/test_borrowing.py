@@ -29,7 +29,7 @@ from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry, key_of
 from jetsocket.exceptions import ConnectionError
-from jetsocket.lifecycle import LENT
+from jetsocket.places import LENT
 from jetsocket.state import State
 from jetsocket.uris import parse
 from tests.books import faults_in

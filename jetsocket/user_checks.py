@@ -12,7 +12,7 @@ from functools import partial
 
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
-from jetsocket.lifecycle import CHECKING
+from jetsocket.places import CHECKING
 from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.threads import is_in

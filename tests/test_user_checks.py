@@ -60,7 +60,7 @@ def test_one_that_hangs_costs_its_connection_and_its_thread(
         check.is_hanging = False
         assert pool.request("/", 2, 10) == 2  # with the only slot there is
         assert monotonic() - began < 5
-        wait_until(lambda: "check() hangs in __call__ (test_health_checks.py:" in caplog.text)
+        wait_until(lambda: "check() hangs in __call__ (test_user_checks.py:" in caplog.text)
         assert pool.stats().discards == {"check failed": 1}
         wait_until(lambda: len(check.begun) > 2)  # another thread goes on with checks
         assert faults(pool) == []

@@ -7,17 +7,15 @@ from typing import Any, get_args
 
 import pytest
 
-from jetsocket import ConnectionPool, lifecycle
+from jetsocket import ConnectionPool, places
 from jetsocket.entry import Entry
-from jetsocket.lifecycle import GONE, MOVES, OPENING, Place
+from jetsocket.places import GONE, MOVES, OPENING, Place
 from tests.servers import EchoServer, wait_until
 
 
 def test_it_names_each_place_once() -> None:
     assert set(MOVES) == set(get_args(Place))
-    assert {value for name, value in vars(lifecycle).items() if name.isupper() and name != "MOVES"} == set(
-        MOVES
-    )
+    assert {value for name, value in vars(places).items() if name.isupper() and name != "MOVES"} == set(MOVES)
 
 
 def test_no_connection_opens_twice_or_comes_back_from_its_end() -> None:

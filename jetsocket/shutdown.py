@@ -6,11 +6,11 @@ import atexit
 from logging import DEBUG, WARNING
 
 from jetsocket.clock import monotonic
-from jetsocket.close_all import close_all
 from jetsocket.forking import all_pools
 from jetsocket.housekeeper import ABANDONED, STOP
 from jetsocket.lending import Lending
-from jetsocket.lifecycle import IDLE
+from jetsocket.parallel_close import close_all
+from jetsocket.places import IDLE
 
 _EXIT_PATIENCE = 0.1  # s, for the closing handshakes of all pools together when the interpreter ends
 _JOIN_PATIENCE = 1.0  # s for the pool's threads to end

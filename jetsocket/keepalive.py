@@ -1,6 +1,6 @@
 """Keeping connections alive: reading where no borrower does, pings, pongs, checks, the end of what is dead.
 
-All of it runs in the housekeeper's thread and waits for nothing; for `check` see `health_checks`.
+All of it runs in the housekeeper's thread and waits for nothing; for `check` see `user_checks`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections import deque
 from jetsocket.clean import stale
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
-from jetsocket.health_checks import Check, Checking
-from jetsocket.lifecycle import CHECKING, IDLE
+from jetsocket.places import CHECKING, IDLE
 from jetsocket.state import State
 from jetsocket.suspects import ping_after_sleep, ping_siblings
+from jetsocket.user_checks import Check, Checking
 from jetsocket.wire.waits import Watcher, waiting
 from jetsocket.wire.websocket import WebSocket
 from jetsocket.workers import Worker
