@@ -53,6 +53,7 @@ class Connecting(Channel, websocket.WebSocket):
     _dialing: Dialing | None = None
     _aborted: bool = False
     _subprotocol: str | None = None
+    _dialing_type: Callable[..., Dialing] = Dialing  # a subclass may want to watch it
 
     def __init__(
         self,
@@ -160,7 +161,7 @@ class Connecting(Channel, websocket.WebSocket):
         self.target = parse(url) if isinstance(url, str) else url
         mask_fast()
         for hop in itertools.count():
-            dialing = Dialing(
+            dialing = self._dialing_type(
                 self.target,
                 deadline=deadline,
                 ssl_context=ssl_context,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jetsocket import exceptions, uris
 from jetsocket.interrupts import raise_alarm_behind
-from jetsocket.wire.certificates import explain
+from jetsocket.wire.certificates import explain, names_of
 from jetsocket.wire.proxy_environment import proxy_for
 from jetsocket.wire.reach import unix_address
 from jetsocket.wire.stream import Stream
@@ -74,4 +74,6 @@ class Dialing(ThroughProxy):
                 if not stream.bytes_in:  # a server that waits for a line end does so at a TLS hello
                     self._stage += " (no byte came: does it want ws://?)"
                 raise self._timed_out() from None
-            raise self._failed(*explain(error, name, stream.certificate_names)) from error
+            session = stream.tls_session
+            names = None if session is None else names_of(session)
+            raise self._failed(*explain(error, name, names)) from error

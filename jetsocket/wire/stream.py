@@ -81,9 +81,9 @@ class Stream:
         return self._sock is CLOSED
 
     @property
-    def certificate_names(self) -> list[str] | None:
-        """The names that the peer's certificate is for, also after it was refused; None if not known."""
-        return None if self._tls is None else self._tls.names
+    def tls_session(self) -> ssl.SSLObject | None:
+        """The TLS session, for what it tells of itself, also after it failed; None without one."""
+        return None if self._tls is None else self._tls.session
 
     @property
     def has_replies(self) -> bool:

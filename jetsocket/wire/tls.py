@@ -17,7 +17,6 @@ from types import FrameType
 
 from jetsocket.clock import monotonic, sleep
 from jetsocket.interrupts import is_alarm
-from jetsocket.wire.certificates import names_of
 
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
 _RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1
@@ -98,9 +97,9 @@ class Tls:
         _fork_gate.enroll(self)
 
     @property
-    def names(self) -> list[str] | None:
-        """What the peer's certificate is for; None if not known."""
-        return names_of(self._session)
+    def session(self) -> ssl.SSLObject:
+        """The session, to be asked what it is, not to be used."""
+        return self._session
 
     @property
     def is_busy(self) -> bool:
