@@ -1,0 +1,193 @@
+"""The ten error situations of a shell user: each has its own cause and remedy, from `check` and `call`."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.cli.terminal import Ran, run
+from tests.conftest import Tls
+from tests.servers import EchoServer, RawServer, refusing_port
+
+TIMES = re.compile(r"0\.[0-9]+ s")
+HASTY = ("--connect-timeout", "300ms")
+
+
+def mute(sock: socket.socket) -> None:
+    while sock.recv(4096):
+        pass
+
+
+def ssh(sock: socket.socket) -> None:
+    sock.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+    mute(sock)
+
+
+def page(sock: socket.socket) -> None:
+    sock.recv(4096)
+    body = b"<html><title>Welcome to nginx</title></html>"
+    sock.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., str]]:
+    """Start a server for the test; its URI."""
+    with ExitStack() as stack:
+
+        def begin(server: EchoServer | RawServer) -> str:
+            return stack.enter_context(server).uri
+
+        yield begin
+
+
+def both(*arguments: str) -> tuple[Ran, Ran]:
+    """`check` and `call`, each as text; and they agree with what `--json` says."""
+    uri, *options = arguments
+    checked, called = run("check", uri, *options), run("call", uri, "hello", *options)
+    in_json = run("call", uri, "hello", *options, "--json")
+    error = in_json.error
+    assert in_json.err == ""
+    assert error["exit"] == in_json.code == called.code == checked.code
+    for ran in (checked, called):
+        cause, remedy = ran.err.splitlines()
+        assert cause.startswith("jetsocket: ") and remedy.startswith("  → ")
+    said = f"jetsocket: {error['cause']}\n  → {error['remedy']}\n"
+    assert TIMES.sub("… s", called.err) == TIMES.sub("… s", said)
+    return checked, called
+
+
+def test_self_signed(start: Callable[..., str], tls: Tls) -> None:
+    checked, called = both(start(EchoServer(ssl_context=tls.server_context)))
+    for ran in (checked, called):
+        assert ran.code == 3
+        assert "certificate could not be verified: unable to get local issuer certificate" in ran.err
+        assert "--ca FILE" in ran.err and "-k" in ran.err
+    assert checked.lines[-1].startswith("FAIL  tls")
+    assert "days left" in checked.lines[-1]  # what the certificate says is shown all the same
+
+
+def test_wrong_name(start: Callable[..., str], tls: Tls, tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    tls.ca.cert_pem.write_to_path(str(authority))
+    uri = start(EchoServer(ssl_context=tls.issue("other.example.com")))
+    for ran in both(uri, "--ca", str(authority)):
+        assert ran.code == 3
+        assert "certificate is for other.example.com, not for 127.0.0.1" in ran.err
+        assert "--server-hostname" in ran.err
+    assert (
+        run("call", uri, "hello", "--ca", str(authority), "--server-hostname", "other.example.com").out
+        == b"hello\n"
+    )
+    assert run("call", uri, "hello", "-k").out == b"hello\n"
+
+
+def test_ws_to_a_tls_port(start: Callable[..., str], tls: Tls) -> None:
+    uri = start(EchoServer(ssl_context=tls.server_context)).replace("wss", "ws")
+    checked, called = both(uri)
+    for ran in (checked, called):
+        assert ran.code == 4 and "wss://" in ran.err.splitlines()[1]
+    assert checked.err.endswith(f"TLS is spoken there: write {uri.replace('ws', 'wss')}/\n")
+
+
+def test_wss_to_a_plain_port(start: Callable[..., str]) -> None:
+    for ran in both(start(RawServer(page)).replace("ws", "wss")):
+        assert ran.code == 3
+        assert "does not speak TLS" in ran.err
+        assert "write ws:// in place of wss://" in ran.err
+
+
+def test_a_mute_server(start: Callable[..., str]) -> None:
+    for ran in both(start(RawServer(mute)), *HASTY):
+        assert ran.code == 5
+        assert "waiting for the answer to the upgrade request" in ran.err
+        assert "something listens there and does not speak" in ran.err
+
+
+def test_ssh(start: Callable[..., str]) -> None:
+    for ran in both(start(RawServer(ssh))):
+        assert ran.code == 4
+        assert 'it seems to be SSH, and it says "SSH-2.0-OpenSSH_9.6"' in ran.err
+        assert "check host and port" in ran.err
+
+
+def test_a_page(start: Callable[..., str]) -> None:
+    uri = start(RawServer(page))
+    for ran in both(uri):
+        assert ran.code == 4
+        assert 'refused with 200 OK and says "Welcome to nginx"' in ran.err
+        assert "check the path" in ran.err
+    assert run("call", uri, "hello", "--json").error["status"] == 200
+
+
+def test_refused() -> None:
+    with refusing_port() as port:
+        for ran in both(f"ws://127.0.0.1:{port}"):
+            assert ran.code == 3
+            assert "Connection refused" in ran.err
+            assert "is the server running" in ran.err
+
+
+def test_an_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for ran in both("wss://no-such-host.example.com"):
+        assert ran.code == 3
+        assert "resolving host 'no-such-host.example.com' failed" in ran.err
+        assert "check the name" in ran.err
+
+
+def test_a_blank_in_the_uri() -> None:
+    for ran in both("ws://127.0.0.1/a path"):
+        assert ran.code == 2
+        assert "character ' ' at index 16 is not allowed" in ran.err
+        assert "percent-encode it" in ran.err
+        assert ran.out == b""  # nothing was begun
+
+
+def test_all_ten_are_told_apart_from_one_another(start: Callable[..., str], tls: Tls) -> None:
+    """No two of the situations above have the same remedy."""
+    with refusing_port() as port:
+        told = [
+            run("call", uri, "x", "--json", *HASTY).error["remedy"]
+            for uri in (
+                start(EchoServer(ssl_context=tls.server_context)),
+                start(EchoServer(ssl_context=tls.server_context)).replace("wss", "ws"),
+                start(RawServer(page)).replace("ws", "wss"),
+                start(RawServer(mute)),
+                start(RawServer(ssh)),
+                start(RawServer(page)),
+                f"ws://127.0.0.1:{port}",
+                "ws://a b",
+            )
+        ]
+    assert len(set(told)) == len(told)
+
+
+def test_a_server_that_closes_at_a_tls_hello(start: Callable[..., str]) -> None:
+    ran = run("check", start(EchoServer()).replace("ws", "wss"))
+    assert ran.code == 3 and "ws://" in ran.err.splitlines()[1]
+
+
+def test_a_certificate_of_ours_is_wanted(start: Callable[..., str], tls: Tls, tmp_path: Path) -> None:
+    context = tls.issue("127.0.0.1")
+    context.verify_mode = ssl.CERT_REQUIRED
+    tls.ca.configure_trust(context)
+    uri = start(RawServer(mute, ssl_context=context))
+    authority, ours = tmp_path / "ca.pem", tmp_path / "ours.pem"
+    tls.ca.cert_pem.write_to_path(str(authority))
+    tls.ca.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(str(ours))
+    ran = run("call", uri, "x", "--ca", str(authority), *HASTY)
+    assert (ran.code, "--cert" in ran.err) == (3, True), ran.err
+    assert (
+        run("call", uri, "x", "--ca", str(authority), "--cert", str(ours), *HASTY).code == 5
+    )  # it is let in
