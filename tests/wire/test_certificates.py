@@ -99,7 +99,7 @@ def test_the_user_s_context_stays_as_it_is(tls: Tls) -> None:
 def test_where_python_does_not_tell_the_names_it_is_another(
     tls: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jetsocket.wire.tls.names_of", lambda session: None)
+    monkeypatch.setattr("jetsocket.wire.dial.names_of", lambda session: None)
     told = refusal(served("other.test", ca=tls.ca), tls.client_context)
     assert "is for another name, not for 127.0.0.1" in told
 
