@@ -948,7 +948,7 @@ def many_connections(
 @pytest.mark.parametrize(
     ("params", "say", "most"),
     [
-        (AGREED, b"", 2 * 1024),
+        (AGREED, b"", 4 * 1024),
         (AGREED, b"idle " * 2000, 90 * 1024),
         ("permessage-deflate", b"idle " * 2000, 90 * 1024),
         (f"{AGREED}; server_no_context_takeover", b"idle " * 2000, 50 * 1024),
