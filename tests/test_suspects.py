@@ -276,7 +276,7 @@ def test_too_little_time_for_a_pong_costs_no_connection(raw_server: MakeRaw, mak
     with pytest.raises(PoolExhaustedError):
         pool.acquire("/", 0.1)
     lazy.may_pong.set()
-    # Not at once: whoever wants the slot of a suspect at a full pool gets it after a moment.
+    # Not at once: a caller that wants the slot of a suspect at a full pool gets it after a moment.
     wait_until(lambda: places(pool) == {kept: "idle"})
     with pool.acquire("/", 5) as conn:
         assert conn.id == kept

@@ -1,4 +1,4 @@
-"""One value for many threads: whoever needs it first gets it, the others wait for that."""
+"""One value for many threads: the first thread that needs it gets it, the others wait for that."""
 
 from __future__ import annotations
 

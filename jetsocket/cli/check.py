@@ -6,10 +6,10 @@ import argparse
 import socket
 import ssl
 
-from jetsocket.cli.exits import NO_WEBSOCKET, OK, TIMEOUT, UNREACHABLE, Outcome, UsageError, outcome_of
+from jetsocket.cli.exits import NO_WEBSOCKET, OK, TIMEOUT, UNREACHABLE, Outcome, outcome_of
 from jetsocket.cli.figures import shown_time
 from jetsocket.cli.output import Terminal
-from jetsocket.cli.settings import manager_kwargs, one_uri
+from jetsocket.cli.settings import manager_kwargs, only_uri
 from jetsocket.cli.steps import Step, Stepped, dial
 from jetsocket.clock import deadline_in
 from jetsocket.exceptions import JetSocketError
@@ -32,9 +32,7 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
     Returns:
         The exit code.
     """
-    target, _, rest = one_uri(given)
-    if rest:
-        raise UsageError(f"check takes one URI, not {rest[0]!r} too")
+    target, _ = only_uri("check", given)
     kwargs = manager_kwargs(options)
     if not terminal.json:
         terminal.line(target.redacted, "bold")

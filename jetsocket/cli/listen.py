@@ -14,7 +14,7 @@ from jetsocket.cli.interactive import Editor
 from jetsocket.cli.output import PipeClosedError, Terminal, is_terminal
 from jetsocket.cli.pools import opened
 from jetsocket.cli.reading import chunks, from_argument, from_bytes
-from jetsocket.cli.settings import manager_kwargs, one_uri
+from jetsocket.cli.settings import manager_kwargs, only_uri
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
 from jetsocket.exceptions import (
@@ -46,9 +46,7 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
     Returns:
         The exit code.
     """
-    _, uri, rest = one_uri(given)
-    if rest:
-        raise UsageError(f"listen takes one URI, not {rest[0]!r} too", "messages are given with --send")
+    _, uri = only_uri("listen", given, "messages are given with --send")
     kwargs = manager_kwargs(options)
     from_stdin = "-" in options.send
     first = [from_argument(text, as_base64=options.base64) for text in options.send if text != "-"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field
 
-from jetsocket.cli.exits import OK, TIMEOUT, Outcome, UsageError, close_outcome, outcome_of
+from jetsocket.cli.exits import OK, TIMEOUT, Outcome, close_outcome, outcome_of
 from jetsocket.cli.figures import shown_time, summary
 from jetsocket.cli.output import PipeClosedError, Terminal
-from jetsocket.cli.settings import manager_kwargs, one_uri
+from jetsocket.cli.settings import manager_kwargs, only_uri
 from jetsocket.cli.steps import Step, Stepped, dial
 from jetsocket.clock import deadline_in, monotonic
 from jetsocket.exceptions import ConnectionClosedError, JetSocketError, TimeoutError
@@ -62,9 +62,7 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
     Returns:
         The exit code.
     """
-    target, _, rest = one_uri(given)
-    if rest:
-        raise UsageError(f"ping takes one URI, not {rest[0]!r} too")
+    target, _ = only_uri("ping", given)
     kwargs = manager_kwargs(options)
     steps: list[Step] = []
     ws = Stepped(steps.append)

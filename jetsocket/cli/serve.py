@@ -105,7 +105,7 @@ def _line_of(error: BaseException, path: str) -> str:
 
 
 def wait_for_ever(terminal: Terminal) -> None:
-    """Until Ctrl-C, or nobody reads the output any more.
+    """Until Ctrl-C, or the reader of the output is gone.
 
     Raises:
         PipeClosedError: Nobody does.

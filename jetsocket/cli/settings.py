@@ -29,6 +29,18 @@ def one_uri(given: list[str]) -> tuple[uris.Target, str, list[str]]:
         raise UsageError(cause, remedy) from error
 
 
+def only_uri(command: str, given: list[str], remedy: str = "") -> tuple[uris.Target, str]:
+    """The URI, where a command takes nothing else.
+
+    Raises:
+        UsageError: As `one_uri`, or there is more; `remedy` says where that belongs.
+    """
+    target, uri, rest = one_uri(given)
+    if rest:
+        raise UsageError(f"{command} takes one URI, not {rest[0]!r} too", remedy)
+    return target, uri
+
+
 def manager_kwargs(options: argparse.Namespace) -> dict[str, Any]:
     """What a pool is to know.
 

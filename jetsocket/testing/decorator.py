@@ -1,4 +1,4 @@
-"""fake_server: a decorator that gives a test its server, for unittest and for whoever likes it."""
+"""fake_server: a decorator that gives a test its server, for unittest and wherever fixtures do not reach."""
 
 from __future__ import annotations
 
