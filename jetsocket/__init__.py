@@ -54,7 +54,7 @@ else:  # or every name would be known to type checkers
             "jetsocket.stats": ["Histogram", "PoolStats"],
             "jetsocket.subscription": ["Subscription"],
         },
-        modules=["correlation", "exceptions", "limits"],
+        modules=["correlation", "events", "exceptions", "limits"],
     )
 
 __all__ = [

@@ -17,6 +17,7 @@ from jetsocket.connection import PooledConnection
 from jetsocket.correlated import CorrelatedConnection
 from jetsocket.correlation.base import Correlation
 from jetsocket.entry import key_of
+from jetsocket.events import Listener, check
 from jetsocket.housekeeper import PUSHES
 from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
 from jetsocket.known_uris import Remembered
@@ -227,6 +228,18 @@ class Assembly(Generic[T]):
         entries = sorted(self._begin_anew().state.open_entries(), key=lambda entry: entry.id)
         return [connection_info(entry, now) for entry in entries]
 
+    def listen(self, listener: Listener) -> None:
+        """Have a listener told what the pool does from now on; see `jetsocket.events`.
+
+        Args:
+            listener: One that overrides what it wants to hear of. It stays until the end of the pool.
+
+        Raises:
+            TypeError: It is no `jetsocket.events.Listener`, or one of its methods is an async one.
+        """
+        check(listener)
+        self._begin_anew().state.listen(listener)
+
     @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
@@ -269,6 +282,7 @@ class Assembly(Generic[T]):
         forking.disown(old.state)
         new = self._new_lending()
         new.state.end_as(old.state)
+        new.state.listen_as(old.state)
         new.state.known.learn_from(old.state.known)
         self._lending = lending = self._lendings.setdefault(pid, new)
         for other in [other for other in list(self._lendings) if other != pid]:

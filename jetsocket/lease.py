@@ -13,6 +13,7 @@ from weakref import ref
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
+from jetsocket.events import Events
 from jetsocket.exceptions import TimeoutError
 from jetsocket.ids import Account, Key, SentIds, shown
 from jetsocket.known_uris import KnownUris
@@ -33,8 +34,18 @@ else:
     T = TypeVar("T")
 
 
+class Told(Protocol):
+    """What a lease sees of its pool's state."""
+
+    events: Events | None
+
+
 class Lender(Protocol):
     """What a lease reaches of its pool: the one call upward."""
+
+    @property
+    def state(self) -> Told:
+        """Who is told what leases do."""
 
     def take_back(self, lease: Lease[Any], failed: bool) -> None:
         """Return the lease; harmless if it was returned before."""

@@ -19,6 +19,7 @@ from jetsocket.exceptions import (
 )
 from jetsocket.exhausted import exhausted
 from jetsocket.housekeeper import Check, Housekeeper
+from jetsocket.info import connection_info
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.limits import Limiter
@@ -120,6 +121,19 @@ class Lending(Moving, Prewarming):
         if state.closed:
             entry.wire.cut("the pool was closed")
             raise state.closed_error()
+
+    def tell_asked(self, borrower: Borrower) -> None:
+        """Tell listeners that a caller asks for a connection."""
+        if self.state.events is not None and borrower.target is not None:
+            borrower.marks = self.state.events.begin("acquiring", borrower.target.redacted)
+
+    def tell_acquired(self, borrower: Borrower) -> None:
+        """Tell them that it has got one."""
+        entry, now = borrower.entry, monotonic()
+        if self.state.events is not None and borrower.marks is not None and entry is not None:
+            waited = borrower.taken_at - borrower.asked_at
+            info = connection_info(entry, now)
+            self.state.events.end("acquired", borrower.marks, info, waited, borrower.reused)
 
     def _find(self, borrower: Borrower, idle: Entry | None, deadline: float, slept: float) -> Entry:
         """Get a borrower a connection; `idle` is one that it was given, though perhaps not fit to be lent."""
@@ -249,8 +263,11 @@ class Lending(Moving, Prewarming):
         """
         self.give_up(borrower, error)
         is_ours = isinstance(error, (ConnectionError, TimeoutError)) and not is_alarm(error)
-        if is_ours and self.state.closed:
-            raise self.state.closed_error() from error
+        told = self.state.closed_error() if is_ours and self.state.closed else error
+        if borrower.marks is not None and self.state.events is not None:
+            self.state.events.end("refused", borrower.marks, told)
+        if told is not error:
+            raise told from error
 
     def give_up(self, borrower: Borrower, error: BaseException) -> None:
         """An acquire failed or was struck: what it was about to get comes back, unused."""
