@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -146,7 +147,7 @@ class Events:
 
     def begin(self, name: str, *args: Any) -> Marks | None:
         """Tell that something begins; what to give to `end`, None if it is to be told to nobody."""
-        if getattr(_here, "is_told", False):
+        if _is_inside_a_listener():
             return None
         marks: Marks = [None] * len(self.listeners)
         for place, method in self._told[name]:
@@ -184,7 +185,7 @@ class Events:
 
     def tell(self, name: str, make: Callable[[], tuple[Any, ...]]) -> None:
         """Tell what has happened, here if it may be, or by a worker; `make` makes what is told of it."""
-        if is_housekeeping() or threading.get_ident() == _collector or getattr(_here, "is_told", False):
+        if is_housekeeping() or threading.get_ident() == _collector or _is_inside_a_listener():
             self.note(name, make)
         else:
             self._tell(name, make())
@@ -232,6 +233,19 @@ class Events:
         text = "[%s] listener %s.%s() raised %s: it is lost, and further ones of its kind are not logged"
         label = type(listener).__name__
         self._log.note(logging.ERROR, text, self._pool, label, name, told(error), failure=error)
+
+
+def _is_inside_a_listener() -> bool:
+    """Whether this thread is inside a listener, which does something with a pool."""
+    if not getattr(_here, "is_told", False):
+        return False
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is Events._call.__code__:
+            return True
+    _here.is_told = False  # an exception has struck at its end
+    return False
 
 
 def check(listener: object) -> None:

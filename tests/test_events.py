@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pytest
 
 from jetsocket import ConnectionError, ConnectionInfo, ConnectionPool, HandshakeError, PoolExhaustedError
 from jetsocket.correlation import JsonRpc
-from jetsocket.events import Listener
+from jetsocket.events import Events, Listener
 from tests.servers import EchoServer, RawServer, response, wait_until
 
 MakePool = Callable[..., ConnectionPool[Any]]
@@ -360,6 +361,37 @@ def test_what_a_listener_does_with_the_pool_is_told_to_nobody(echo: EchoServer, 
     pool.listen(curious)
     pool.acquire("/").release()
     assert curious.count("acquiring") == curious.count("acquired") == 1
+
+
+def test_what_strikes_at_the_end_of_a_listener_silences_it_not(
+    echo: EchoServer, make_pool: MakePool, notes: Notebook
+) -> None:
+    """At whatever line of ours the exception comes: what happens after it is told."""
+    code = Events._call.__code__
+    lines = sorted({line for _, _, line in code.co_lines() if line} - {code.co_firstlineno})
+    pool = make_pool(echo, max_connections=1)
+    pool.listen(notes)
+    struck = 0
+    for line in lines:
+
+        def trace(frame: Any, event: str, _arg: Any, line: int = line) -> Any:
+            if frame.f_code is code and event == "line" and frame.f_lineno == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            pool.acquire("/").release()
+        except KeyboardInterrupt:
+            struck += 1
+        finally:
+            sys.settrace(None)
+        wait_until(lambda: not pool.leases())
+        before = notes.count("acquired")
+        pool.acquire("/", timeout=5).release()
+        assert notes.count("acquired") == before + 1
+    assert struck >= 4
 
 
 def test_one_that_comes_late_is_told_what_begins_from_then_on(
