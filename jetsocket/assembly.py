@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 from jetsocket import forking, shutdown
-from jetsocket.argument_checks import runs_later
 from jetsocket.callbacks import Callback, checker
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
@@ -29,6 +28,7 @@ from jetsocket.messages import Codec
 from jetsocket.on_push import OnPush
 from jetsocket.opening import Opening
 from jetsocket.options import Options
+from jetsocket.pool_arguments import ARGUMENT_CHECKS, check_together
 from jetsocket.process_id import getpid
 from jetsocket.pushes import Pushes
 from jetsocket.seams import Seam
@@ -36,6 +36,8 @@ from jetsocket.state import State
 from jetsocket.stats import PoolStats
 from jetsocket.text import public_names
 from jetsocket.uris import Target, parse, resolve
+
+P = TypeVar("P", bound="Assembly[Any]")
 
 _numbers = itertools.count(1)
 
@@ -89,34 +91,18 @@ class Assembly(Generic[T]):
             ValueError: A value is out of range, or `base_uri` is no WebSocket URI.
             ImportError: `message_type` or a SOCKS proxy needs an extra that is not installed.
         """
-        if config is not None and not isinstance(config, ConnectionPoolConfig):
-            raise TypeError(f"config must be a ConnectionPoolConfig, not {type(config).__name__}")
-        for label, callback in (
+        for label, argument in (
+            ("config", config),
             ("configure", configure),
             ("reset", reset),
             ("check", check),
             ("on_push", on_push),
+            ("name", name),
+            ("correlation", correlation),
+            ("limiter", limiter),
         ):
-            if callback is not None and not callable(callback):
-                raise TypeError(f"{label} must be callable, not {callback!r}")
-            if runs_later(callback):
-                raise TypeError(
-                    f"{label} must be an ordinary function, not an async one or a generator: {callback!r}"
-                )
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a str or None, not {name!r}")
-        if correlation is not None and not isinstance(correlation, Correlation):
-            raise TypeError(
-                f"correlation must be a jetsocket.correlation.Correlation or None, not {correlation!r}"
-            )
-        if correlation is None and config is not None and config.max_in_flight > 1:
-            raise ValueError(
-                f"max_in_flight={config.max_in_flight} needs a correlation, which says which reply is whose"
-            )
-        if on_push is not None and correlation is None:
-            raise ValueError("on_push needs a correlation, which says what belongs to no request")
-        if limiter is not None and not isinstance(limiter, Limiter):
-            raise TypeError(f"limiter must be a jetsocket.limits.Limiter or None, not {limiter!r}")
+            ARGUMENT_CHECKS[label](label, argument)
+        check_together(config, correlation, on_push)
         self._config = config if config is not None else ConnectionPoolConfig()
         self._options = Options.from_kwargs(manager_kwargs)
         self._base = None if base_uri is None else parse(base_uri)
@@ -138,6 +124,32 @@ class Assembly(Generic[T]):
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
+
+    @classmethod
+    def from_mapping(cls: type[P], config: Mapping[str, Any], prefix: str, **kwargs: Any) -> P:
+        """Make a pool of settings: of `os.environ`, or of a framework's configuration.
+
+        Read are the keys that begin with the prefix and one underscore: with "JETSOCKET", these are
+        ``JETSOCKET_BASE_URI``, ``JETSOCKET_MAX_CONNECTIONS`` and so on for each field of
+        `ConnectionPoolConfig`, ``JETSOCKET_OPTIONS`` (`manager_kwargs`), ``_CORRELATION``, ``_LIMITER``,
+        ``_CONFIGURE``, ``_RESET``, ``_CHECK``, ``_ON_PUSH`` (objects or their dotted paths) and ``_NAME``.
+        Of two prefixes, neither may begin the other.
+
+        Args:
+            config: The settings. A ``str`` is read as what the field wants: a number, true or false, JSON.
+            prefix: What the keys begin with, without the underscore.
+            **kwargs: As for the pool itself; they go before what the settings say.
+
+        Returns:
+            A pool of the class that this was called on.
+
+        Raises:
+            TypeError: A key is unknown (with the nearest known one), or `kwargs` are wrong.
+            ValueError: A value is refused. The message names the key and shows no value: it may be secret.
+        """
+        from jetsocket.mapping import arguments_of  # not loaded by pools without
+
+        return cls(**{**arguments_of(config, prefix), **kwargs})
 
     def _new_lending(self) -> Lending:
         options, config = self._options, self._in_use(self._config)
