@@ -263,6 +263,11 @@ class Assembly(Generic[T]):
         return self._config
 
     @property
+    def correlation(self) -> Correlation | None:
+        """What tells which reply is whose; None: it goes by ids and counts."""
+        return None if self._matching is None else self._matching.correlation
+
+    @property
     def name(self) -> str:
         """What log lines and threads call it."""
         return self._name

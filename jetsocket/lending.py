@@ -264,6 +264,7 @@ class Lending(Moving, Prewarming):
         self.give_up(borrower, error)
         is_ours = isinstance(error, (ConnectionError, TimeoutError)) and not is_alarm(error)
         told = self.state.closed_error() if is_ours and self.state.closed else error
+        self.state.totals.note_refusal(type(told).__name__, monotonic() - borrower.asked_at)
         if borrower.marks is not None and self.state.events is not None:
             self.state.events.end("refused", borrower.marks, told)
         if told is not error:

@@ -181,6 +181,7 @@ class PoolStats:
         acquires: Leases given out.
         reuses: Leases of a connection that had another borrower before.
         timeouts: Callers who got `PoolExhaustedError`.
+        refused: How long they had waited who got an error instead of a lease, by the name of its type.
         connect_errors: Attempts to connect that failed.
         discards: Connections given up, by reason.
         bytes_sent: B sent over all connections, TLS and upgrades included.
@@ -212,6 +213,7 @@ class PoolStats:
     in_flight: int = 0
     late_replies: int = 0
     unasked_messages: int = 0
+    refused: Mapping[str, Histogram] = field(default_factory=dict)
     wait_time: Histogram = field(default_factory=Histogram)
     lend_time: Histogram = field(default_factory=Histogram)
     connect_time: Histogram = field(default_factory=Histogram)
@@ -226,8 +228,9 @@ class PoolStats:
                 for name in ("count", "mean", "p50", "p95", "p99", "longest"):
                     flat[f"{each.name}_{name}"] = getattr(value, name)
             elif isinstance(value, Mapping):
-                flat[each.name] = sum(value.values())
-                flat.update({f"{each.name}_{name.replace(' ', '_')}": count for name, count in value.items()})
+                counts = {k: v.count if isinstance(v, Histogram) else v for k, v in value.items()}
+                flat[each.name] = sum(counts.values())
+                flat.update({f"{each.name}_{key.replace(' ', '_')}": count for key, count in counts.items()})
             else:
                 flat[each.name] = value
         return flat
@@ -282,9 +285,15 @@ class Totals:
         self.lend_time = Recorder()
         self.connect_time = Recorder()
         self.reply_time = SharedRecorder()
+        self.refused: dict[str, SharedRecorder] = {}
         self._acquires = 0
         self._reuses = 0
         self.leases: list[tuple[float, float, bool]] = []
+
+    def note_refusal(self, error: str, waited: float) -> None:
+        """A caller gets that error, after so long (s). Needs no lock."""
+        recorder = self.refused.get(error) or self.refused.setdefault(error, SharedRecorder())
+        recorder.add(waited)
 
     def count_leases(self) -> None:
         """Count what has come together."""
@@ -337,6 +346,7 @@ class Totals:
             in_flight=sum(each.in_flight for each in dispatchers),
             late_replies=self.late_replies + sum(each.late_replies for each in dispatchers),
             unasked_messages=self.unasked + sum(each.unasked for each in dispatchers),
+            refused={name: times.histogram() for name, times in list(self.refused.items())},
             wait_time=wait_time.histogram(),
             lend_time=self.lend_time.histogram(),
             connect_time=self.connect_time.histogram(),
