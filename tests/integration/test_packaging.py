@@ -38,6 +38,22 @@ command = [sys.executable, "-m", "jetsocket", "demo", "--calls", "200", "--threa
 subprocess.run(command, check=True, timeout=60)
 """
 EXAMPLES = {
+    "celery": """
+import sys
+from celery import Celery, signals
+from jetsocket import ConnectionPool
+from jetsocket.contrib.celery import setup
+app = Celery("example")
+app.conf.task_always_eager = True
+with ConnectionPool(base_uri=sys.argv[1]) as pool:
+    setup(app, pool, prewarm={"/": 1})
+    @app.task
+    def ask(number):
+        return pool.request("/", [number], timeout=10)
+    assert ask.delay(1).get() == [1]
+    signals.worker_process_shutdown.send(sender=None)
+    assert pool.is_closed
+""",
     "cli": "import argcomplete\n" + DEMO,
     "demo": DEMO,
     "http": """
