@@ -76,7 +76,7 @@ class PooledConnection(Exchange[T]):
         if events is None:
             return self._request(message, deadline, limit)
         info = connection_info(self._entry or self._current(), monotonic())
-        return events.tell_request(info, message, lambda: self._request(message, deadline, limit))
+        return events.tell_request(info, message, lambda sent: self._request(sent, deadline, limit))
 
     # --- with a correlation, more ----------------------------------------------------------------------
 

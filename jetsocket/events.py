@@ -97,7 +97,15 @@ class Listener:
             message: As the caller gave it; not to be changed.
 
         Returns:
-            Anything: handed to `replied` of the same request.
+            Anything: handed to `rewriting` and `replied` of the same request.
+        """
+
+    def rewriting(self, token: Any, message: Any) -> Any:
+        """What is to be sent in its place, which must ask the same; None: the message as it is.
+
+        Args:
+            token: What `requesting` returned.
+            message: As the caller gave it, or another listener has rewritten it; not to be changed itself.
         """
 
     def replied(self, token: Any, error: BaseException | None) -> None:
@@ -168,11 +176,20 @@ class Events:
             if place < len(marks):
                 self._call(name, method, (marks[place], *args))
 
-    def tell_request(self, info: ConnectionInfo, message: Any, ask: Callable[[], R]) -> R:
+    def rewritten(self, marks: Marks | None, message: Any) -> Any:
+        """What those that were told of a request make of its message."""
+        if marks is not None:
+            for place, method in self._told["rewriting"]:
+                if place < len(marks):
+                    new = self._call("rewriting", method, (marks[place], message))
+                    message = message if new is None else new
+        return message
+
+    def tell_request(self, info: ConnectionInfo, message: Any, ask: Callable[[Any], R]) -> R:
         """Ask, and tell that it begins and how it ended."""
         marks = self.begin("requesting", info, message)
         try:
-            reply = ask()
+            reply = ask(self.rewritten(marks, message))
         except BaseException as error:
             if marks is not None:
                 self.end("replied", marks, error)

@@ -226,6 +226,31 @@ def test_each_request_is_told_with_its_end(echo: EchoServer, make_pool: MakePool
     assert [line[2] for line in told] == [None] * 4 + ["TimeoutError"]
 
 
+def test_a_listener_may_rewrite_a_request_and_one_that_fails_changes_nothing(
+    echo: EchoServer, make_pool: MakePool
+) -> None:
+    class Stamping(Listener):
+        def requesting(self, info: ConnectionInfo, message: Any) -> str:
+            return f"seen {message['n']}"
+
+        def rewriting(self, token: str, message: Any) -> Any:
+            return {**message, "stamp": token} if message["n"] else None
+
+    class Broken(Listener):
+        def rewriting(self, token: None, message: Any) -> Any:
+            assert token is None
+            raise ValueError
+
+    pool = make_pool(echo)
+    for listener in (Broken(), Stamping(), Broken()):
+        pool.listen(listener)
+    mine = {"n": 1}
+    assert pool.request("/", mine) == {"n": 1, "stamp": "seen 1"}
+    assert mine == {"n": 1}
+    with pool.acquire("/") as conn:
+        assert conn.request_many([{"n": 0}, {"n": 2}]) == [{"n": 0}, {"n": 2, "stamp": "seen 2"}]
+
+
 def test_what_close_cuts_is_told_as_released_and_closed(
     echo: EchoServer, make_pool: MakePool, notes: Notebook
 ) -> None:
