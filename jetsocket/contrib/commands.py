@@ -1,4 +1,4 @@
-"""What `manage.py jetsocket` and `flask jetsocket` do: status, check, call, ping. Each prints, and tells its end.
+"""What `manage.py jetsocket` and `flask jetsocket` do: status, check, call and ping, with what they print.
 
 A command is a process of its own: it shows the settings in force, and connects by itself; what the server's
 workers do, it can't see.

@@ -1,0 +1,6 @@
+"""Flask: pools made of an application's configuration, and `flask jetsocket`; needs the extra `flask`."""
+
+from jetsocket.contrib.flask.extension import JetSocket
+from jetsocket.contrib.flask.pools import Pools
+
+__all__ = ["JetSocket", "Pools"]
