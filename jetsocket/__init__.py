@@ -34,6 +34,7 @@ else:  # or every name would be known to type checkers
         {
             "jetsocket.config": ["ConnectionPoolConfig"],
             "jetsocket.connection": ["PooledConnection"],
+            "jetsocket.contrib.jupyter": ["load_ipython_extension", "unload_ipython_extension"],
             "jetsocket.exceptions": [
                 "ConnectionClosedError",
                 "ConnectionError",

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from jetsocket import forking, shutdown
+from jetsocket.borrower import Borrower
 from jetsocket.callbacks import Callback, checker
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
@@ -18,6 +19,7 @@ from jetsocket.correlation.base import Correlation
 from jetsocket.entry import key_of
 from jetsocket.events import Listener, check
 from jetsocket.housekeeper import PUSHES
+from jetsocket.html_tables import grid, table
 from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
 from jetsocket.known_uris import Remembered
 from jetsocket.lease import T, Terms
@@ -25,6 +27,7 @@ from jetsocket.lending import Lending
 from jetsocket.limits import Limiter
 from jetsocket.matching import Matching
 from jetsocket.messages import Codec
+from jetsocket.notebook import Made, note_made
 from jetsocket.on_push import OnPush
 from jetsocket.opening import Opening
 from jetsocket.options import Options
@@ -124,6 +127,7 @@ class Assembly(Generic[T]):
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
+        note_made(cast(Made, self), is_named=name is not None)
 
     @classmethod
     def from_mapping(cls: type[P], config: Mapping[str, Any], prefix: str, **kwargs: Any) -> P:
@@ -231,8 +235,12 @@ class Assembly(Generic[T]):
     def leases(self) -> list[LeaseInfo]:
         """What is lent now: to which thread, for how long, acquired where, doing what; the longest first."""
         now = monotonic()
-        borrowers = sorted(self._begin_anew().state.lent, key=lambda each: each.taken_at)
+        borrowers = sorted(self._borrowers(), key=lambda each: each.taken_at)
         return [info for each in borrowers if (info := lease_info(each, now)) is not None]
+
+    def _borrowers(self) -> list[Borrower]:
+        """Who holds connections, as of now."""
+        return list(self._begin_anew().state.lent)
 
     def connections(self) -> list[ConnectionInfo]:
         """All connections of the pool, in whatever place, the oldest first."""
@@ -283,6 +291,24 @@ class Assembly(Generic[T]):
             f"active={stats.active_connections}, idle={stats.idle_connections}, waiting={stats.waiting}, "
             f"closed={self.is_closed})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures of now, and who holds connections."""
+        stats = self.stats()
+        base = [] if self._base is None else [("base URI", self._base.redacted)]
+        now = [
+            ("state", "closed" if self.is_closed else "open"),
+            ("lent", stats.active_connections),
+            ("idle", stats.idle_connections),
+            ("being opened", stats.connecting),
+            ("most", self._config.max_connections),
+            ("callers waiting", stats.waiting),
+            ("acquires", stats.acquires),
+            ("of these reused", stats.reuses),
+        ]
+        names = ("id", "URI", "for", "by thread", "acquired in", "doing")
+        held = [(i.id, i.uri, f"{i.age:.3g} s", i.thread, i.where, i.doing) for i in self.leases()]
+        return table(f"ConnectionPool {self._name}", [*base, *now]) + grid("Lent", names, held)
 
     # --- fork ------------------------------------------------------------------------------------------
 

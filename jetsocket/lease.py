@@ -15,6 +15,7 @@ from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.events import Events
 from jetsocket.exceptions import TimeoutError
+from jetsocket.html_tables import table
 from jetsocket.ids import Account, Key, SentIds, shown
 from jetsocket.known_uris import KnownUris
 from jetsocket.matching import Matching
@@ -247,6 +248,15 @@ class Lease(Generic[T]):
             return "<PooledConnection>"
         state = "released" if self._is_released else "connected" if self.is_connected else "closed"
         return f"<PooledConnection {entry.id} {state} {entry.target.redacted}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        if self._shown is None:
+            return table("PooledConnection", [])
+        state = "released" if self._is_released else "connected" if self.is_connected else "closed"
+        latency = "not measured" if self.latency_ms is None else f"{self.latency_ms:.3g} ms"
+        rows = [("state", state), ("URI", self.uri), ("subprotocol", self.subprotocol or "none")]
+        return table(f"PooledConnection {self.id}", [*rows, ("latency", latency)])
 
     # --- helpers ---------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
+from jetsocket.html_tables import grid, table
 from jetsocket.places import IDLE, LENT, OPENING, SHARED
 
 if TYPE_CHECKING:
@@ -234,6 +235,17 @@ class PoolStats:
             else:
                 flat[each.name] = value
         return flat
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        counts = [(name, value) for name, value in self.as_dict().items() if isinstance(value, int)]
+        told = [(name.replace("_", " "), value) for name, value in counts if not name.endswith("_count")]
+        times = [
+            (name.replace("_", " "), of.count, *(f"{of.percentile(p):.3g} s" for p in (50, 95, 99)))
+            for name in ("wait_time", "lend_time", "connect_time", "reply_time")
+            if (of := getattr(self, name)).count
+        ]
+        return table("PoolStats", told) + grid("Times", ("", "count", "p50", "p95", "p99"), times)
 
     def __str__(self) -> str:
         """Readable lines: what is now, what has been, and how long it took."""
