@@ -75,6 +75,22 @@ auth = TicketAuth("http://127.0.0.1:%d/" % office.server_port)
 with ConnectionPool(base_uri=sys.argv[1], manager_kwargs={"auth": auth, "proxy": None}) as pool:
     assert pool.request("/", [1], timeout=10) == [1]
 """,
+    "jupyter": """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.user_ns["uri"] = sys.argv[1]
+for cell in (
+    "%load_ext jetsocket",
+    "from jetsocket import ConnectionPool",
+    "pool = ConnectionPool(base_uri=uri)",
+    "assert pool.request('/', [1], timeout=10) == [1]",
+    "shown = get_ipython().run_line_magic('jetsocket', 'status')",
+    "assert 'idle=1' in repr(shown)",
+    "pool.close()",
+):
+    shell.run_cell(cell).raise_error()
+""",
     "msgspec": """
 import msgspec, sys
 from jetsocket import ConnectionPool
