@@ -1,6 +1,6 @@
 """What cells make when they are run again, and which of them may hold a pool's connections.
 
-Also tests: jetsocket.html_tables, jetsocket.contrib.jupyter.
+Also tests: `html_tables`, `contrib/jupyter`.
 """
 
 from __future__ import annotations

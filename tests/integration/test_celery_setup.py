@@ -1,7 +1,4 @@
-"""Celery's workers with `jetsocket.contrib.celery.setup`: warm when they begin, closed when they end.
-
-Also tests: jetsocket.contrib.celery, docs/examples/celery.
-"""
+"""Celery's workers with `jetsocket.contrib.celery.setup`: warm when they begin, closed when they end."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The notebooks of the documentation run in a real kernel as they are, and each of their cells again.
-
-Also tests: docs/notebooks, jetsocket.notebook.
-"""
+"""The notebooks of the documentation run in a real kernel as they are, and each of their cells again."""
 
 from __future__ import annotations
 
