@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 from jetsocket.argument_checks import nearest, wrong_type
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.interrupts import is_alarm
+from jetsocket.messages import Codec
 from jetsocket.options import Options, check_option_name
 from jetsocket.pool_arguments import ARGUMENT_CHECKS, check_together
 from jetsocket.text import rule_of
@@ -213,7 +214,10 @@ class Reader:
                 self.faults.append(Fault("options", unknown.replace("manager_kwargs", label)))
         if len(self.faults) == found:  # each is right by itself; and together?
             refusal = _refusal(partial(Options.from_kwargs, given))
-            self._note(refusal and refusal.replace("manager_kwargs", label))
+            if self._note(refusal and refusal.replace("manager_kwargs", label)):
+                options = Options.from_kwargs(given)
+                codec = options.serializer, options.deserializer, options.message_type
+                self._note(_refusal(partial(Codec.for_options, *codec)), f"{label}: ")
         return given
 
     def _argument(self, key: str, given: Any) -> Any:

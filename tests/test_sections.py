@@ -153,6 +153,7 @@ def test_none_is_as_if_it_were_not_there(given: dict[str, Any]) -> None:
             '["server_hostname"] must be a host name',
         ),
         ({"OPTIONS": {"unix": "/x", "proxy": f"http://{SECRET}:1"}}, "value", 'give "unix" or a "proxy" URL'),
+        ({"OPTIONS": {"message_type": SECRET}}, "value", '["OPTIONS"]: message_type must be'),
         ({"ON_PUSH": print}, "value", '["ON_PUSH"]: on_push needs a correlation'),
         ({"CONFIGURE": 5}, "value", '["CONFIGURE"] must be callable'),
         ({"CHECK": "their_settings.later"}, "value", '["CHECK"] must be an ordinary function'),

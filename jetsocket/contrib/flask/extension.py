@@ -63,9 +63,10 @@ class JetSocket:
         """
         pools = app.extensions.get("jetsocket")
         if pools is None:
-            pools = app.extensions["jetsocket"] = Pools(app.config)
-            Leftovers(app, pools)
+            pools = Pools(app.config)
+            Leftovers(app, pools)  # refused once the application serves; then nothing is there by half
             app.cli.add_command(group)
+            app.extensions["jetsocket"] = pools
         pools.add(self._prefix)
         self._apps.add(app)
 
