@@ -75,6 +75,14 @@ auth = TicketAuth("http://127.0.0.1:%d/" % office.server_port)
 with ConnectionPool(base_uri=sys.argv[1], manager_kwargs={"auth": auth, "proxy": None}) as pool:
     assert pool.request("/", [1], timeout=10) == [1]
 """,
+    "django": """
+import sys
+from django.conf import settings
+settings.configure(JETSOCKET={"default": {"BASE_URI": sys.argv[1]}})
+from jetsocket.contrib.django import pool, pools
+assert pool.request("/", [1], timeout=10) == [1]
+pools.close_all()
+""",
     "jupyter": """
 import sys
 from IPython.core.interactiveshell import InteractiveShell
