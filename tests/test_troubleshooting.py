@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md and docs/terminal.md have each text that the package can tell, and no other."""
+"""docs/troubleshooting.md, docs/terminal-reference.md: each text that the package can tell, and no other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def texts_on(name: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "of"),
-    [("troubleshooting.md", told.of_the_library), ("terminal.md", told.of_the_commands)],
+    [("troubleshooting.md", told.of_the_library), ("terminal-reference.md", told.of_the_commands)],
     ids=["the library", "the commands"],
 )
 def test_the_page_has_each_text_and_no_other(name: str, of: Callable[[], dict[str, str]]) -> None:
