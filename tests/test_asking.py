@@ -17,11 +17,11 @@ from websockets.exceptions import ConnectionClosed
 from jetsocket import ConnectionPool, DecodeError, InvalidStateError, TimeoutError
 from jetsocket.correlation import Asked
 from jetsocket.messages import Codec
-from tests import scripts, services
+from tests import scripts, service_fixtures
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
 
-server = services.server
+server = service_fixtures.server
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ from jetsocket.matching import Part
 from jetsocket.pending import Request
 from jetsocket.sending import MOST_GIVEN_UP
 from jetsocket.topics import Feed
-from tests import services
+from tests import service_fixtures
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
 
-server = services.server
+server = service_fixtures.server
 LIBRARY = os.path.dirname(jetsocket.__file__)
 
 
