@@ -149,7 +149,9 @@ class Dispatcher(Sending):
             if is_alarm(error):
                 raise
 
-    def _hand_out_replies(self, queue: deque[Payload], read: Callable[[Payload], Any]) -> bool:
+    def _hand_out_replies(  # noqa: PLR0912 - one function, as calls are most of what a reply costs
+        self, queue: deque[Payload], read: Callable[[Payload], Any]
+    ) -> bool:
         """Hand out the first frames of a queue as long as each is a reply that a request waits for.
 
         As nearly every one is; `_dispatch` says what becomes of all others. Whatever strikes, each frame is
@@ -161,6 +163,7 @@ class Dispatcher(Sending):
         correlation, answers, under_way = self.matching.correlation, self.matching.answers, self._under_way
         take: Callable[[], Payload | None] = queue.popleft
         arrived: Iterator[Payload] = iter(take, None)
+        answered: list[Request] = []
         try:
             for payload in arrived:
                 part: Part | None = None
@@ -190,7 +193,7 @@ class Dispatcher(Sending):
                         request.is_ended = is_done = True
                         self.given_up.pop(key, None)  # as in `_answer`
                         under_way.pop(key, None)
-                        request.ring()
+                        answered.append(request)
                     is_done = True
                 except Exception as error:  # the codec's, or the correlation's: `_dispatch` gets it once more
                     if is_alarm(error, users_code=True):
@@ -205,6 +208,10 @@ class Dispatcher(Sending):
         except IndexError as error:  # as in `_take`
             if is_alarm(error):
                 raise
+        finally:
+            # All at once, and last: each that is woken wants to run, and would stop this thread half-way.
+            for request in answered:
+                request.ring()
         return True
 
     # --- the end ---------------------------------------------------------------------------------------

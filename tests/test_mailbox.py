@@ -253,6 +253,19 @@ def test_one_that_follows_before_it_has_a_bell_is_told(table: Table, crowd: list
     assert waiter.result() == "its reply"
 
 
+@pytest.mark.usefixtures("patient")
+def test_what_comes_as_a_follower_hangs_its_bell_is_not_waited_for(table: Table, crowd: list[Waiter]) -> None:
+    class Answered(Request):
+        """Its reply comes just then: `ring` has found no bell."""
+
+        def hang_bell(self) -> threading.Lock:
+            self.arrived.append("its reply")
+            self.end()
+            return super().hang_bell()
+
+    assert Waiter(table, Answered()).result() == "its reply"
+
+
 def test_who_listens_without_a_bell_looks_what_has_come() -> None:
     request = Request()
     request.end()
