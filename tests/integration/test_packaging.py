@@ -58,6 +58,19 @@ with ConnectionPool(base_uri=sys.argv[1]) as pool:
 """,
     "cli": "import argcomplete\n" + DEMO,
     "demo": DEMO,
+    "flask": """
+import sys
+from flask import Flask
+from jetsocket.contrib.flask import JetSocket
+app = Flask("example")
+app.config["JETSOCKET_BASE_URI"] = sys.argv[1]
+jet = JetSocket(app)
+@app.get("/")
+def view():
+    return jet.pool.request("/", [1], timeout=10)
+assert app.test_client().get("/").json == [1]
+jet.close_all()
+""",
     "http": """
 import http.server, sys, threading
 from jetsocket import ConnectionPool
