@@ -134,13 +134,13 @@ class Codec(Generic[T]):
         except Exception as error:  # noqa: BLE001 - whatever the user's code or a library raises
             self._fail(error, payload, uri)
 
-    @property
-    def read(self) -> Deserializer[Any]:
-        """Makes the value of a message before a message type: to look for what it answers.
+    def read(self, payload: Payload) -> Any:
+        """The value of a message before a message type: to look for what it answers.
 
-        It raises whatever the deserializer does.
+        Raises:
+            Exception: Whatever the deserializer raises.
         """
-        return self.read_json if self.is_typed else self._deserialize
+        return self.read_json(payload) if self.is_typed else self._deserialize(payload)
 
     def typed(self, value: Any, *, uri: str = "") -> T:
         """What `decode` makes of a message that `read` has read, and that may have been changed since.

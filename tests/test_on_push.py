@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests import service_fixtures
+from tests import services
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain
 
-server = service_fixtures.server
+server = services.server
 
 
 def pushing(count: int) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from tests.benchmarks import works
 from tests.benchmarks.askers import ASKERS
-from tests.benchmarks.ethereum import ETHEREUM
 from tests.benchmarks.multiplex import MULTIPLEX
 
-WORKS = {**works.WORKS, **MULTIPLEX, **ASKERS, **ETHEREUM}
+WORKS = {**works.WORKS, **MULTIPLEX, **ASKERS}
 
 __all__ = ["WORKS"]
