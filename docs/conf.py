@@ -25,4 +25,5 @@ default_role = "py:obj"  # `name` in a docstring: a link where there is somethin
 
 html_theme = "furo"
 html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_title = f"jetsocket {release}"

@@ -174,16 +174,20 @@ class Askers(Reading):
             if request.feed is not None:
                 self._open_for(request, request.feed, asked, part.message)
                 self._end_subscribe(request)
+            self._note_answered(key)
             request.is_ended = True
-            answered = self.answered
-            answered[key] = self.tenancy  # what has that key from now on is for none of another lease
-            if len(answered) > 2 * MOST_NOTED:
-                self.answered = dict(list(answered.items())[-MOST_NOTED:])
             self.given_up.pop(key, None)  # its thread may be doing that at this moment
         request.ring()
         if is_last:
             self._handed = part  # first: handed out again, it would belong to no request
             self._under_way.pop(key, None)
+
+    def _note_answered(self, key: Hashable) -> None:
+        """What has that key from now on is for none of another lease."""
+        answered = self.answered
+        answered[key] = self.tenancy
+        if len(answered) > 2 * MOST_NOTED:
+            self.answered = dict(list(answered.items())[-MOST_NOTED:])
 
     def _is_of_another_lease(self, key: Hashable) -> bool:
         """Whether it belongs to what an earlier lease has asked: one more reply, a push behind the last."""
@@ -261,7 +265,7 @@ class Askers(Reading):
     # --- subscribes under way ----------------------------------------------------------------------------
 
     def _leaves(self, request: Request, asked: Asked, number: int) -> None:
-        """A request is about to leave; its number grows, as the lock of the send is held.
+        """A subscribe, or its end, is about to leave; its number grows, as the lock of the send is held.
 
         Raises:
             StillOpenError: It would end a topic that is open: it must not.

@@ -69,7 +69,7 @@ class Assembly(Generic[T]):
         Args:
             config: Sizes and times; the defaults if None.
             base_uri: What paths given to `acquire` are relative to.
-            manager_kwargs: How connections are made; see the table in docs/usage.md.
+            manager_kwargs: How connections are made; see the table in docs/options.md.
             configure: Called once with each new connection, before its first borrower: log in, swallow a
                 greeting. In a thread of the pool, within one connect_timeout. What it sends and receives
                 counts for no borrower, so it must read every reply it asks for: the first borrower would take

@@ -10,8 +10,9 @@ from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lock_watch import LockWatch
-from jetsocket.mailbox import LOOK_AGAIN, Mailbox
-from jetsocket.matching import Matching, Payload
+from jetsocket.mailbox import LOOK_AGAIN, Mailbox, Turn
+from jetsocket.matching import Matching, Part, Payload, strict
+from jetsocket.pending import Request
 from jetsocket.pushes import Pushes
 from jetsocket.sending import Sending
 from jetsocket.uris import Target
@@ -21,6 +22,7 @@ from jetsocket.wire.websocket import WebSocket
 _PATIENCE = 1.0  # s that a borrower may read nothing before a worker looks what has come
 _MUCH = 100  # messages
 _AT_ONCE = 64  # frames that are taken off the wire to be handed out: the rest stays where it is counted
+_new_part = tuple.__new__  # `Part(…)` goes through a function in Python
 
 
 class Dispatcher(Sending):
@@ -58,7 +60,7 @@ class Dispatcher(Sending):
     # --- in --------------------------------------------------------------------------------------------
 
     def _read(self, box: Mailbox[Any], deadline: float) -> None:
-        wire = self.wire
+        wire, read = self.wire, self.matching.read_one
         while not box.has_mail:
             if not (self._parts or self._is_due):
                 now = monotonic()
@@ -79,8 +81,38 @@ class Dispatcher(Sending):
                         raise
                     self.fail(error)
                     return
+                self.last_read = monotonic()
+                if read is not None and (self._hand_out_replies(queue, read) or box.has_mail):
+                    continue
                 self._take(queue)
             self._hand_out(box)
+
+    def await_reply(self, request: Request, deadline: float | None) -> None:
+        """`wait` for the last reply to a request that has left, which is mostly what comes next.
+
+        Where only one thread uses a connection, as it does of an exclusive lease, this is all of it.
+
+        Raises:
+            TimeoutError: As `wait`, and so are the others.
+        """
+        read, turn = self.matching.read_one, Turn()
+        try:
+            if read and not (self._parts or self._held) and self._lead(turn, None, "recv") is turn:
+                wire, now = self.wire, monotonic()
+                until = now + LOOK_AGAIN
+                if deadline is not None and deadline < until:
+                    until = deadline
+                queue = wire.await_queue(until, wire.holder)
+                self.last_read = now
+                self._hand_out_replies(queue, read)
+        except (TimeoutError, ConnectionError) as error:
+            if is_alarm(error):
+                raise  # else `wait` finds out, too, and does what is to be done
+        finally:
+            turn.is_over = True
+            self._leave(turn, request)
+        if not request.is_ended:
+            self.wait(request, deadline, "recv")
 
     def work(self) -> None:
         """`drain`, in a worker."""
@@ -90,6 +122,7 @@ class Dispatcher(Sending):
     def _read_what_is_there(self) -> None:
         while True:
             if queue := self.wire.lend_queue(self.wire.holder):
+                self.last_read = monotonic()
                 self._take(queue)
             if not (self._parts or self._is_due):
                 break
@@ -99,7 +132,6 @@ class Dispatcher(Sending):
 
     def _take(self, queue: deque[Payload]) -> None:
         """Read the first frames of a queue; whatever strikes, each is either in the queue or in `_parts`."""
-        self.last_read = monotonic()
         left = _AT_ONCE
         take: Callable[[], Payload | None] = queue.popleft
         arrived: Iterator[Payload] = iter(take, None)
@@ -116,6 +148,71 @@ class Dispatcher(Sending):
         except IndexError as error:  # the lease was released: what has come is not in this queue any more
             if is_alarm(error):
                 raise
+
+    def _hand_out_replies(  # noqa: PLR0912 - one function, as calls are most of what a reply costs
+        self, queue: deque[Payload], read: Callable[[Payload], Any]
+    ) -> bool:
+        """Hand out the first frames of a queue as long as each is a reply that a request waits for.
+
+        As nearly every one is; `_dispatch` says what becomes of all others. Whatever strikes, each frame is
+        in the queue, in `_parts`, or with its asker: see `iteration`.
+
+        Returns:
+            Whether that were all; False: the first other one is in `_parts` or, unread, in the queue.
+        """
+        correlation, answers, under_way = self.matching.correlation, self.matching.answers, self._under_way
+        take: Callable[[], Payload | None] = queue.popleft
+        arrived: Iterator[Payload] = iter(take, None)
+        answered: list[Request] = []
+        try:
+            for payload in arrived:
+                part: Part | None = None
+                is_done = False
+                try:
+                    message = read(payload)
+                    key = correlation.key(message)
+                    if type(key) is not int and type(key) is not str and key is not None:
+                        key = strict(key)
+                    part = _new_part(Part, (payload, message))
+                    request = under_way.get(key)
+                    if (
+                        request is None
+                        or request.feed is not None
+                        or not request.wants_all
+                        or (answers and correlation.answer(message) is not None)
+                    ):
+                        return False
+                    asked = request.asked
+                    assert asked is not None
+                    asked.replies += 1
+                    is_last = correlation.is_last(message, asked)
+                    request.put(message, part)
+                    if is_last:
+                        request.payload = payload
+                        self._note_answered(key)
+                        request.is_ended = is_done = True
+                        self.given_up.pop(key, None)  # as in `_answer`
+                        under_way.pop(key, None)
+                        answered.append(request)
+                    is_done = True
+                except Exception as error:  # the codec's, or the correlation's: `_dispatch` gets it once more
+                    if is_alarm(error, users_code=True):
+                        raise
+                    return False
+                finally:
+                    if not is_done:  # it is for `_take` or, read already, for `_hand_out`
+                        back: deque[Any] = queue if part is None else self._parts
+                        back.appendleft(payload if part is None else part)
+                if not queue:
+                    return True
+        except IndexError as error:  # as in `_take`
+            if is_alarm(error):
+                raise
+        finally:
+            # All at once, and last: each that is woken wants to run, and would stop this thread half-way.
+            for request in answered:
+                request.ring()
+        return True
 
     # --- the end ---------------------------------------------------------------------------------------
 

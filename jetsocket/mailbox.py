@@ -56,8 +56,8 @@ class Mailbox(Generic[M]):
         self.arrived: deque[M] = deque()
         self.is_ended = False
         self.error: BaseException | None = None
-        self._bell = threading.Lock()
-        self._bell.acquire()
+        self._bell: threading.Lock | None = None
+        self.hang_bell()
 
     @property
     def has_mail(self) -> bool:
@@ -76,18 +76,31 @@ class Mailbox(Generic[M]):
             self.is_ended = True
         self.ring()
 
+    def hang_bell(self) -> threading.Lock:
+        """Let `ring` be heard from now on; what came before, its thread is to look for after this."""
+        bell = threading.Lock()
+        bell.acquire()
+        self._bell = bell
+        return bell
+
     def ring(self) -> None:
         """Wake the thread that waits."""
-        if self._bell.locked():
+        bell = self._bell
+        if bell is not None and bell.locked():
             try:
-                self._bell.release()
+                bell.release()
             except RuntimeError as error:  # another thread has just done so
                 if is_alarm(error):
                     raise
 
     def listen(self, timeout: float) -> None:
         """Wait until `ring`, at most so long (s)."""
-        self._bell.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
+        bell = self._bell
+        if bell is None:
+            bell = self.hang_bell()
+            if self.has_mail:
+                return
+        bell.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
 class Turn:
@@ -110,8 +123,8 @@ class Reading:
     """The leader and the followers of one connection.
 
     `lock` guards who becomes the leader; it is held for microseconds, without I/O, without user code, and no
-    other lock is taken with it. A follower takes no lock: it enters itself before it looks whether there is a
-    leader, and a leader looks for followers after it has left.
+    other lock is taken with it. To follow and to leave takes none: a follower enters itself before it looks
+    whether there is a leader, and who leaves looks for followers once its turn is over.
     """
 
     def __init__(self) -> None:
@@ -165,10 +178,12 @@ class Reading:
         until = _NEVER if deadline is None else deadline
         turn = Turn()
         try:
-            while not box.has_mail:
+            while not (box.is_ended or box.has_mail):
                 if box.is_stranded:
+                    turn.is_over = True
                     self._leave(turn, box)
                     self._send_for(box, until)
+                    turn = Turn()
                     continue
                 leader = self._lead(turn, box, operation)
                 if leader is turn:
@@ -179,7 +194,8 @@ class Reading:
                 left = until - monotonic()
                 if left <= 0:
                     raise self.late(operation)
-                box.listen(min(left, LOOK_AGAIN))
+                if not box.has_mail:  # it may have come before there was a bell
+                    box.listen(min(left, LOOK_AGAIN))
         finally:
             turn.is_over = True
             self._leave(turn, box)
@@ -211,37 +227,33 @@ class Reading:
 
     def _lead(self, turn: Turn, box: Mailbox[Any] | None, operation: str) -> Turn:
         """Become the leader, or a follower of the one there is; returns who leads."""
-        if box is not None:
-            self._followers[turn] = box
-            leader = self._leader
-            if leader is not None and leader is not turn and not leader.is_over:
-                return leader
-        if self.lock.locked() and self._holds_lock():
-            raise self._reentered(operation)
-        with self.lock:
+        followers = self._followers
+        while True:
             leader = self._leader
             if leader is None or leader.is_over:
-                self._leader = leader = turn
+                if self.lock.locked() and self._holds_lock():
+                    raise self._reentered(operation)
+                with self.lock:
+                    leader = self._leader
+                    if leader is None or leader.is_over:
+                        self._leader = leader = turn
             if leader is turn:
-                self._followers.pop(turn, None)
-            return leader
+                followers.pop(turn, None)
+                return turn
+            if box is None or turn in followers:
+                return leader
+            if box._bell is None:
+                box.hang_bell()
+            followers[turn] = box  # and only now look whether there is a leader
 
     def _leave(self, turn: Turn, box: Mailbox[Any]) -> None:
-        """Wait no longer, and pass the lead on."""
-        leader = self._leader
-        if leader is not None and leader is not turn and not leader.is_over:
-            self._followers.pop(turn, None)
-        elif self.lock.locked() and self._holds_lock():
-            return  # a handler is above code that holds it: the followers find out by themselves
-        else:
-            with self.lock:
-                self._followers.pop(turn, None)
-                leader = self._leader
-                if leader is turn or (leader is not None and leader.is_over):
-                    self._leader = leader = None
-            if leader is None and (heir := self._heir()) is not None:
+        """Wait no longer, and pass the lead on; that turn is over."""
+        followers = self._followers
+        if followers:
+            followers.pop(turn, None)
+            if not self.is_led and (heir := self._heir()) is not None:
                 heir.ring()
-        if box.has_mail and not box.is_for_one:  # of several that wait there, another may take the rest
+        if not box.is_for_one and box.has_mail:  # of several that wait there, another may take the rest
             box.ring()
 
     def _heir(self) -> Mailbox[Any] | None:
@@ -268,7 +280,7 @@ class Reading:
         )
 
 
-HOLDERS: set[CodeType] = {Reading._lead.__code__, Reading._leave.__code__}
-"""The methods that take `Reading.lock`."""
+HOLDERS: set[CodeType] = {Reading._lead.__code__}
+"""The method that takes `Reading.lock`."""
 
 __all__ = ["HOLDERS", "LOOK_AGAIN", "Mailbox", "Reading", "Turn"]

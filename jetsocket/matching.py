@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from jetsocket.correlation.base import Asked, Correlation, NewId
 from jetsocket.correlation.reading import topics_of
-from jetsocket.exceptions import ReplyError
+from jetsocket.exceptions import JetSocketError, ReplyError
 from jetsocket.interrupts import is_alarm
 from jetsocket.messages import Codec
 from jetsocket.user_errors import told
@@ -57,6 +57,7 @@ class Matching:
         answers: Whether the protocol wants some messages answered at once.
         cancels: Whether it can tell the server that a request was given up.
         has_topics: Whether it has subscriptions.
+        read_one: Reads the one message of a frame, or raises what the codec does; None: there may be several.
         configures: Whether it greets or logs in on a new connection.
         heartbeat: What is sent after a while of silence; None: nothing but a ping.
     """
@@ -69,6 +70,7 @@ class Matching:
         self._splits = kind.split is not base.split
         self._decodes = kind.decode is not base.decode
         self._encodes = kind.encode is not base.encode
+        self.read_one = None if self._splits or self._decodes else codec.read
         self.answers = kind.answer is not base.answer
         self.cancels = kind.cancel is not base.cancel
         self.has_topics = kind.topic is not base.topic
@@ -81,7 +83,9 @@ class Matching:
     def tag(self, message: Any, new_id: NewId) -> Asked:
         """What is sent for a request, and the key of its reply; whatever the correlation raises comes out."""
         sent, key = self.correlation.tag(message, new_id)
-        return Asked(message, sent, None if key is None else strict(key))
+        if type(key) is not int and type(key) is not str and key is not None:
+            key = strict(key)
+        return Asked(message, sent, key)
 
     def asks(self, message: Any) -> Hashable | None:
         """The key of the reply that a message expects which is sent as it is; None: of none."""
@@ -158,18 +162,22 @@ class Matching:
         """
         correlation = self.correlation
         for reply in replies:
-            if (error := self.error_in(reply)) is not None:
-                raise error
+            if (error := correlation.error(reply)) is not None:
+                raise _as_reply_error(error, reply)
         return correlation.untag(correlation.result(replies, asked), asked.message)
 
     def error_in(self, reply: Any) -> ReplyError | None:
         """The error that a reply is; None: it is none."""
         error = self.correlation.error(reply)
-        if error is None or isinstance(error, ReplyError):
-            return error
-        wrapped = ReplyError(f"the server answered with an error: {told(error)}", reply=reply)
-        wrapped.__cause__ = error
-        return wrapped
+        return None if error is None else _as_reply_error(error, reply)
+
+
+def _as_reply_error(error: JetSocketError, reply: Any) -> ReplyError:
+    if isinstance(error, ReplyError):
+        return error
+    wrapped = ReplyError(f"the server answered with an error: {told(error)}", reply=reply)
+    wrapped.__cause__ = error
+    return wrapped
 
 
 __all__ = ["UNREADABLE", "Matching", "Part", "each_topic", "strict"]

@@ -134,13 +134,13 @@ class Codec(Generic[T]):
         except Exception as error:  # noqa: BLE001 - whatever the user's code or a library raises
             self._fail(error, payload, uri)
 
-    def read(self, payload: Payload) -> Any:
-        """The value of a message before a message type: to look for what it answers.
+    @property
+    def read(self) -> Deserializer[Any]:
+        """Makes the value of a message before a message type: to look for what it answers.
 
-        Raises:
-            Exception: Whatever the deserializer raises.
+        It raises whatever the deserializer does.
         """
-        return self.read_json(payload) if self.is_typed else self._deserialize(payload)
+        return self.read_json if self.is_typed else self._deserialize
 
     def typed(self, value: Any, *, uri: str = "") -> T:
         """What `decode` makes of a message that `read` has read, and that may have been changed since.

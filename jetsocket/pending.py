@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -46,6 +47,7 @@ class Request(Mailbox[Any]):
         batch: With what it leaves, or has left; None before.
         is_refused: Whether it could not be made by the thread that sends for all: its own is to try.
         is_cancelled: Whether its thread has gone before it left.
+        payload: The frame of the last reply, if that was all there was in it; None: not known.
     """
 
     __slots__ = (
@@ -60,23 +62,24 @@ class Request(Mailbox[Any]):
         "message",
         "number",
         "outbox",
+        "payload",
         "wants_all",
     )
     is_for_one = True
 
     def __init__(self, feed: Feed | None = None, ends: Hashable | None = None, message: Any = None) -> None:
-        """Not sent yet."""
-        super().__init__()
+        """Not sent yet; without a bell, since who asks mostly reads the reply itself."""
+        self.arrived = deque()  # as `Mailbox.__init__`
+        self.error = self._bell = None
         self.asked: Asked | None = None
-        self.number = 0
-        self.feed, self.ends = feed, ends
-        self.is_open = False
-        self.wants_all = True
-        self.message = message
         self.outbox: Queue | None = None
         self.batch: Batch | None = None
-        self.is_refused = self.is_cancelled = False
+        self.payload: str | bytes | None = None
         self._last: object = None
+        self.feed, self.ends, self.message = feed, ends, message
+        self.number = 0
+        self.wants_all = True
+        self.is_ended = self.is_open = self.is_refused = self.is_cancelled = False
 
     @property
     def is_stranded(self) -> bool:
@@ -97,7 +100,7 @@ class Request(Mailbox[Any]):
     def put(self, message: Any, mark: object) -> None:
         """Add a reply; one with the same mark is there already, and is handed out again after a strike."""
         if self._last is not mark:
-            self.arrived.append(message)
+            self.arrived += (message,)  # no call: no exception comes between this and the next line
             self._last = mark
 
 

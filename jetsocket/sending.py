@@ -9,21 +9,24 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 from jetsocket.askers import Askers
-from jetsocket.correlation.base import NewId
+from jetsocket.correlation.base import Asked, NewId
 from jetsocket.mailbox import Mailbox
-from jetsocket.matching import Matching, Payload
+from jetsocket.matching import Matching, Payload, strict
 from jetsocket.outbox import Messenger, Outbox
 from jetsocket.pending import Request, Risk, note, remember
 from jetsocket.pushes import Pushes
 from jetsocket.uris import Target
+from jetsocket.wire.frames import BINARY, TEXT
 from jetsocket.wire.websocket import WebSocket
 
 MOST_GIVEN_UP = 1024
 """Requests that were given up and not answered yet, beyond which a connection is closed."""
 
+_new_id = tuple.__new__  # `NewId(…)` goes through a function in Python
 _MAY_COME = "a request with the id of this message may still be answered"
 _APART = 2**30  # the first number of ours behind an id that a lease has chosen: those mostly are small
 
@@ -58,10 +61,17 @@ class Sending(Askers, Messenger):
         """
         request.message = message
         try:
-            self.wire.send_made(lambda: self.make(request), deadline, holder)
+            self.wire.send_data(TEXT, b"", deadline, holder, partial(self.make_frame, request))
         except BaseException:
             self.give_up(request)
             raise
+
+    def make_frame(self, request: Request) -> tuple[int, bytes]:
+        """`make`, as opcode and data: for `WebSocket.send_data`, once it is that message's turn."""
+        payload = self.make(request)
+        if isinstance(payload, str):
+            return TEXT, payload.encode("utf-8")
+        return BINARY, payload
 
     def post(self, request: Request, deadline: float | None) -> None:
         """Send a request over a connection that others use, too, or let a thread do so that sends already.
@@ -84,16 +94,24 @@ class Sending(Askers, Messenger):
 
     def make(self, request: Request) -> Payload:
         """Give a request its id, and expect its reply; returns what is to be sent."""
-        matching = self.matching
+        matching, message = self.matching, request.message
         while True:
             number = next(self._numbers)
-            asked = matching.tag(request.message, NewId(number, f"{self._prefix}-{number}"))
-            if asked.key is None or asked.key not in self.raw_keys:
+            sent, key = matching.correlation.tag(
+                message, _new_id(NewId, (number, f"{self._prefix}-{number}"))
+            )
+            if type(key) is not int and type(key) is not str and key is not None:
+                key = strict(key)
+            if key is None or key not in self.raw_keys:
                 break
-        payload = matching.encode(asked.sent, self.subprotocol)
-        self._leaves(request, asked, number)
-        if asked.key is not None and not request.is_open:
-            self._under_way[asked.key] = request
+        asked = Asked(message, sent, key)
+        payload = matching.encode(sent, self.subprotocol)
+        if request.ends is not None or request.feed is not None:
+            self._leaves(request, asked, number)
+        else:
+            request.asked, request.number = asked, number
+        if key is not None and not request.is_open:
+            self._under_way[key] = request
         return payload
 
     def unmake(self, request: Request) -> None:
@@ -143,7 +161,8 @@ class Sending(Askers, Messenger):
             if not request.may_have_left:
                 return
         asked = request.asked
-        self._end_subscribe(request)
+        if request.feed is not None:
+            self._end_subscribe(request)
         if asked is None or asked.key is None or self._under_way.get(asked.key) is not request:
             return
         self.given_up[asked.key] = asked

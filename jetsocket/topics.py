@@ -70,7 +70,7 @@ class Feed(Mailbox[Any]):
                 return
             if self.arrived:
                 self.arrived.popleft()
-        self.arrived.append(message)
+        self.arrived += (message,)  # no call: no exception comes between this and the next line
         self._last = mark
         self.ring()
 

@@ -8,14 +8,13 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import pytest
 from websockets.exceptions import ConnectionClosed
 
 from jetsocket import ConnectionPool
 from jetsocket.correlation import Asked, Correlation, NewId
 from jetsocket.exceptions import ReplyError
 from jetsocket.ids import key_of
-from tests.servers import Connection, EchoServer
+from tests.servers import Connection
 
 MakePool: TypeAlias = Callable[..., ConnectionPool[Any]]
 
@@ -145,18 +144,3 @@ class Service:
 
     def do_close(self, message: Any) -> None:
         self.conn.close(int(message.get("code", 1000)))
-
-
-# --- fixtures, for the modules that name them: `server, pool = services.server, services.pool`
-
-
-@pytest.fixture
-def server(echo_server: Callable[..., EchoServer]) -> EchoServer:
-    """The service, running."""
-    return echo_server(service)
-
-
-@pytest.fixture
-def pool(server: EchoServer, make_pool: MakePool) -> ConnectionPool[Any]:
-    """Two connections to it."""
-    return make_pool(server, correlation=Plain(), max_connections=2)

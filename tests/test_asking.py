@@ -16,11 +16,12 @@ from websockets.exceptions import ConnectionClosed
 
 from jetsocket import ConnectionPool, DecodeError, InvalidStateError, TimeoutError
 from jetsocket.correlation import Asked
-from tests import scripts, services
+from jetsocket.messages import Codec
+from tests import scripts, service_fixtures
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
 
-server = services.server
+server = service_fixtures.server
 
 
 @pytest.fixture
@@ -79,6 +80,28 @@ def test_a_codec_of_ones_own_is_asked(server: EchoServer, make_pool: MakePool) -
     pool = make_pool(server, correlation=Plain(), manager_kwargs={"deserializer": deserialize})
     assert pool.request("/", {"n": 1}, 5)["n"] == 1
     assert len(read) == 1
+
+
+def test_a_reply_is_written_anew_for_the_message_type_only_where_it_was_changed(
+    server: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: list[Any] = []
+    typed = Codec.typed
+
+    def watched(codec: Codec[Any], value: Any, *, uri: str = "") -> Any:
+        changed.append(value)
+        return typed(codec, value, uri=uri)
+
+    monkeypatch.setattr(Codec, "typed", watched)
+    pool = make_pool(server, correlation=Plain(), manager_kwargs={"message_type": Reply}, max_connections=1)
+    with pool.acquire("/") as conn:
+        assert [conn.request({"n": n}, 5).n for n in range(3)] == [0, 1, 2]
+        assert not changed
+        assert conn.request({"n": 4, "id": "mine"}, 5).id == "mine"
+        assert [each["id"] for each in changed] == ["mine"]
+        with pytest.raises(DecodeError) as caught:
+            conn.request({"n": [1, 2]}, 5)
+        assert caught.value.payload == json.dumps({"n": [1, 2], "id": 5})  # as it came
 
 
 # --- time

@@ -78,7 +78,7 @@ print("done")
 @pytest.mark.parametrize(("freezer", "when"), pairs(FREEZERS.values(), ["before", "inside"]))
 def test_deadlines_hold_while_time_is_frozen(echo: EchoServer, freezer: str, when: str) -> None:
     """`when` jetsocket is imported: before the freeze, or while it lasts."""
-    with Script(SCRIPT, echo.uri, freezer, when) as script:
+    with Script(SCRIPT, echo.uri, freezer, when, fresh=True) as script:
         if script.line() == "idle":
             pings = echo.pings
             wait_until(lambda: echo.pings >= pings + 2, 10, "the housekeeper pings no more")

@@ -16,11 +16,11 @@ from jetsocket import (
     ReplyError,
     TimeoutError,
 )
-from tests import services
+from tests import service_fixtures
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain, service
 
-server, pool = services.server, services.pool
+server, pool = service_fixtures.server, service_fixtures.pool
 
 
 # --- requests

@@ -10,11 +10,11 @@ import pytest
 
 from jetsocket import ConnectionClosedError
 from jetsocket.delivery import MOST_HANGING
-from tests import services
+from tests import service_fixtures
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain
 
-server = services.server
+server = service_fixtures.server
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 10])

@@ -5,13 +5,17 @@ Also tests: `askers`, `sending`.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 
+import jetsocket
 from jetsocket import (
     ConnectionClosedError,
     ConnectionPool,
@@ -25,11 +29,12 @@ from jetsocket.matching import Part
 from jetsocket.pending import Request
 from jetsocket.sending import MOST_GIVEN_UP
 from jetsocket.topics import Feed
-from tests import services
+from tests import service_fixtures
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
 
-server = services.server
+server = service_fixtures.server
+LIBRARY = os.path.dirname(jetsocket.__file__)
 
 
 @pytest.fixture
@@ -212,6 +217,79 @@ def test_a_strike_behind_a_reply_leaves_no_request_under_way(pool: ConnectionPoo
         where._hand_out(None)
         where.give_up(request)  # as its thread does, whatever it got
         assert (len(request.arrived), where.in_flight, where.given_up, where.unasked) == (1, 0, {}, 0)
+
+
+def count_events(call: Callable[[], object], strike_at: int) -> int:
+    """At how many places an exception may strike `call`: where a function begins, and behind each call."""
+    left = strike_at
+
+    def profile(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal left
+        if event != "c_call" and frame.f_code.co_filename.startswith(LIBRARY):
+            left -= 1
+            if left < 0:
+                sys.setprofile(None)
+                raise Struck
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return strike_at - left
+
+
+@pytest.mark.parametrize("ids", [(1, 2), (2, 1)], ids=["own first", "own last"])
+def test_whatever_strikes_as_replies_are_handed_out_each_reaches_its_asker_once(
+    pool: ConnectionPool[Any], ids: tuple[int, int]
+) -> None:
+    """At each call and return of the way that nearly every reply takes, which knows no second try."""
+    strike_at, events, push = 0, 1, '{"note": 1}'
+    while strike_at < events:
+        with pool.acquire("/") as conn:
+            where, strike_at = dispatcher(conn), strike_at + 1
+            unasked = where.unasked
+            own, other = (sent(conn, {"do": "never"}) for _ in range(2))
+            assert own.asked is not None
+            assert other.asked is not None
+            keys = {1: own.asked.key, 2: other.asked.key}
+            frames = deque[str | bytes]([*(f'{{"id": {keys[each]}}}' for each in ids), push])
+            read = where.matching.read_one
+            assert read is not None
+            try:
+                count_events(lambda: where._hand_out_replies(frames, read), strike_at)  # noqa: B023
+                events = strike_at
+            except Struck:
+                events = strike_at + 1
+            where.give_up(own)  # as its thread does, whatever it got
+            where._take(frames)
+            where._hand_out(None)
+            got = [len(each.arrived) for each in (own, other)]
+            assert got in ([1, 1], [0, 1]), f"at {strike_at}: {got}"
+            assert other.is_ended
+            where.give_up(other)
+            rest = (
+                where.in_flight,
+                where.given_up,
+                where.unasked - unasked,
+                list(where._parts),
+                list(frames),
+            )
+            assert rest == (0, {}, 1, [], []), f"at {strike_at}: {rest}"
+            conn.discard()
+    assert strike_at > 20
+
+
+def test_what_is_pushed_before_a_reply_is_handed_out_in_order(
+    server: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: list[Any] = []
+    pool = make_pool(server, correlation=Plain(), on_push=lambda uri, message: pushed.append(message["n"]))
+    with pool.acquire("/") as conn:
+        for turn in range(3):
+            say = [{"n": 2 * turn}, {"n": 2 * turn + 1}]
+            assert conn.request({"do": "push", "say": say, "n": turn}, 5)["n"] == turn
+    wait_until(lambda: pushed == list(range(6)), message=str(pushed))
 
 
 def test_too_many_that_were_given_up_end_the_connection(pool: ConnectionPool[Any]) -> None:

@@ -27,7 +27,7 @@ def make(size=4, **fields):
 
 def go(script: str, server: EchoServer | RawServer) -> None:
     # gevent hides its hub from threading's bookkeeping; what it prints at exit would be shown here.
-    assert scripts.run(START + script + "\nprint('ok')\n", server.uri).check().out == "ok\n"
+    assert scripts.run(START + script + "\nprint('ok')\n", server.uri, fresh=True).check().out == "ok\n"
 
 
 def test_fifty_greenlets_share_four_connections(echo: EchoServer) -> None:

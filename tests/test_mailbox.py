@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from jetsocket import ConnectionError, InvalidStateError, TimeoutError
 from jetsocket.clock import monotonic
 from jetsocket.mailbox import LOOK_AGAIN, Mailbox, Reading, Turn
+from jetsocket.pending import Request
 from jetsocket.uris import Target, parse
 from tests.servers import wait_until
 
@@ -214,35 +215,63 @@ def test_who_interrupts_the_one_who_reads_gets_an_error(table: Table) -> None:
     Handling().wait(Mailbox(), None, "recv")
 
 
-@pytest.mark.parametrize("where", ["_lead", "_leave"])
-def test_who_interrupts_it_under_its_lock_does_not_wait_for_itself(where: str) -> None:
-    class Interrupting(dict[Any, Any]):
-        def pop(self, *args: Any) -> Any:
-            if not told:
-                told.append(1)
-                handler()
-            return super().pop(*args)
-
+def test_who_interrupts_it_under_its_lock_does_not_wait_for_itself() -> None:
     told: list[Any] = []
 
-    def handler() -> None:
-        table.drain() if where == "_leave" else table._leave(Turn(), Mailbox())
+    class Interrupted(Table):
+        """A handler runs while its thread, which is about to lead, holds the lock."""
 
-    table = Table()
-    table._followers = Interrupting()
-    box: Mailbox[Any] = Mailbox()
-    box.end()
-    call: Callable[[], object] = (
-        (lambda: table._lead(Turn(), box, "recv"))
-        if where == "_lead"
-        else (lambda: table._leave(Turn(), box))
-    )
-    if where == "_leave":
-        with pytest.raises(InvalidStateError):
-            call()
-    else:
-        call()
-    assert told
+        @property
+        def _leader(self) -> Turn | None:
+            if self.lock.locked() and not told:
+                told.append("in")
+                self._leave(Turn(), Mailbox())  # takes no lock
+                with pytest.raises(InvalidStateError, match="signal handler"):
+                    self.drain()
+                told.append("out")
+            return self.led_by
+
+        @_leader.setter
+        def _leader(self, turn: Turn | None) -> None:
+            self.led_by = turn
+
+    table, turn = Interrupted(), Turn()
+    assert table._lead(turn, None, "recv") is turn
+    assert told == ["in", "out"]
+
+
+@pytest.mark.usefixtures("patient")
+def test_one_that_follows_before_it_has_a_bell_is_told(table: Table, crowd: list[Waiter]) -> None:
+    """Most requests never get one, as their thread reads by itself."""
+    request = Request()
+    assert request._bell is None
+    request.ring()
+    waiter = Waiter(table, request)
+    wait_until(lambda: table.waiting == 4)
+    request.arrived.append("its reply")
+    request.end()
+    assert waiter.result() == "its reply"
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_comes_as_a_follower_hangs_its_bell_is_not_waited_for(table: Table, crowd: list[Waiter]) -> None:
+    class Answered(Request):
+        """Its reply comes just then: `ring` has found no bell."""
+
+        def hang_bell(self) -> threading.Lock:
+            self.arrived.append("its reply")
+            self.end()
+            return super().hang_bell()
+
+    assert Waiter(table, Answered()).result() == "its reply"
+
+
+def test_who_listens_without_a_bell_looks_what_has_come() -> None:
+    request = Request()
+    request.end()
+    began = monotonic()
+    request.listen(30.0)
+    assert monotonic() - began < 10
 
 
 def test_drain_reads_unless_another_thread_does(table: Table, crowd: list[Waiter]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests import services
+from tests import service_fixtures
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain
 
-server = services.server
+server = service_fixtures.server
 
 
 def pushing(count: int) -> dict[str, Any]:

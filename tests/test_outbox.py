@@ -522,11 +522,12 @@ def test_what_fails_for_others_is_not_told_to_the_one_who_sends_for_them(error: 
     table = Table(put)
     outbox = Outbox(table)
     own, behind = Request(message="own"), Request(message="behind")
+    bell = behind.hang_bell()
     outbox.put(own)
     outbox.send(own, None)
     assert (own.outbox, table.sent) == (None, [b"own"])
     assert behind.is_stranded
-    assert behind._bell.acquire(timeout=5)  # it was woken
+    assert bell.acquire(timeout=5)  # it was woken
     assert table.unmade == [behind]
 
 

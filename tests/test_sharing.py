@@ -26,13 +26,13 @@ from jetsocket import (
 from jetsocket.clock import monotonic
 from jetsocket.mailbox import Reading
 from jetsocket.topics import Feed, Topics
-from tests import scripts, services
+from tests import scripts, service_fixtures
 from tests.conftest import Tls
 from tests.faults.reply_storm import Storm
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
 
-server = services.server
+server = service_fixtures.server
 
 
 @pytest.fixture
@@ -488,7 +488,7 @@ assert pool.stats().total_connections == 1, pool.stats()
 pool.close()
 print("ok")
 """
-    assert scripts.run(script, server.uri).check().out == "ok\n"
+    assert scripts.run(script, server.uri, fresh=True).check().out == "ok\n"
 
 
 @pytest.mark.slow

@@ -20,12 +20,12 @@ from jetsocket import (
     SubscriptionOverflowError,
     TimeoutError,
 )
-from tests import scripts, services
+from tests import scripts, service_fixtures
 from tests.faults import leaving_storm
 from tests.servers import EchoServer, push, wait_until
 from tests.services import MakePool, Plain
 
-server, pool = services.server, services.pool
+server, pool = service_fixtures.server, service_fixtures.pool
 
 
 def subscribing(topic: str = "t", **options: Any) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
 
-from jetsocket import InvalidStateError, SubscriptionOverflowError
+from jetsocket import InvalidStateError, SubscriptionOverflowError, topics
 from jetsocket.topics import Feed, Topics
 
 
@@ -26,6 +28,32 @@ def test_equal_messages_are_several_and_one_that_is_handed_out_again_is_one(mess
     got.put(message, mark)
     got.put(message, mark)
     assert list(got.arrived) == [message] * 3
+
+
+@pytest.mark.parametrize("strike_at", range(8))
+def test_a_strike_in_between_adds_none_twice(strike_at: int) -> None:
+    """A message is handed out again, with its mark, where an exception struck the thread that did so."""
+
+    class Struck(BaseException):
+        pass
+
+    def profile(frame: FrameType, event: str, arg: object) -> None:
+        if event != "c_call" and frame.f_code.co_filename == topics.__file__:
+            behind.append(arg)
+            if len(behind) > strike_at:
+                sys.setprofile(None)
+                raise Struck
+
+    got, mark, behind = feed(), object(), list[object]()
+    sys.setprofile(profile)
+    try:
+        got.put("message", mark)
+    except Struck:
+        assert len(behind) == strike_at + 1
+    finally:
+        sys.setprofile(None)
+    got.put("message", mark)
+    assert list(got.arrived) == ["message"]
 
 
 def test_a_full_feed_ends_behind_what_waits() -> None:

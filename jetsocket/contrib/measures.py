@@ -119,7 +119,9 @@ class Ledger:
 
     def __init__(self, *, keeps_all: bool = False) -> None:
         """Begin empty; `keeps_all`: what was counted stays, with or without a pool of that name."""
-        self._lock = threading.Lock()  # the pools' locks are taken with it
+        # By process: in a forked child, the parent's may be held by a thread that is not there. The pools'
+        # locks are taken with it.
+        self._locks: dict[int, threading.Lock] = {}
         self._known: list[_Known] = []
         self._gone: dict[str, Figures] = {}
         self._keeps_all = keeps_all
@@ -136,6 +138,15 @@ class Ledger:
         with self._lock:
             if not any(known.pool() is pool for known in self._known):
                 self._known.append(_Known(weakref.ref(pool), pool.name))
+
+    @property
+    def has_pools(self) -> bool:
+        """Whether there is a pool to tell of, or one that is gone since it was last told of."""
+        return bool(self._known)
+
+    @property
+    def _lock(self) -> threading.Lock:
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def read(self) -> dict[str, Sums]:
         """The sums of the pools of each name."""

@@ -107,7 +107,9 @@ class ById(Correlation):
             ValueError: A path with an empty name, or with several lists.
         """
         self._request = names_of(request_path, "request_path")
+        # The one name of both paths, as of most protocols; None: there are more.
         self._reply = self._request if reply_path is None else names_of(reply_path, "reply_path")
+        self._name = self._request[0] if len(self._request) == 1 and self._reply == self._request else None
         self._topic = None if topic_path is None else TopicPath(topic_path, "topic_path")
         self._ack = None if ack_topic_path is None else TopicPath(ack_topic_path, "ack_topic_path")
         self._sent = None if sent_topic_path is None else TopicPath(sent_topic_path, "sent_topic_path")
@@ -121,10 +123,12 @@ class ById(Correlation):
 
     def tag(self, message: Any, new_id: NewId) -> tuple[Any, Hashable | None]:
         """Give a request our id."""
-        request = needs_object(message, "a request")
-        is_text = self._as_text or isinstance(member(message, *self._request), str)
-        given = str(new_id.number) if is_text else new_id.number
-        return with_member(request, given, *self._request), given
+        request, name = needs_object(message, "a request"), self._name
+        old = member(message, *self._request) if name is None else request.get(name)
+        given = str(new_id.number) if self._as_text or isinstance(old, str) else new_id.number
+        if name is None:
+            return with_member(request, given, *self._request), given
+        return {**request, name: given}, given
 
     def asks(self, message: Any) -> Hashable | None:
         """The id of a request that is sent as it is."""
@@ -132,6 +136,8 @@ class ById(Correlation):
 
     def key(self, message: Any) -> Hashable | None:
         """The id of a reply."""
+        if self._name is not None and type(message) is dict:
+            return key_of(message.get(self._name))
         return key_of(look_up(message, self._reply))
 
     def is_last(self, message: Any, asked: Asked) -> bool:
@@ -162,7 +168,12 @@ class ById(Correlation):
 
     def untag(self, reply: Any, message: Any) -> Any:
         """Put the caller's id back."""
-        given = member(message, *self._request)
+        name = self._name
+        given = (
+            message.get(name)
+            if name is not None and type(message) is dict
+            else member(message, *self._request)
+        )
         if given is None or member(reply, *self._reply) is None:
             return reply
         return with_member(reply, given, *self._reply)

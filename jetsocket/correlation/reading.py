@@ -52,7 +52,7 @@ def needs_object(message: object, what: str) -> Mapping[str, Any]:
     Raises:
         TypeError: It is not.
     """
-    if isinstance(message, Mapping):
+    if type(message) is dict or isinstance(message, Mapping):
         return message
     raise TypeError(f"{what} is a dict, not {type(message).__name__}; send() sends anything as it is")
 

@@ -67,8 +67,12 @@ class Incoming(Closing):
         try:
             if holder is not self.holder:
                 raise not_held(self.target)
-            self._await_message(deadline)
-            if (queue := self._lend(holder)) is None:
+            reader = self.reader
+            if not reader.messages:
+                self._await_message(deadline)
+            # As `_lend`, which need not be asked if it is lent already: first the queue, then the holder.
+            queue = reader.messages if reader.lent else self._lend(holder)
+            if queue is None or holder is not self.holder:
                 raise not_held(self.target)
             return queue
         finally:

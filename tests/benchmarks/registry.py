@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tests.benchmarks import works
 from tests.benchmarks.askers import ASKERS
+from tests.benchmarks.ethereum import ETHEREUM
 from tests.benchmarks.multiplex import MULTIPLEX
 
-WORKS = {**works.WORKS, **MULTIPLEX, **ASKERS}
+WORKS = {**works.WORKS, **MULTIPLEX, **ASKERS, **ETHEREUM}
 
 __all__ = ["WORKS"]

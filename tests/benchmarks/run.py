@@ -118,9 +118,23 @@ def crowd_jobs(names: Iterable[str], place: Place, plan: Plan) -> Iterator[list[
             yield [Job(f"borrowing among many {by}", ("flat", by), common | request)]
 
 
+def possible(names: Iterable[str], tell: Callable[[str, float], None]) -> Iterator[str]:
+    """Those for which there is all that they need, or can be got; `tell` hears why the others are skipped."""
+    for name in names:
+        prepare = WORKS[name].prepare if name in WORKS else None
+        if prepare is None:
+            yield name
+        else:
+            tell(f"preparing: {WORKS[name].title}", 0.0)
+            if (why := prepare()) is None:
+                yield name
+            else:
+                tell(f"skipped: {WORKS[name].title}: {why}", 0.0)
+
+
 def run(names: Iterable[str], place: Place, plan: Plan, tell: Callable[[str, float], None]) -> Rounds:
     """Measure; `tell` hears what is done next, and which part of the whole is done already."""
-    names = list(names)
+    names = list(possible(names, tell))
     groups = [*crowd_jobs(names, place, plan), *([job] for job in jobs(names, place, plan))]
     found: Rounds = {}
     for number, group in enumerate(groups):

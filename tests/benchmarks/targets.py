@@ -6,6 +6,7 @@ import statistics
 from typing import NamedTuple
 
 from tests.benchmarks.askers import MANY, ONE
+from tests.benchmarks.ethereum import WITH_LOCK
 from tests.benchmarks.multiplex import EIGHT, HUNDRED, SHARED
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS
 from tests.benchmarks.registry import WORKS
@@ -58,6 +59,7 @@ TARGETS = (
     Target("shared-cpu", SHARED, HUNDRED, AT_MOST, 0.75),
     Target("shared-at-once", SHARED, EIGHT, FASTER, 1.5),
     Target("subscriptions", MANY, ONE, AT_MOST, 1.2),
+    Target("web3", OURS, WITH_LOCK, FASTER, 5),
 )
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import report
+from tests.benchmarks import ethereum, report
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, Place
 from tests.benchmarks.registry import WORKS
-from tests.benchmarks.run import TINY, Job, Plan, crowd_jobs, jobs, measure, running_server
+from tests.benchmarks.run import TINY, Job, Plan, crowd_jobs, jobs, measure, possible, running_server
 from tests.benchmarks.targets import Row, Target, compared, duration, judge
 from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, Figures
 
@@ -42,7 +42,8 @@ def all_jobs() -> dict[str, list[Job]]:
     """What there is to measure, by contender."""
     crowds = [job for group in crowd_jobs(("flat",), NOWHERE, TINY) for job in group]
     found: dict[str, list[Job]] = defaultdict(list)
-    for job in (*jobs(WORKS, NOWHERE, TINY._replace(rounds=1)), *crowds):
+    alone = [name for name, work in WORKS.items() if work.prepare is None]
+    for job in (*jobs(alone, NOWHERE, TINY._replace(rounds=1)), *crowds):
         if job.key != ("fragments", WEBSOCKET_CLIENT):  # seconds for each message
             found[job.request["contender"]].append(job)
     return found
@@ -73,6 +74,30 @@ def test_each_measurement_runs(contender: str, place: Place) -> None:
         figures = json.loads(line)
         assert figures, job.key
         assert all(seconds > 0 for seconds in figures.values()), job.key
+
+
+def test_an_ethereum_node_is_asked(place: Place) -> None:
+    if why := ethereum.missing():
+        pytest.skip(f"{why} (`make bench ONLY=web3` does it)")
+    found = {job.key[1]: measure(job.request) for job in jobs(("web3",), place, TINY)}
+    assert set(found) == {OURS, *ethereum.HOWS}
+    assert found[OURS]["right"] == found[ethereum.WITH_LOCK]["right"] == 100
+    assert all(figures["time"] > 0 for figures in found.values())
+
+
+def test_what_cannot_be_had_is_skipped_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = WORKS["web3"]._replace(prepare=lambda: "there is no npm")
+    monkeypatch.setitem(WORKS, "web3", work)
+    told: list[str] = []
+    assert list(possible(("web3", "tls", "idle"), lambda what, part: told.append(what))) == ["tls", "idle"]
+    assert told[-1] == f"skipped: {work.title}: there is no npm"
+
+
+def test_without_npm_the_node_is_told_to_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ethereum, "NODES", (tmp_path,))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ethereum.missing() == "@foundry-rs/anvil from npm is not installed"
+    assert ethereum.prepare() == "there is no npm, from which @foundry-rs/anvil comes"
 
 
 def test_idle_connections_are_measured(place: Place) -> None:

@@ -54,6 +54,8 @@ class Work(NamedTuple):
     measure: Measure
     rounds: int | None = None
     """How often; None: as often as the run says."""
+    prepare: Callable[[], str | None] | None = None
+    """Gets what it needs; returns why that can't be had. None: it needs nothing more."""
 
 
 def clock(step: Callable[[], object], seconds: float, timer: Callable[[], float] = perf_counter) -> float:

@@ -1,4 +1,4 @@
-"""docs/terminal.md: its commands print what the page shows, and its tables are those of the program."""
+"""docs/terminal.md: its commands print what is shown. docs/terminal-reference.md: exit codes as in --help."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.conftest import Tls
 from tests.scripts import ROOT
 
 PAGE = (ROOT / "docs" / "terminal.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "terminal-reference.md").read_text(encoding="utf-8")
 COMMANDS = commands(PAGE)
 ERRORS = {"no_such_method": 1, "a path": 2}
 
@@ -51,4 +52,4 @@ def test_there_are_commands_of_all_kinds() -> None:
 
 def test_the_table_of_exit_codes_is_that_of_help() -> None:
     told = re.findall(r"^ +(\d+) ", EXIT_CODES, re.MULTILINE)
-    assert re.findall(r"^\| (\d+) \|", PAGE.split("## Exit codes")[1], re.MULTILINE) == told
+    assert re.findall(r"^\| (\d+) \|", REFERENCE.split("## Exit codes")[1], re.MULTILINE) == told

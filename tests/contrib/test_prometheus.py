@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from jetsocket import ConnectionError, ConnectionPool, PoolExhaustedError
-from jetsocket.contrib.prometheus import PoolCollector
+from jetsocket.contrib.prometheus import PoolCollector, instrument
 from jetsocket.correlation import JsonRpc
 from tests.contrib.jsonrpc import json_rpc
 from tests.servers import LOCALHOST, EchoServer, wait_until
@@ -192,3 +194,105 @@ def test_a_registry_takes_one_collector_and_what_it_writes_can_be_read(
 def test_what_is_no_pool_is_refused() -> None:
     with pytest.raises(TypeError, match=r"a jetsocket\.ConnectionPool is needed, not 'x'"):
         PoolCollector("x")  # type: ignore[arg-type]  # the point
+
+
+def test_instrument_registers_one_collector_for_all_pools(echo: EchoServer, make_pool: MakePool) -> None:
+    registry = CollectorRegistry(auto_describe=True)
+    for name in ("a", "b", "b"):
+        instrument(make_pool(echo, name=name, max_connections=3), registry=registry)
+    told = parse(generate_latest(registry).decode())
+    most = {
+        sample.labels["jetsocket_pool_name"]: sample.value
+        for family in told
+        for sample in family.samples
+        if sample.name == "jetsocket_connection_max"
+    }
+    assert most == {"a": 3, "b": 6}
+
+
+SEVERAL = """
+import os, struct, sys, threading
+from prometheus_client import CollectorRegistry, multiprocess
+from jetsocket import ConnectionPool
+from jetsocket.contrib.prometheus import instrument
+from tests.servers import wait_until
+
+def told():
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return {
+        (sample.name, *filter(None, map(sample.labels.get, ("state", "direction")))): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+
+def expect(value, *key):
+    def is_so():
+        try:
+            return told().get(key) == value
+        except (RuntimeError, ValueError, struct.error):  # it reads the file of a process that has just begun
+            return False
+    wait_until(is_so)
+
+def work(pool, times):
+    for _ in range(times):
+        pool.request("/", 1)
+
+pool = ConnectionPool(base_uri=os.environ["URI"], name="p")
+instrument(pool, multiprocess=True)
+assert "jetsocket-prometheus" not in {thread.name for thread in threading.enumerate()}
+work(pool, 3)
+read, write = os.pipe()
+children = []
+for _ in range(2):
+    if (child := os.fork()) == 0:
+        work(pool, 10)
+        os.close(write)
+        os.read(read, 1)  # until the parent says so, or has ended
+        pool.close()
+        sys.exit()  # as gunicorn's workers do: atexit writes the rest
+    children.append(child)
+expect(23, "jetsocket_messages_total", "sent")
+expect(30, "jetsocket_connection_max")
+expect(3, "jetsocket_connection_count", "idle")
+expect(3, "jetsocket_connection_create_time_seconds_count")
+expect(0, "jetsocket_connection_timeouts_total")
+os.write(write, b"xx")
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+    multiprocess.mark_process_dead(child)
+expect(2, "jetsocket_connection_closed_total")
+work(pool, 1)
+pool.close()
+expect(0, "jetsocket_connection_max")
+expect(24, "jetsocket_messages_total", "received")
+expect(3, "jetsocket_connection_closed_total")
+wait_until(lambda: "jetsocket-prometheus" not in {thread.name for thread in threading.enumerate()})
+"""
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        # prometheus_client leaves its files open; fork beside threads is the point.
+        [
+            sys.executable,
+            *("-W", "error", "-W", "ignore::ResourceWarning", "-W", "ignore::DeprecationWarning"),
+            *("-c", program),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, **environment},
+    )
+
+
+def test_several_processes_tell_their_sums(echo: EchoServer, tmp_path: Path) -> None:
+    done = run(SEVERAL, PROMETHEUS_MULTIPROC_DIR=str(tmp_path), URI=echo.uri)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (echo.opened, echo.messages) == (3, 24)
+
+
+def test_several_processes_need_a_directory(echo: EchoServer, make_pool: MakePool) -> None:
+    with pytest.raises(RuntimeError, match="PROMETHEUS_MULTIPROC_DIR must name a directory"):
+        instrument(make_pool(echo), multiprocess=True)

@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from jetsocket import ConnectionPool
 from tests import scripts
 from tests.conftest import Tls
 from tests.faults.conftest import Report
 from tests.servers import Connection, EchoServer, RawServer, hold
 from tests.test_exit import ENDED, IDLE, LENT, OPEN
-from tests.watchdog import die_if_stuck
 
 ROW = "exit"
 
@@ -259,7 +257,7 @@ def test_over_tls_the_server_hears_a_goodbye_too(tls: Tls, tmp_path: Path) -> No
 
 CHILDREN = """
 import multiprocessing
-from tests.faults.test_endings import leave_open
+from tests.scripts import leave_open
 context = multiprocessing.get_context(sys.argv[2])
 """
 WAYS = {
@@ -290,17 +288,6 @@ print('end')
 }
 METHODS = ["fork", "spawn", "forkserver"]
 QUICK_CHILDREN = {("fork", "terminate"), ("fork", "process")}
-kept: list[Any] = []
-
-
-def leave_open(uri: str) -> Any:
-    """In a child: use a pool of its own, and leave an idle and a lent connection behind."""
-    die_if_stuck(30)
-    kept.append(ConnectionPool[Any](base_uri=uri))
-    with kept[-1].acquire("/") as conn:
-        answer = conn.request(7, timeout=10)
-    kept.append(kept[-1].acquire("/"))
-    return answer
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fork and forkserver")

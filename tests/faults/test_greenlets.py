@@ -32,7 +32,8 @@ THREAD_OF_THE_PARENT = re.compile(
 
 def go(work: str, *args: str, watchdog: float = 40) -> scripts.Ended:
     """Run one of the functions of `greenlets`; it must end well, silently, and at once."""
-    ended = scripts.run(f"{START}greenlets.{work}(*sys.argv[1:])\nprint()\n", *args, watchdog=watchdog)
+    script = f"{START}greenlets.{work}(*sys.argv[1:])\nprint()\n"
+    ended = scripts.run(script, *args, watchdog=watchdog, fresh=True)
     ended.err = THREAD_OF_THE_PARENT.sub("", ended.err)
     assert ended.check().took < 5  # test_exit.py has the tight bound
     return ended

@@ -20,6 +20,8 @@ import pytest
 
 from tests.integration.running import NODE_MODULES, ROOT
 from tests.servers import EchoServer
+from tests.walkthrough import PAGE as TUTORIAL
+from tests.walkthrough import Walk, environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -88,6 +90,14 @@ auth = TicketAuth("http://127.0.0.1:%d/" % office.server_port)
 with ConnectionPool(base_uri=sys.argv[1], manager_kwargs={"auth": auth, "proxy": None}) as pool:
     assert pool.request("/", [1], timeout=10) == [1]
 """,
+    "django": """
+import sys
+from django.conf import settings
+settings.configure(JETSOCKET={"default": {"BASE_URI": sys.argv[1]}})
+from jetsocket.contrib.django import pool, pools
+assert pool.request("/", [1], timeout=10) == [1]
+pools.close_all()
+""",
     "jupyter": """
 import sys
 from IPython.core.interactiveshell import InteractiveShell
@@ -136,7 +146,12 @@ with ConnectionPool(base_uri=sys.argv[1], manager_kwargs={"message_type": Hello}
 assert "websockets.speedups" in sys.modules
 """,
     "testing": """
-import trustme, websockets.sync.server
+from jetsocket import ConnectionPool
+from jetsocket.testing import FakeServer
+with FakeServer(tls=True) as server:
+    server.on({"method": "height"}).reply({"result": 7})
+    with ConnectionPool(base_uri=server.uri, manager_kwargs={"ssl_context": server.ssl_context}) as pool:
+        assert pool.request("/", {"id": 1, "method": "height"}, timeout=10)["result"] == 7
 """,
 }
 EXAMPLES["all"] = "".join(EXAMPLES.values())
@@ -291,6 +306,22 @@ def test_each_extra_brings_what_its_example_needs(
 ) -> None:
     python = install(f"{wheel}[{extra}]")
     run([python, "-W", "error", "-c", EXAMPLES[extra], echo.uri], tmp_path)
+
+
+def test_the_tutorial_goes_from_an_empty_folder_to_tested_code(wheel: Path, tmp_path: Path) -> None:
+    """All of it, with what it installs; the rest is in tests/test_tutorial.py, too."""
+    programs, folder = tmp_path / "bin", tmp_path / "empty"
+    programs.mkdir()
+    folder.mkdir()
+    (programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    (programs / "python3").chmod(0o755)
+    env = environment()
+    env["PATH"] = f"{programs}:{env['PATH']}"
+    page = TUTORIAL.read_text(encoding="utf-8")
+    with Walk(folder, env, {"/path/to/jetsocket[testing]": f"{wheel}[testing]"}) as walk:
+        walk.go(page)
+    assert len(walk.printed) == page.count("\n$ ")
+    assert (folder / "heights" / ".venv").is_dir()
 
 
 # --- what it costs

@@ -1,0 +1,110 @@
+"""What the library can tell: the texts of its errors, warnings and log lines, read out of its source.
+
+A text is a literal of at least three words, or of two where it stands in a `raise`, with … for each value
+that is put in. Long messages are put together from several, of which each is one text here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.scripts import ROOT
+
+PACKAGE = ROOT / "jetsocket"
+_FOR_PEOPLE = {"__repr__", "__str__", "_repr_html_"}  # what an object is shown as: no message
+_NO_MESSAGE = {"debug", "compile", "addinivalue_line", "TypeAlias"}
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_PLACEHOLDER = re.compile(r"%(?:\.\d)?[sdgr]")
+
+
+def shown(text: str) -> str:
+    """A text as a page shows it: in one line, without what only joins it to others."""
+    text = _PLACEHOLDER.sub("…", text).removeprefix("[…] ")
+    text = re.sub(r"\s+", " ", re.sub(r"…(?:\s*…)+", "…", text)).strip()
+    return text.strip(";,. ").removeprefix(": ").removesuffix(":").strip()
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of all that a file can tell."""
+    yield from _within(ast.parse(path.read_text(encoding="utf-8")), least=3)
+
+
+def of_errors(path: Path, makers: frozenset[str]) -> Iterator[tuple[int, str]]:
+    """Line and text of what a file gives to certain functions or classes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and _name_of(node.func) in makers:
+            yield from _within(node, least=2)
+
+
+def _within(node: ast.AST, least: int) -> Iterator[tuple[int, str]]:
+    if isinstance(node, (ast.Constant, ast.JoinedStr)):
+        text = _text_of(node)
+        if len(_WORD.findall(text)) >= least and " " in text.strip():
+            yield node.lineno, shown(text)
+    for child in ast.iter_child_nodes(node):
+        if not _is_silent(child) and not (
+            isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)
+        ):
+            yield from _within(child, 2 if isinstance(child, ast.Raise) else least)
+
+
+def _text_of(node: ast.Constant | ast.JoinedStr) -> str:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+def _is_silent(node: ast.AST) -> bool:
+    """Whether nobody is told what is in there: docstrings, assertions, types, DEBUG lines."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.AnnAssign):
+        return _name_of(node.annotation) in _NO_MESSAGE
+    if isinstance(node, ast.Call):
+        return _name_of(node.func) in _NO_MESSAGE
+    if isinstance(node, ast.FunctionDef):
+        return node.name in _FOR_PEOPLE
+    return isinstance(node, ast.Assert)
+
+
+def _name_of(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+# --- of the package
+
+
+_EXEMPT = {
+    "text/plain; charset=utf-8": "a header of the fake server's",
+    "jetsocket(assert_all_called=True, assert_all_expected=True, tls=False, id_field='id', instead_of=None):"
+    " how the fixture jetsocket_server is made": "the description of a marker, for `pytest --markers`",
+}
+_MAKERS = frozenset({"UsageError", "ArgumentTypeError", "Outcome"})
+
+
+def of_the_library() -> dict[str, str]:
+    """All texts of the library, each with the place where it is first."""
+    files = (path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "cli")
+    return _placed((path, texts(path)) for path in files)
+
+
+def of_the_commands() -> dict[str, str]:
+    """All causes and remedies of the commands at a terminal that are not the library's."""
+    files = sorted((PACKAGE / "cli").glob("*.py"))
+    return _placed(
+        (path, texts(path) if path.name == "exits.py" else of_errors(path, _MAKERS)) for path in files
+    )
+
+
+def _placed(found: Iterable[tuple[Path, Iterable[tuple[int, str]]]]) -> dict[str, str]:
+    placed: dict[str, str] = {}
+    for path, told in found:
+        for line, text in told:
+            # What is said in the library's words in exits.py is there to be put into those of a command.
+            is_librarys = path.name == "exits.py" and ("SSLContext" in text or "manager_kwargs" in text)
+            if text not in _EXEMPT and not is_librarys:
+                placed.setdefault(text, f"{path.relative_to(ROOT)}:{line}")
+    return placed
