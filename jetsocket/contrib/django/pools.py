@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jetsocket import ConnectionPool
+from jetsocket.contrib.status import publish
 from jetsocket.events import Listener
 from jetsocket.sections import section_arguments
 
@@ -50,6 +51,8 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         kept = self._made.setdefault(alias, (section, fresh))[1]
         if kept is not fresh:
             fresh.close()
+        elif (directory := getattr(settings, "JETSOCKET_STATUS_DIR", None)) is not None:
+            publish(kept, directory)
         return kept
 
     def __iter__(self) -> Iterator[str]:
@@ -71,6 +74,11 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         self._listeners.append(listener)
         for made in self.made().values():
             made.listen(listener)
+
+    def listen_once(self, listener: Listener) -> None:
+        """`listen`, unless it is told already."""
+        if listener not in self._listeners:
+            self.listen(listener)
 
     def close_all(self) -> None:
         """Close those that are made. The next look-up makes another, of the settings as they are then."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.servers import wait_until
 
 django = pytest.importorskip("django")
 from django.conf import settings  # noqa: E402  # behind importorskip
@@ -49,3 +54,8 @@ def use() -> Iterator[Sections]:
     yield sections
     sections.end()
     pools.close_all()
+    if (status_page := sys.modules.get("jetsocket.contrib.django.status_page")) is not None:
+        status_page._page.cache_clear()
+        gc.collect()
+        names = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731  # for one line
+        wait_until(lambda: "jetsocket-status" not in names(), 10)

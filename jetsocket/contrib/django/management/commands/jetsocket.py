@@ -9,9 +9,11 @@ from jetsocket import ConnectionPool
 from jetsocket.contrib import commands
 from jetsocket.contrib.django.checks import TAG
 from jetsocket.contrib.django.pools import pools
+from jetsocket.contrib.status import as_text, read
 from jetsocket.interrupts import is_alarm
 
 try:
+    from django.conf import settings
     from django.core.management.base import BaseCommand, CommandError, CommandParser
 except ImportError as error:
     raise ImportError('jetsocket.contrib.django needs Django: pip install "jetsocket[django]"') from error
@@ -51,8 +53,8 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
         try:
             chosen = list(pools) if alias is None else [alias]
             if part == "status":
-                settings = {each: pools.settings(each) for each in chosen}
-                code = commands.status(settings, self.stdout)
+                code = commands.status({each: pools.settings(each) for each in chosen}, self.stdout)
+                self._show_workers()
             elif part == "check":
                 code = commands.check({each: pools[each] for each in chosen}, self.stdout, options["path"])
             else:
@@ -65,6 +67,18 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
             pools.close_all()
         if code:
             sys.exit(code)
+
+    def _show_workers(self) -> None:
+        """Print what running workers have written, if they do."""
+        directory = getattr(settings, "JETSOCKET_STATUS_DIR", None)
+        if directory is None:
+            return
+        try:
+            self.stdout.write(f"\n{as_text(read(directory))}\n")
+        except OSError as error:
+            if is_alarm(error):
+                raise
+            raise CommandError(f"JETSOCKET_STATUS_DIR can't be read: {error.strerror}") from error
 
     def _on_one(self, part: str, pool: ConnectionPool[Any], options: dict[str, Any]) -> int:
         if part == "call":
