@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 DIST ?= dist
-JOBS ?= 4
+JOBS ?= 6
 
 # The first Python >= 3.10 that really runs and can make environments. Override: make test PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
@@ -43,7 +43,7 @@ help: ## Say what there is to make
 demo: $(VENV)/.has-demo ## Share 8 connections among 32 threads, before your eyes
 	@$(BIN)/python -m jetsocket demo $(ARGS)
 
-test: $(VENV)/.has-test ## Run the tests, JOBS=4 at a time: they wait more than they compute
+test: $(VENV)/.has-test ## Run the tests, JOBS=6 at a time: they wait more than they compute
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.has-lint ## Check style, types and the direction of imports

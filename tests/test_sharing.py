@@ -31,6 +31,7 @@ from tests.conftest import Tls
 from tests.faults.reply_storm import Storm
 from tests.servers import EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
+from tests.sizes import pairs
 
 server = service_fixtures.server
 
@@ -231,7 +232,7 @@ def test_close_ends_all_and_drain_waits_for_them(server: EchoServer, make_pool: 
     threads.shutdown()
 
 
-@pytest.fixture(params=["ws", "wss"])
+@pytest.fixture
 def storm(request: pytest.FixtureRequest, echo_server: Callable[..., EchoServer], tls: Tls) -> Storm:
     if request.param == "ws":
         return Storm(echo_server)
@@ -243,7 +244,8 @@ def storm(request: pytest.FixtureRequest, echo_server: Callable[..., EchoServer]
 @pytest.mark.parametrize(
     "count", [1920, pytest.param(50_000, marks=[pytest.mark.soak, pytest.mark.timeout(1500)])]
 )
-@pytest.mark.parametrize("max_in_flight", [1, 32])
+@pytest.mark.deep
+@pytest.mark.parametrize(("storm", "max_in_flight"), pairs(["ws", "wss"], [1, 32]), indirect=["storm"])
 def test_whatever_the_server_does_each_reply_is_ones_own_or_a_named_error_in_time(
     storm: Storm, make_pool: MakePool, max_in_flight: int, count: int
 ) -> None:
@@ -493,7 +495,7 @@ print("ok")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "seconds", [3, pytest.param(120, marks=[pytest.mark.soak, pytest.mark.timeout(200)])]
+    "seconds", [2, pytest.param(120, marks=[pytest.mark.soak, pytest.mark.timeout(200)])]
 )
 @pytest.mark.parametrize("max_in_flight", [1, 16])
 def test_strikes_at_random_lose_nothing_and_mix_nothing_up(

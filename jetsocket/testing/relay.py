@@ -6,8 +6,10 @@ allows that; else it is wrong, as a message that no rule matches.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jetsocket import HandshakeError
@@ -78,6 +80,7 @@ class Relay(FakeServer):
         self._replies = Replies(correlation)
         self._told = told
         self._lines: dict[Endpoint, _Line] = {}
+        self._upstreams: list[Upstream] = []  # those of lines that have ended, too
         self._expected: dict[str, _Line] = {}
         self._tickets = itertools.count(1)
         self._plays = bool(tape)
@@ -299,13 +302,12 @@ class Relay(FakeServer):
         self.has_news = True
         loop = endpoint.loop
 
-        def came(payload: Payload) -> None:
-            loop.call_soon_threadsafe(self._came, endpoint, line, payload)
+        def tell(what: Callable[..., None], *given: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: the real server took too long
+                loop.call_soon_threadsafe(what, endpoint, line, *given)
 
-        def ended(code: int, reason: str) -> None:
-            loop.call_soon_threadsafe(self._upstream_ended, endpoint, line, code, reason)
-
-        line.upstream = Upstream(wire, came, ended)
+        line.upstream = Upstream(wire, partial(tell, self._came), partial(tell, self._upstream_ended))
+        self._upstreams.append(line.upstream)
         for payload, message in line.waiting:
             self._pass_on(line, payload, message)
         line.waiting.clear()
@@ -362,10 +364,10 @@ class Relay(FakeServer):
         """Close what is open to the real server, after what was sent to it."""
         self._settle()
         self._lets_go = True
-        for line in list(self._lines.values()):
-            if line.upstream is not None:
-                line.upstream.close()
-                line.upstream.join()
+        for upstream in self._upstreams:
+            upstream.close()
+        for upstream in self._upstreams:
+            upstream.join()
 
     def hidden(self) -> list[Recorded]:
         """The tape without what is secret, to be kept."""

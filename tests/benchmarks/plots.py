@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.multiplex import CROWDS, DELAYS
 from tests.benchmarks.run import Rounds
 from tests.benchmarks.works import SIZES, THREADS, Figures
 
@@ -28,7 +29,8 @@ def draw(found: dict[str, Any], folder: Path) -> None:
         }
     )
     figures: Rounds = found["figures"]
-    for work, plot in (("sizes", plot_sizes), ("waits", plot_waits), ("idle", plot_idle)):
+    plots = {"sizes": plot_sizes, "waits": plot_waits, "idle": plot_idle, "multiplex": plot_multiplex}
+    for work, plot in plots.items():
         if work in figures:
             plot(figures[work], folder)
 
@@ -67,6 +69,31 @@ def plot_idle(contenders: dict[str, list[Figures]], folder: Path) -> None:
     axes[1].plot(counts, [one["cpu"] * 100 for one in found], marker="o", color=COLOURS[0])
     axes[1].set(xlabel="idle connections", ylabel="share of a core (%)", ylim=(0, None))
     save(figure, folder / "idle-connections.svg")
+
+
+def plot_multiplex(contenders: dict[str, list[Figures]], folder: Path) -> None:
+    """One shared connection beside pools: calls in a second, and waits, by callers and the server's time."""
+    for what, label, name in (
+        ("", "calls in a second", "multiplex-calls.svg"),
+        (" p99", "99 of 100 calls take at most (ms)", "multiplex-waits.svg"),
+    ):
+        figure, axes = new(len(DELAYS))
+        for axis, delay in zip(axes, DELAYS, strict=True):
+            for (who, rounds), colour in zip(contenders.items(), (*COLOURS[:1], *COLOURS[2:]), strict=False):
+                found = [statistics.median(one[f"{delay} ms, {n}{what}"] for one in rounds) for n in CROWDS]
+                values = [each * 1e3 for each in found] if what else [1 / each for each in found]
+                axis.loglog(
+                    CROWDS, values, marker="o", label=who if delay == DELAYS[0] else None, color=colour
+                )
+            axis.set(title=f"answers after {delay} ms", xlabel="callers")
+            axis.set_xticks(CROWDS, map(str, CROWDS))
+            axis.minorticks_off()
+        limits = [limit for axis in axes for limit in axis.get_ylim()]
+        for axis in axes:
+            axis.set_ylim(min(limits), max(limits))
+        axes[0].set(ylabel=label)
+        figure.legend(frameon=False, ncols=3, loc="outside upper center")
+        save(figure, folder / name)
 
 
 def new(columns: int) -> tuple[Any, Any]:

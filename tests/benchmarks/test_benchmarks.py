@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import ethereum, report
+from tests.benchmarks import ethereum, multiplex, report
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, Place
 from tests.benchmarks.registry import WORKS
 from tests.benchmarks.run import TINY, Job, Plan, crowd_jobs, jobs, measure, possible, running_server
@@ -158,6 +158,10 @@ def test_what_a_run_writes(tmp_path: Path) -> None:
         },
         "flat": {"connections": [{"1": 1e-5, "10": 1e-5}], "uris": [{"1": 1e-5, "1 in turn": 1e-5}]},
     }
+    cells = [f"{delay} ms, {callers}" for delay in multiplex.DELAYS for callers in multiplex.CROWDS]
+    for who in multiplex.SIZES:
+        of_callers = {cell + which: 0.001 for cell in cells for which in ("", " median", " p99")}
+        figures.setdefault("multiplex", {})[who] = [of_callers]
     for other in ("websockets.sync", PICOWS, AIOHTTP):
         figures["stream"][other] = rounds_of(9e-6)
     marks = "<!-- {0}: written by make bench -->\nold\n<!-- end of {0} -->\n"
@@ -172,7 +176,8 @@ def test_what_a_run_writes(tmp_path: Path) -> None:
     report.write(found, tmp_path)
 
     assert json.loads((tmp_path / "docs/benchmarks/results.json").read_text())["load"] == 0.5
-    assert "<svg" in (tmp_path / "docs/benchmarks/idle-connections.svg").read_text()
+    for name in ("idle-connections", "multiplex-calls", "multiplex-waits"):
+        assert "<svg" in (tmp_path / f"docs/benchmarks/{name}.svg").read_text()
     assert "| Stream of 100 B text messages | jetsocket | websocket-client | 1 µs | 30 µs | 30.00" in (
         page.read_text()
     )

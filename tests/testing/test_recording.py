@@ -6,6 +6,7 @@ Also tests: `relay`, `upstream`, `tape`, `replies`, `redacting`.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jetsocket.testing import ANY, FakePool, FakeServer, record, replay
 from jetsocket.testing.redacting import Redactor, same, target_without_values
 from jetsocket.testing.replies import Replies
 from jetsocket.testing.tape import Closed, Exchange, Recorded, Said, load, said, save, text_of
+from tests.servers import RawServer, after_upgrade, wait_until
 
 
 @pytest.fixture
@@ -160,6 +162,32 @@ def test_what_is_not_recorded_or_not_asked_for_is_wrong(real: FakeServer, file: 
     assert f"a connection to /feed is in {file}, and none came" in text
     with replay(file, assert_all_called=False):
         pass
+
+
+def recorders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "recorder"]
+
+
+def test_a_real_server_that_answers_no_close_is_waited_for(file: Path) -> None:
+    """Else what it tells later would find no loop any more."""
+    with RawServer(after_upgrade(b"\x81\x02hi")) as mute, ConnectionPool(base_uri=mute.uri) as pool:
+        with record(pool, file):
+            with pool.acquire("/") as conn:
+                assert conn.recv_raw() == "hi"
+                conn.discard()
+            wait_until(lambda: pool.connections() == [])
+        assert recorders() == []
+    assert '{"received": "hi", "as": "text"}' in file.read_text(encoding="utf-8")
+
+
+def test_what_a_real_server_tells_after_the_end_is_not_wanted(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetsocket.testing.upstream.Upstream.join", lambda self: None)
+    with RawServer(after_upgrade(b"\x81\x02hi")) as mute, ConnectionPool(base_uri=mute.uri) as pool:
+        with record(pool, file), pool.acquire("/") as conn:
+            assert conn.recv_raw() == "hi"
+        wait_until(lambda: not recorders())  # an exception of theirs would fail this test
 
 
 def test_new_episodes_are_added_and_all_are_recorded_anew(real: FakeServer, file: Path) -> None:
