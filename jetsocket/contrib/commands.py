@@ -1,13 +1,14 @@
 """What `manage.py jetsocket` and `flask jetsocket` do: status, check, call and ping, with what they print.
 
-A command is a process of its own: it shows the settings in force, and connects by itself; what the server's
-workers do, it can't see.
+A command is a process of its own: it shows the settings in force, and connects by itself. What the server's
+workers do it knows only where they write it down.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from time import monotonic
 from typing import Any, Protocol
@@ -30,12 +31,15 @@ class Output(Protocol):
         """Print it."""
 
 
-def status(settings: Mapping[str, Mapping[str, Any]], out: Output) -> int:
-    """Print the settings in force.
+def status(
+    settings: Mapping[str, Mapping[str, Any]], out: Output, directories: Iterable[str | os.PathLike[str]] = ()
+) -> int:
+    """Print the settings in force, and what running workers do.
 
     Args:
         settings: The arguments of each pool, by its name in the settings.
         out: Where to print.
+        directories: Where the workers write what they do; see `jetsocket.contrib.status.publish`.
 
     Returns:
         The exit code.
@@ -46,6 +50,17 @@ def status(settings: Mapping[str, Mapping[str, Any]], out: Output) -> int:
         _line(out, name)
         for label, value in _told(arguments):
             _line(out, f"  {label:<22}{value}")
+    for directory in directories:
+        from jetsocket.contrib.status import as_text, read  # not loaded without
+
+        _line(out, f"\n{directory}")
+        try:
+            told = as_text(read(directory))
+        except OSError as error:
+            if is_alarm(error):
+                raise
+            told = f"can't be read: {error.strerror}"
+        _line(out, told)
     return OK
 
 

@@ -6,14 +6,16 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.contrib import commands
+from jetsocket.contrib.status import publish, read
 from jetsocket.mapping import arguments_of
-from tests.servers import Connection, EchoServer, refusing_port
+from tests.servers import Connection, EchoServer, refusing_port, wait_until
 
 SECRET = "hunter2"
 
@@ -123,3 +125,20 @@ def test_ping_says_why_there_is_no_pong() -> None:
     with refusing_port() as port, ConnectionPool(base_uri=f"ws://127.0.0.1:{port}/") as lost:
         assert commands.ping(lost, "", out, err) == 1
     assert out.getvalue() == "" and str(port) in err.getvalue()
+
+
+def test_status_prints_what_workers_write(pool: ConnectionPool[Any], tmp_path: Path) -> None:
+    directory = tmp_path / "status"
+    publish(pool, directory)
+    assert pool.request("/", [1]) == [1]
+    wait_until(lambda: read(directory))
+    out = io.StringIO()
+    assert commands.status({}, out, [directory]) == 0
+    assert str(directory) in out.getvalue() and f"{pool.name}: open" in out.getvalue()
+
+
+def test_status_says_where_nothing_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = io.StringIO()
+    assert commands.status({}, out, [tmp_path / "file"]) == 0
+    assert "can't be read: Not a directory" in out.getvalue()

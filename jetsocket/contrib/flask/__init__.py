@@ -2,5 +2,6 @@
 
 from jetsocket.contrib.flask.extension import JetSocket
 from jetsocket.contrib.flask.pools import Pools
+from jetsocket.contrib.flask.status import status_blueprint
 
-__all__ = ["JetSocket", "Pools"]
+__all__ = ["JetSocket", "Pools", "status_blueprint"]

@@ -30,10 +30,14 @@ _POOL = click.option("--pool", "name", metavar="NAME", help=f"Which pool: the on
 @group.command("status")
 @_NAME
 def _status(name: str | None) -> None:
-    """Show the settings in force, of all pools or of one."""
+    """Show the settings in force, of all pools or of one, and what running workers do.
+
+    Workers tell it where JETSOCKET_STATUS_DIR is configured.
+    """
     with _look_up() as pools:
         settings = {each: pools.settings(each) for each in _chosen(pools, name)}
-    _end(commands.status(settings, sys.stdout))
+        directories = pools.directories()
+    _end(commands.status(settings, sys.stdout, directories))
 
 
 @group.command("check")
@@ -71,8 +75,10 @@ def _ping(name: str | None, count: int, path: str) -> None:
 @contextmanager
 def _look_up() -> Iterator[Pools]:
     """The application's pools; what is wrong with their settings is said without a traceback."""
+    pools: Pools = current_app.extensions["jetsocket"]
+    pools.publishes = False  # this process is no worker
     try:
-        yield current_app.extensions["jetsocket"]
+        yield pools
     except (KeyError, TypeError, ValueError) as error:
         if is_alarm(error):
             raise

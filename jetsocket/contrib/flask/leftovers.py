@@ -51,7 +51,9 @@ class Leftovers:
     def _lent_here(self) -> list[LeaseInfo]:
         """What is lent to this thread."""
         name = current_thread().name
-        return [lease for pool in self._pools.made() for lease in pool.leases() if lease.thread == name]
+        return [
+            lease for pool in self._pools.made().values() for lease in pool.leases() if lease.thread == name
+        ]
 
 
 def _identity(lease: LeaseInfo) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
 
     The pool of ``JETSOCKET_BASE_URI`` and its like is "default"; that of another prefix is called as the
     prefix, in small letters; those of ``JETSOCKET_POOLS`` have their own names.
+
+    Attributes:
+        publishes: Whether pools that are made write to ``JETSOCKET_STATUS_DIR`` what they do.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -34,6 +38,7 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         """
         self._config = config
         self._prefixes: list[str] = []
+        self.publishes = True
         self._made: dict[tuple[str, str], ConnectionPool[Any]] = {}  # by prefix and alias
 
     def add(self, prefix: str) -> None:
@@ -45,6 +50,9 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
 
     def __getitem__(self, name: str) -> ConnectionPool[Any]:
         return self.pool(*self._home(name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._homes()  # without making it
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes())
@@ -62,9 +70,14 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         """
         return self._arguments(*self._home(name))
 
-    def made(self) -> list[ConnectionPool[Any]]:
-        """Those that are made already."""
-        return list(self._made.values())
+    def made(self) -> dict[str, ConnectionPool[Any]]:
+        """Those that are made already, by name."""
+        return {self._name(*home): pool for home, pool in list(self._made.items())}
+
+    def directories(self) -> list[str]:
+        """Where workers write what their pools do: ``JETSOCKET_STATUS_DIR``, if it is set."""
+        found = [self._config.get(f"{prefix}_STATUS_DIR") for prefix in self._prefixes]
+        return list(dict.fromkeys(os.fspath(each) for each in found if each))
 
     def close_all(self) -> None:
         """Close those that are made. The next look-up makes another, of the settings as they are then."""
@@ -109,7 +122,12 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         kept = self._made.setdefault((prefix, alias), made)
         if kept is not made:
             made.close()
-        return kept
+            return kept
+        if self.publishes and (directory := self._config.get(f"{prefix}_STATUS_DIR")):
+            from jetsocket.contrib.status import publish  # not loaded without
+
+            publish(made, directory)
+        return made
 
     def aliases(self, prefix: str) -> list[str]:
         """The names of the pools under a prefix.

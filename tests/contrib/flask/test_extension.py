@@ -6,7 +6,9 @@ Also tests: `pools`, `leftovers`.
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -158,7 +160,9 @@ def test_pools_with_names(jet: JetSocket, make_app: AppMaker, echo: EchoServer) 
 
 def test_only_pools_with_names(jet: JetSocket, make_app: AppMaker) -> None:
     app = make_app(jet, JETSOCKET_POOLS={"nodes": {}}, JETSOCKET_STATUS_DIR="/somewhere")
-    assert list(app.extensions["jetsocket"]) == ["nodes"]
+    pools = app.extensions["jetsocket"]
+    assert (list(pools), len(pools), "nodes" in pools, "default" in pools) == (["nodes"], 1, True, False)
+    assert pools.made() == {}  # to look at names makes none
     with pytest.raises(KeyError, match=r"no pool 'default'; known are 'nodes'"):
         jet.pool.stats()
 
@@ -335,3 +339,12 @@ def test_the_types_say_what_there_is(jet: JetSocket, make_app: AppMaker, echo: E
     pool: ConnectionPool[Any] = jet.pool
     with pool.acquire("/") as conn:
         assert isinstance(conn, PooledConnection)
+
+
+@pytest.mark.parametrize("module", ["command", "extension", "leftovers", "status"])
+def test_without_flask_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    for name in [name for name in sys.modules if name.startswith("jetsocket.contrib.flask")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "flask", None)
+    with pytest.raises(ImportError, match=r'needs Flask: pip install "jetsocket\[flask\]"'):
+        importlib.import_module(f"jetsocket.contrib.flask.{module}")
