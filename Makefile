@@ -23,7 +23,7 @@ INTEGRATION_PACKAGES := $(call missing,node npm,nodejs npm) $(call missing,nginx
     $(call absent,github.com/gorilla,golang-github-gorilla-websocket-dev)
 
 # And from npm, into the environment.
-NPM_PACKAGES := ws@8 graphql@16 graphql-ws@6 @foundry-rs/anvil@1 pyright@1
+NPM_PACKAGES := ws@8 graphql@16 graphql-ws@6 @foundry-rs/anvil@1 axe-core@4 pyright@1
 
 # Settings of the user's that would make pip install elsewhere than into .venv, or Python look elsewhere.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH

@@ -18,9 +18,9 @@ body { margin: 0; padding: 1rem; background: var(--paper); color: var(--ink);
 header, main { max-width: 76rem; margin: 0 auto; }
 header { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; align-items: baseline; }
 h1 { font-size: 1.25rem; margin: 0; }
-h2 { font-size: 1.15rem; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 0; min-width: 0; overflow-wrap: anywhere; }
 h3 { font-size: .95rem; margin: 1.1rem 0 .35rem; }
-p { margin: .25rem 0; }
+p { margin: .25rem 0; overflow-wrap: anywhere; }
 a { color: var(--link); }
 nav { display: flex; gap: 1rem; }
 nav a { padding: .15rem 0; }
@@ -42,6 +42,7 @@ svg .area { fill: var(--area); }
 svg .line { stroke: var(--line); stroke-width: 1.3; }
 svg .cap { stroke: var(--cap); stroke-width: 1.2; stroke-dasharray: 4 3; }
 .scroll { overflow-x: auto; border: 1px solid var(--rule); border-radius: 6px; }
+.scroll p { padding: 0 .7rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: .3rem .7rem; text-align: left; white-space: nowrap; border-top: 1px solid var(--rule); }
 thead th { border-top: 0; background: var(--panel); font-weight: 600; }
@@ -50,7 +51,8 @@ thead th { border-top: 0; background: var(--panel); font-weight: 600; }
 .errors li { padding: .3rem 0; border-top: 1px solid var(--rule); overflow-wrap: anywhere; }
 .errors li:first-child { border-top: 0; }
 button { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--quiet);
-  border-radius: 6px; padding: .2rem .8rem; min-height: 1.9rem; cursor: pointer; }
+  border-radius: 6px; padding: .2rem .8rem; min-height: 1.9rem; max-width: 100%; overflow-wrap: anywhere;
+  text-align: left; cursor: pointer; }
 form { margin: .7rem 0 0; }
 @media (forced-colors: active) { svg .line { stroke: CanvasText; } svg .area { fill: none; } }
 @media print { nav, form { display: none; } }
