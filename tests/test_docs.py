@@ -120,6 +120,20 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
     ]
 
 
+_OF_EXTRAS = {"celery", "django", "flask", "opentelemetry", "prometheus_client"}  # of `make test`'s, too
+
+
+def _need(blocks: list[tuple[int, str, str]]) -> None:
+    """Skip where a page is of an extra that is not installed here."""
+    nodes = [node for _, _, code in blocks for node in ast.walk(ast.parse(code))]
+    named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    named |= {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+    for name in sorted({each.partition(".")[0] for each in named} & _OF_EXTRAS):
+        pytest.importorskip(name)
+    if "jetsocket.contrib.opentelemetry" in named:
+        pytest.importorskip("opentelemetry")
+
+
 # testing.md is run as a file of tests, in tests/testing/test_plugin.py; tutorial.md: tests/test_tutorial.py.
 RUN = [page for page in PAGES if blocks(page) and page.name not in ("testing.md", "tutorial.md")]
 
@@ -129,6 +143,7 @@ def test_the_blocks_run_as_written(page: Path, world: list[EchoServer]) -> None:
     """One after the other, as a reader would type them; `process` is what the reader does with a message."""
     processed: list[Any] = []
     names: dict[str, Any] = {"__name__": page.stem, "process": processed.append}
+    _need(blocks(page))
     try:
         for line, mark, code in blocks(page):
             assert mark == "", f"{page.name}:{line}: a block that is not run"

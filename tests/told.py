@@ -15,7 +15,15 @@ from tests.scripts import ROOT
 
 PACKAGE = ROOT / "jetsocket"
 _FOR_PEOPLE = {"__repr__", "__str__", "_repr_html_"}  # what an object is shown as: no message
-_NO_MESSAGE = {"debug", "compile", "addinivalue_line", "TypeAlias"}
+_NO_MESSAGE = {
+    "debug",
+    "compile",
+    "addinivalue_line",
+    "TypeAlias",
+    "Measure",  # a metric's: shown beside its name wherever metrics are looked at
+}
+_FOR_USAGE = {"help", "metavar"}  # what `COMMAND --help` says: those who read it have asked for it
+_MARKUP = re.compile(r"\s*</?[a-z]")  # it is looked at, and what it shows comes out of other texts
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _PLACEHOLDER = re.compile(r"%(?:\.\d)?[sdgr]")
 
@@ -42,7 +50,7 @@ def of_errors(path: Path, makers: frozenset[str]) -> Iterator[tuple[int, str]]:
 def _within(node: ast.AST, least: int) -> Iterator[tuple[int, str]]:
     if isinstance(node, (ast.Constant, ast.JoinedStr)):
         text = _text_of(node)
-        if len(_WORD.findall(text)) >= least and " " in text.strip():
+        if len(_WORD.findall(text)) >= least and " " in text.strip() and not _MARKUP.match(text):
             yield node.lineno, shown(text)
     for child in ast.iter_child_nodes(node):
         if not _is_silent(child) and not (
@@ -58,7 +66,7 @@ def _text_of(node: ast.Constant | ast.JoinedStr) -> str:
 
 
 def _is_silent(node: ast.AST) -> bool:
-    """Whether nobody is told what is in there: docstrings, assertions, types, DEBUG lines."""
+    """Whether nobody is told what is in there: docstrings, assertions, types, DEBUG lines, usage."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
     if isinstance(node, ast.AnnAssign):
@@ -67,6 +75,10 @@ def _is_silent(node: ast.AST) -> bool:
         return _name_of(node.func) in _NO_MESSAGE
     if isinstance(node, ast.FunctionDef):
         return node.name in _FOR_PEOPLE
+    if isinstance(node, ast.keyword):
+        return node.arg in _FOR_USAGE
+    if isinstance(node, ast.Assign):
+        return all(_name_of(target) in _FOR_USAGE for target in node.targets)
     return isinstance(node, ast.Assert)
 
 

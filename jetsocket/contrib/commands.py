@@ -164,7 +164,7 @@ def ping(pool: ConnectionPool[Any], path: str, out: Output, err: Output, count: 
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(name)
 
 
 def _patience(pool: ConnectionPool[Any]) -> float:
