@@ -77,6 +77,10 @@ def test_texts_are_read_out_of_a_source_as_a_page_shows_them(tmp_path: Path) -> 
         "a usual argument is told",
         "a < b but no markup",
     ]
+    assert {text for _, text in told.of_raises_and_logs(path)} == {
+        "connection … is closed: …",
+        "two words of …, and … in two lines",
+    }
     assert [text for _, text in told.of_errors(path, frozenset({"TypeError"}))] == [
         "two words of …, and … in two lines"
     ]

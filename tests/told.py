@@ -22,6 +22,7 @@ _NO_MESSAGE = {
     "TypeAlias",
     "Measure",  # a metric's: shown beside its name wherever metrics are looked at
 }
+_LOGGED = {"warning", "error", "exception"}
 _FOR_USAGE = {"help", "metavar"}  # what `COMMAND --help` says: those who read it have asked for it
 _MARKUP = re.compile(r"\s*</?[a-z]")  # it is looked at, and what it shows comes out of other texts
 _WORD = re.compile(r"[A-Za-z]{2,}")
@@ -44,6 +45,14 @@ def of_errors(path: Path, makers: frozenset[str]) -> Iterator[tuple[int, str]]:
     """Line and text of what a file gives to certain functions or classes."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and _name_of(node.func) in makers:
+            yield from _within(node, least=2)
+
+
+def of_raises_and_logs(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of what a file raises and logs."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        is_logged = isinstance(node, ast.Call) and _name_of(node.func) in _LOGGED
+        if isinstance(node, ast.Raise) or is_logged:
             yield from _within(node, least=2)
 
 
@@ -94,13 +103,16 @@ _EXEMPT = {
     "jetsocket(assert_all_called=True, assert_all_expected=True, tls=False, id_field='id', instead_of=None):"
     " how the fixture jetsocket_server is made": "the description of a marker, for `pytest --markers`",
 }
+_PAGES = PACKAGE / "contrib" / "status"  # what they show is looked at; what they raise and log is told
 _MAKERS = frozenset({"UsageError", "ArgumentTypeError", "Outcome"})
 
 
 def of_the_library() -> dict[str, str]:
     """All texts of the library, each with the place where it is first."""
     files = (path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "cli")
-    return _placed((path, texts(path)) for path in files)
+    return _placed(
+        (path, of_raises_and_logs(path) if _PAGES in path.parents else texts(path)) for path in files
+    )
 
 
 def of_the_commands() -> dict[str, str]:
