@@ -103,7 +103,8 @@ _EXEMPT = {
     "jetsocket(assert_all_called=True, assert_all_expected=True, tls=False, id_field='id', instead_of=None):"
     " how the fixture jetsocket_server is made": "the description of a marker, for `pytest --markers`",
 }
-_PAGES = PACKAGE / "contrib" / "status"  # what they show is looked at; what they raise and log is told
+_CONTRIB = PACKAGE / "contrib"
+_PAGES = {_CONTRIB / "status", _CONTRIB / "django/panels.py"}  # what they show is looked at: no message
 _MAKERS = frozenset({"UsageError", "ArgumentTypeError", "Outcome"})
 
 
@@ -111,7 +112,7 @@ def of_the_library() -> dict[str, str]:
     """All texts of the library, each with the place where it is first."""
     files = (path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "cli")
     return _placed(
-        (path, of_raises_and_logs(path) if _PAGES in path.parents else texts(path)) for path in files
+        (path, of_raises_and_logs(path) if _PAGES & {path, *path.parents} else texts(path)) for path in files
     )
 
 
