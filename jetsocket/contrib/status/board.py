@@ -15,13 +15,13 @@ from jetsocket.contrib.status.reports import Report, of_worker, text
 from jetsocket.contrib.status.watching import Watch
 from jetsocket.events import Listener
 
-Pools: TypeAlias = "Mapping[str, ConnectionPool[Any]] | Iterable[ConnectionPool[Any]] | ConnectionPool[Any]"
+Given: TypeAlias = "Mapping[str, ConnectionPool[Any]] | Iterable[ConnectionPool[Any]] | ConnectionPool[Any]"
 
 
 class Source:
     """Pools that are to be shown. A mapping is kept, and read again each time; pools are not kept."""
 
-    def __init__(self, pools: Pools) -> None:
+    def __init__(self, pools: Given) -> None:
         """Those.
 
         Raises:
@@ -178,7 +178,7 @@ def board_for(directory: str | os.PathLike[str] | None) -> Board:
     return _shared.get(path) or _shared.setdefault(path, Board(Directory(path)))
 
 
-def publish(pools: Pools, directory: str | os.PathLike[str]) -> None:
+def publish(pools: Given, directory: str | os.PathLike[str]) -> None:
     """Have this process write there, once a second, what its pools do: for `app` and `read` in any process.
 
     A thread does it, which begins at the first acquire of one of them in this process: not before a fork on

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs, quote
 
 from jetsocket.contrib.status import clearing, page, style
-from jetsocket.contrib.status.board import Pools, Source, board_for
+from jetsocket.contrib.status.board import Given, Source, board_for
 from jetsocket.contrib.status.directory import workers
 from jetsocket.contrib.status.reports import Report, shown
 from jetsocket.interrupts import is_alarm
@@ -42,7 +42,7 @@ _HEADERS = [
 
 
 def app(
-    pools: Pools,
+    pools: Given,
     *,
     permission: Permission | None = None,
     clear: bool = False,
