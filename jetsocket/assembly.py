@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from jetsocket import forking, shutdown
 from jetsocket.argument_checks import runs_later
@@ -18,7 +19,6 @@ from jetsocket.correlated import CorrelatedConnection
 from jetsocket.correlation.base import Correlation
 from jetsocket.entry import key_of
 from jetsocket.housekeeper import PUSHES
-from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
 from jetsocket.known_uris import Remembered
 from jetsocket.lease import T, Terms
 from jetsocket.lending import Lending
@@ -32,9 +32,12 @@ from jetsocket.process_id import getpid
 from jetsocket.pushes import Pushes
 from jetsocket.seams import Seam
 from jetsocket.state import State
-from jetsocket.stats import PoolStats
 from jetsocket.text import public_names
 from jetsocket.uris import Target, parse, resolve
+
+if TYPE_CHECKING:
+    from jetsocket.info import ConnectionInfo, LeaseInfo
+    from jetsocket.stats import PoolStats
 
 _numbers = itertools.count(1)
 
@@ -134,6 +137,8 @@ class Assembly(Generic[T]):
         self._lease: type[PooledConnection[T]] = (
             PooledConnection if correlation is None else CorrelatedConnection
         )
+        for module in ("jetsocket.info", "jetsocket.stats"):  # now: where they are wanted, there are locks
+            import_module(module)
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
@@ -217,12 +222,16 @@ class Assembly(Generic[T]):
 
     def leases(self) -> list[LeaseInfo]:
         """What is lent now: to which thread, for how long, acquired where, doing what; the longest first."""
+        from jetsocket.info import lease_info
+
         now = monotonic()
         borrowers = sorted(self._begin_anew().state.lent, key=lambda each: each.taken_at)
         return [info for each in borrowers if (info := lease_info(each, now)) is not None]
 
     def connections(self) -> list[ConnectionInfo]:
         """All connections of the pool, in whatever place, the oldest first."""
+        from jetsocket.info import connection_info
+
         now = monotonic()
         entries = sorted(self._begin_anew().state.open_entries(), key=lambda entry: entry.id)
         return [connection_info(entry, now) for entry in entries]

@@ -1,7 +1,11 @@
-"""How long to wait before a URI is dialled again whose last dial failed. Pure decisions, and their record."""
+"""How long to wait before a URI is dialled again whose last dial failed. Decisions, and their record.
+
+Pure, but for `chance`.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,6 +19,11 @@ _EVICTION_FIRST, _EVICTION_MOST = 1.0, 60.0  # s
 _MOST_DOUBLINGS = 10  # more would be past the most, and one day too much for a float
 _MOST_KEPT = 1024  # URIs
 _MOST_KEPT_CHARACTERS = 1 << 20  # of all their keys together
+
+
+def chance() -> float:
+    """A number in [0, 1), from the system: `random` would take longer to import than all of this."""
+    return int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 def backoff(failures: int, jitter: float, retry_after: float | None = None) -> float:

@@ -12,6 +12,7 @@ from weakref import ref
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
+from jetsocket.counting import SharedRecorder
 from jetsocket.entry import Entry
 from jetsocket.exceptions import TimeoutError
 from jetsocket.ids import Account, Key, SentIds, shown
@@ -19,7 +20,6 @@ from jetsocket.known_uris import KnownUris
 from jetsocket.matching import Matching
 from jetsocket.messages import Codec
 from jetsocket.pushes import Pushes
-from jetsocket.stats import SharedRecorder
 from jetsocket.text import public_names, short_repr
 from jetsocket.wire.link import not_held
 
@@ -46,9 +46,9 @@ class Lender(Protocol):
         """Whether a connection that was idle, not yet used by this borrower, is still clean."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class Terms(Generic[T]):
-    """What all leases of a pool have in common.
+    """What all leases of a pool have in common. Never changed; to have that checked takes longer to import.
 
     Attributes:
         codec: Between values and payloads.

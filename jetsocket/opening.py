@@ -9,7 +9,6 @@ it; the context variables of the first caller in line do.
 from __future__ import annotations
 
 import logging
-import random
 import ssl
 import sys
 import threading
@@ -22,7 +21,7 @@ from typing import Any
 from jetsocket.approach import approach, load_for, renews, straight
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
-from jetsocket.cooldown import backoff
+from jetsocket.cooldown import backoff, chance
 from jetsocket.dialler import connect
 from jetsocket.dials import Dial
 from jetsocket.dispatch import Dispatcher
@@ -266,7 +265,7 @@ class Opening:
         state = self._state
         retry_after = getattr(error, "retry_after", None)
         dial.attempts += 1
-        pause = backoff(dial.attempts, random.random(), retry_after)
+        pause = backoff(dial.attempts, chance(), retry_after)
         is_too_long = retry_after is not None and retry_after > self._options.connect_timeout
         if is_last or is_too_long or not is_worth_retrying(error):
             state.failed(dial, entry, error, retry_after)
@@ -279,7 +278,7 @@ class Opening:
         lifetime = self._state.config.max_lifetime
         if lifetime is None:
             return float("inf")
-        return monotonic() + lifetime * (1.0 - random.random() * _LIFETIME_JITTER)
+        return monotonic() + lifetime * (1.0 - chance() * _LIFETIME_JITTER)
 
     def _close_room(self, dial: Dial) -> None:
         """Close the connection whose slot is wanted: the server is to see it go before the new one comes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jetsocket.borrower import UNTIL_BOOKED
 from jetsocket.callbacks import Callback, call_back
@@ -20,7 +20,9 @@ from jetsocket.state.moves import NEVER
 from jetsocket.suspects import ended_silently, ping_siblings
 from jetsocket.threads import is_housekeeping
 from jetsocket.user_errors import told
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 _NEVER_RESET = ("discarded", "closed", "half sent", "late reply", "subscribed")
 
