@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import sys
 
-from jetsocket.cli.main import console, main
+from jetsocket.cli.console import console
 
-__all__ = ["main"]
+__all__ = ["console"]
 
 if __name__ == "__main__":
     sys.exit(console())

@@ -11,6 +11,7 @@ import inspect
 import ssl
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from jetsocket.clock import monotonic
@@ -63,16 +64,20 @@ class Approach(NamedTuple):
 def load_for(options: Options) -> None:
     """Load what openers need, in the thread that makes the pool.
 
-    An import in a thread holds a lock. A process that is forked meanwhile has that lock, too, and nobody who
-    releases it: whatever imports the same there would wait for ever.
+    Whoever imports us and makes none has no use for it. An import in a thread holds a lock. A process that is
+    forked meanwhile has that lock, too, and nobody who releases it: whatever imports the same there would
+    wait for ever.
     """
-    import email.utils  # noqa: F401  # for dates in Retry-After
-    import html  # noqa: F401  # for what refusals say
-
-    from jetsocket.wire import upgrade_refusals  # noqa: F401
-
+    needed = [
+        "email.utils",  # for dates in Retry-After
+        "html",  # for what refusals say
+        "jetsocket.wire.upgrade_refusals",
+        "jetsocket.wire.websocket",
+    ]
     if options.auth is not None or options.resolve is not None:
-        from jetsocket.auth import base  # noqa: F401
+        needed.append("jetsocket.auth.base")
+    for name in needed:
+        import_module(name)
     mask_fast()
 
 

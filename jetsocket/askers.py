@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Asked
@@ -21,7 +21,9 @@ from jetsocket.pending import MOST_NOTED, Request, note
 from jetsocket.pushes import Pushes
 from jetsocket.topics import Feed, StillOpenError, Topics
 from jetsocket.uris import Target
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 _MOST_HELD = 10_000  # messages kept for a subscribe that is under way
 _MOST_RAW = 10_000  # messages kept for a lease that has sent by itself and does not receive

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from jetsocket import forking, shutdown
 from jetsocket.borrower import Borrower
@@ -19,8 +20,6 @@ from jetsocket.correlation.base import Correlation
 from jetsocket.entry import key_of
 from jetsocket.events import Listener, check
 from jetsocket.housekeeper import PUSHES
-from jetsocket.html_tables import grid, table
-from jetsocket.info import ConnectionInfo, LeaseInfo, connection_info, lease_info
 from jetsocket.known_uris import Remembered
 from jetsocket.lease import T, Terms
 from jetsocket.lending import Lending
@@ -36,9 +35,12 @@ from jetsocket.process_id import getpid
 from jetsocket.pushes import Pushes
 from jetsocket.seams import Seam
 from jetsocket.state import State
-from jetsocket.stats import PoolStats
 from jetsocket.text import public_names
 from jetsocket.uris import Target, parse, resolve
+
+if TYPE_CHECKING:
+    from jetsocket.info import ConnectionInfo, LeaseInfo
+    from jetsocket.stats import PoolStats
 
 P = TypeVar("P", bound="Assembly[Any]")
 
@@ -124,6 +126,8 @@ class Assembly(Generic[T]):
         self._lease: type[PooledConnection[T]] = (
             PooledConnection if correlation is None else CorrelatedConnection
         )
+        for module in ("jetsocket.info", "jetsocket.stats"):  # now: where they are wanted, there are locks
+            import_module(module)
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
@@ -234,6 +238,8 @@ class Assembly(Generic[T]):
 
     def leases(self) -> list[LeaseInfo]:
         """What is lent now: to which thread, for how long, acquired where, doing what; the longest first."""
+        from jetsocket.info import lease_info
+
         now = monotonic()
         borrowers = sorted(self._borrowers(), key=lambda each: each.taken_at)
         return [info for each in borrowers if (info := lease_info(each, now)) is not None]
@@ -244,6 +250,8 @@ class Assembly(Generic[T]):
 
     def connections(self) -> list[ConnectionInfo]:
         """All connections of the pool, in whatever place, the oldest first."""
+        from jetsocket.info import connection_info
+
         now = monotonic()
         entries = sorted(self._begin_anew().state.open_entries(), key=lambda entry: entry.id)
         return [connection_info(entry, now) for entry in entries]
@@ -294,6 +302,8 @@ class Assembly(Generic[T]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the figures of now, and who holds connections."""
+        from jetsocket.html_tables import grid, table  # few programs show anything
+
         stats = self.stats()
         base = [] if self._base is None else [("base URI", self._base.redacted)]
         now = [

@@ -9,9 +9,9 @@ from typing import Any
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Correlation
 from jetsocket.dispatch import Dispatcher
+from jetsocket.events import info_of
 from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange
-from jetsocket.info import connection_info
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
 from jetsocket.matching import Matching
@@ -75,7 +75,7 @@ class PooledConnection(Exchange[T]):
         events = self._lender.state.events
         if events is None:
             return self._request(message, deadline, limit)
-        info = connection_info(self._entry or self._current(), monotonic())
+        info = info_of(self._entry or self._current(), monotonic())
         return events.tell_request(info, message, lambda sent: self._request(sent, deadline, limit))
 
     # --- with a correlation, more ----------------------------------------------------------------------

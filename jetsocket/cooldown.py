@@ -1,7 +1,11 @@
-"""How long to wait before a URI is dialled again whose last dial failed. Pure decisions, and their record."""
+"""How long to wait before a URI is dialled again whose last dial failed. Decisions, and their record.
+
+Pure, but for `chance`.
+"""
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,6 +32,11 @@ def is_worth_retrying(error: BaseException) -> bool:
     if isinstance(error, ConnectionError) and error._is_final:
         return False
     return not isinstance(error.__cause__, ssl.SSLCertVerificationError)
+
+
+def chance() -> float:
+    """A number in [0, 1), from the system: `random` would take longer to import than all of this."""
+    return int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 def backoff(failures: int, jitter: float, retry_after: float | None = None) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jetsocket.clock import deadline_in
 from jetsocket.seams import Seam, address_for
 from jetsocket.uris import Target
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 
 def connect(

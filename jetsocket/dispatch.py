@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, TimeoutError
@@ -17,7 +17,9 @@ from jetsocket.pushes import Pushes
 from jetsocket.sending import Sending
 from jetsocket.uris import Target
 from jetsocket.wire.link import not_held
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 _PATIENCE = 1.0  # s that a borrower may read nothing before a worker looks what has come
 _MUCH = 100  # messages

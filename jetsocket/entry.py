@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from jetsocket.ids import SentIds
 from jetsocket.places import MOVES, OPENING, Place
 from jetsocket.uris import Target
-from jetsocket.wire.websocket import WebSocket
 
 if TYPE_CHECKING:
     from jetsocket.borrower import Borrower
     from jetsocket.dials import Dial
     from jetsocket.dispatch import Dispatcher
+    from jetsocket.wire.websocket import WebSocket
 
 _ids = itertools.count(1)
 

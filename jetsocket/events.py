@@ -13,16 +13,19 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from jetsocket.argument_checks import runs_later
 from jetsocket.deferred_log import DeferredLog
-from jetsocket.info import ConnectionInfo
 from jetsocket.interrupts import is_alarm
 from jetsocket.threads import is_housekeeping
 from jetsocket.user_errors import told
 
-__all__ = ["Events", "Listener", "Marks", "check"]
+if TYPE_CHECKING:
+    from jetsocket.entry import Entry
+    from jetsocket.info import ConnectionInfo
+
+__all__ = ["Events", "Listener", "Marks", "check", "info_of"]
 
 R = TypeVar("R")
 Marks: TypeAlias = list[Any]
@@ -250,6 +253,13 @@ class Events:
         text = "[%s] listener %s.%s() raised %s: it is lost, and further ones of its kind are not logged"
         label = type(listener).__name__
         self._log.note(logging.ERROR, text, self._pool, label, name, told(error), failure=error)
+
+
+def info_of(entry: Entry, now: float) -> ConnectionInfo:
+    """What listeners are told of a connection."""
+    from jetsocket.info import connection_info  # it is there since the pool was made
+
+    return connection_info(entry, now)
 
 
 def _is_inside_a_listener() -> bool:

@@ -10,7 +10,6 @@ from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.connection import PooledConnection
 from jetsocket.exceptions import PoolExhaustedError
-from jetsocket.info import lease_info
 from jetsocket.notebook import what_keeps
 from jetsocket.state import Exhaustion, State
 
@@ -25,6 +24,8 @@ def exhausted(state: State, borrower: Borrower, *, at_once: bool) -> PoolExhaust
         borrower: Who is refused.
         at_once: Whether `max_waiting` is why.
     """
+    from jetsocket.info import lease_info  # it is there since the pool was made
+
     figures, config, now = state.exhaustion(borrower), state.config, monotonic()
     told = (lease_info(holder, now) for holder in figures.lent)
     holders = [info for info in told if info is not None]

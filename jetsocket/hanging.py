@@ -16,7 +16,6 @@ from jetsocket.dials import Dial
 from jetsocket.exceptions import ConnectionError
 from jetsocket.threads import frame_in, is_in
 from jetsocket.user_errors import place_in
-from jetsocket.wire.dns import look_up
 
 MOST_THERE = 8
 """Threads that may hang in dials to one URI."""
@@ -69,6 +68,8 @@ def place_of(dial: Dial) -> str:
     frame = frame_in(dial.thread)
     if place := place_in(frame):
         return place
+    from jetsocket.wire.dns import look_up  # it is there: dials look names up
+
     return "a name look-up" if frame is not None and is_in(dial.thread, [look_up.__code__]) else ""
 
 

@@ -12,11 +12,11 @@ left of it where numbers are doubles (RFC 8259 §6), as in JavaScript: 173286639
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from jetsocket.interrupts import is_alarm
+from jetsocket.patterns import pattern
 
 REMEMBERED = 256
 """Ids that are remembered of what a connection was sent."""
@@ -26,7 +26,7 @@ _MOST_STALE = 64  # ids kept beyond that until they are thrown away all together
 _MOST_OPEN = 65_536  # ids of a lease that may be on their way; what is sent beyond that is untagged
 _EXACT = 2**53
 _MARK = "\ufeff"
-_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{")
+_OBJECT = pattern(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{")
 
 Payload: TypeAlias = str | bytes
 Key: TypeAlias = str | int | tuple[str, float]

@@ -18,7 +18,6 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # not in typeshed
 import functools
 import queue
-import signal
 import sys
 from collections.abc import Iterator
 from types import CodeType, FrameType, TracebackType
@@ -138,7 +137,7 @@ def _is_handler(frame: FrameType) -> bool:
 
 def _handlers() -> Iterator[CodeType]:
     """The code of all signal handlers that are installed now."""
-    for number in range(1, signal.NSIG):
+    for number in range(1, _signal.NSIG):
         # The C function: Python's makes an enum of the answer, in a `try` that takes an alarm's ValueError.
         handler = _signal.getsignal(number)
         if not callable(handler):  # none, or one of the kernel's own

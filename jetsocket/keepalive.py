@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 from collections import deque
+from typing import TYPE_CHECKING
 
 from jetsocket.clean import stale
 from jetsocket.clock import monotonic
@@ -19,8 +20,10 @@ from jetsocket.state import State
 from jetsocket.suspects import ping_after_sleep, ping_siblings
 from jetsocket.user_checks import Check, Checking
 from jetsocket.wire.waits import Watcher, waiting
-from jetsocket.wire.websocket import WebSocket
 from jetsocket.workers import Worker
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 _FEW = 64
 _NEXT_ROUND = 0.001  # s from now, which is in another round

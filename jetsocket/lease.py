@@ -12,16 +12,15 @@ from weakref import ref
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
+from jetsocket.counting import SharedRecorder
 from jetsocket.entry import Entry
 from jetsocket.events import Events
 from jetsocket.exceptions import TimeoutError
-from jetsocket.html_tables import table
 from jetsocket.ids import Account, Key, SentIds, shown
 from jetsocket.known_uris import KnownUris
 from jetsocket.matching import Matching
 from jetsocket.messages import Codec
 from jetsocket.pushes import Pushes
-from jetsocket.stats import SharedRecorder
 from jetsocket.text import public_names, short_repr
 from jetsocket.wire.link import not_held
 
@@ -58,9 +57,9 @@ class Lender(Protocol):
         """Whether a connection that was idle, not yet used by this borrower, is still clean."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class Terms(Generic[T]):
-    """What all leases of a pool have in common.
+    """What all leases of a pool have in common. Never changed; to have that checked takes longer to import.
 
     Attributes:
         codec: Between values and payloads.
@@ -251,6 +250,8 @@ class Lease(Generic[T]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
+        from jetsocket.html_tables import table  # few programs show anything
+
         if self._shown is None:
             return table("PooledConnection", [])
         state = "released" if self._is_released else "connected" if self.is_connected else "closed"

@@ -10,6 +10,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clean import may_be_lent, owes_a_ping, why_not_lent
 from jetsocket.clock import SHORTEST_SLEEP, monotonic, with_sleep
 from jetsocket.entry import Entry
+from jetsocket.events import info_of
 from jetsocket.exceptions import (
     ConnectionError,
     PoolClosedError,
@@ -19,7 +20,6 @@ from jetsocket.exceptions import (
 )
 from jetsocket.exhausted import exhausted
 from jetsocket.housekeeper import Check, Housekeeper
-from jetsocket.info import connection_info
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.limits import Limiter
@@ -132,7 +132,7 @@ class Lending(Moving, Prewarming):
         entry, now = borrower.entry, monotonic()
         if self.state.events is not None and borrower.marks is not None and entry is not None:
             waited = borrower.taken_at - borrower.asked_at
-            info = connection_info(entry, now)
+            info = info_of(entry, now)
             self.state.events.end("acquired", borrower.marks, info, waited, borrower.reused)
 
     def _find(self, borrower: Borrower, idle: Entry | None, deadline: float, slept: float) -> Entry:

@@ -6,7 +6,11 @@ can tell then whether it got the lock. On a connection that many share, all woul
 
 from __future__ import annotations
 
-from jetsocket.wire.websocket import WebSocket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
+
 
 _STUCK, _STRUCK = 0.4, 0.1  # s that a lock is seen to be held by no thread; once a strike was seen
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jetsocket.exceptions import ConnectionError
 from jetsocket.interrupts import is_alarm
 from jetsocket.options import Options
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 
 class NewWires:
@@ -23,6 +25,9 @@ class NewWires:
         self, options: Options, unfinished: set[Any], tell_end: Callable[[ConnectionError], None]
     ) -> None:
         """Make them with those options; for the rest see `Link`."""
+        from jetsocket.wire.websocket import WebSocket  # by who makes a pool: it takes a while
+
+        self._new = WebSocket
         self._options = options
         self._unfinished = unfinished
         self._tell_end = tell_end
@@ -43,7 +48,7 @@ class NewWires:
             self._ahead.append(self._make())
 
     def _make(self) -> WebSocket:
-        wire = WebSocket(
+        wire = self._new(
             max_message_size=self._options.max_message_size,
             max_frame_size=self._options.max_frame_size,
             compression_threshold=self._options.compression_threshold,

@@ -9,7 +9,6 @@ it; the context variables of the first caller in line do.
 from __future__ import annotations
 
 import logging
-import random
 import sys
 import threading
 from collections.abc import Callable, Hashable
@@ -21,14 +20,14 @@ from typing import Any
 from jetsocket.approach import approach, load_for, renews, straight
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
-from jetsocket.cooldown import backoff, is_worth_retrying
+from jetsocket.cooldown import backoff, chance, is_worth_retrying
 from jetsocket.dialler import connect
 from jetsocket.dials import Dial
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
+from jetsocket.events import info_of
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
 from jetsocket.hanging import carries_out
-from jetsocket.info import connection_info
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
 from jetsocket.limits import Limiter
@@ -265,7 +264,7 @@ class Opening:
         entry.was_opened = failure is None
         if events is not None and marks is not None:
             if failure is None:
-                events.end("connected", marks, connection_info(entry, monotonic()))
+                events.end("connected", marks, info_of(entry, monotonic()))
             else:
                 events.end("connect_failed", marks, failure)
         try:
@@ -278,7 +277,7 @@ class Opening:
         state = self._state
         retry_after = getattr(error, "retry_after", None)
         dial.attempts += 1
-        pause = backoff(dial.attempts, random.random(), retry_after)
+        pause = backoff(dial.attempts, chance(), retry_after)
         is_too_long = retry_after is not None and retry_after > self._options.connect_timeout
         if is_last or is_too_long or not is_worth_retrying(error):
             state.failed(dial, entry, error, retry_after)
@@ -291,7 +290,7 @@ class Opening:
         lifetime = self._state.config.max_lifetime
         if lifetime is None:
             return float("inf")
-        return monotonic() + lifetime * (1.0 - random.random() * _LIFETIME_JITTER)
+        return monotonic() + lifetime * (1.0 - chance() * _LIFETIME_JITTER)
 
     def _close_room(self, dial: Dial) -> None:
         """Close the connection whose slot is wanted: the server is to see it go before the new one comes."""

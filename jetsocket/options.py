@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -29,8 +28,8 @@ from jetsocket.argument_checks import (
 )
 from jetsocket.header_fields import TOKEN, field_value, header_pairs
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
+from jetsocket.patterns import pattern
 from jetsocket.text import with_rule
-from jetsocket.wire.proxy_url import Proxy, import_python_socks, redact_proxy
 
 if TYPE_CHECKING:
     from jetsocket.auth.base import Auth
@@ -43,7 +42,7 @@ HeaderSource: TypeAlias = HeaderPairs | Callable[[], HeaderPairs]
 _MIB = 1024 * 1024
 
 _PROXY_SCHEMES = ("http", "socks4", "socks4a", "socks5", "socks5h")
-_PROXY_URL = re.compile(
+_PROXY_URL = pattern(
     r"(?P<scheme>[A-Za-z0-9]+)://(?:[^@/?#\s]*@)?"
     r"(?:\[[0-9A-Fa-f:.]+\]|[^:@/?#\[\]\s]+):(?P<port>[0-9]{1,5})/?"
 )
@@ -92,6 +91,8 @@ def _proxy(name: str, value: object) -> bool | str | None:
         return value
     if not isinstance(value, str):
         raise wrong_type(name, value, "True, False, None or a URL")
+    from jetsocket.wire.proxy_url import Proxy, import_python_socks, redact_proxy
+
     url = _PROXY_URL.fullmatch(value)
     if url is None or url["scheme"].lower() not in _PROXY_SCHEMES or not 1 <= int(url["port"]) <= 65535:
         rule = (
@@ -222,7 +223,7 @@ _MOVED_OPTIONS = {
 _CALLED_ELSEWHERE = {"max_size": "max_message_size", "local_addr": "source_address", "sni": "server_hostname"}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Options:
     """The options of a pool's connections: its ``manager_kwargs``, checked.
 

@@ -18,6 +18,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from threading import get_ident
+from typing import TYPE_CHECKING
 
 from jetsocket.exceptions import JetSocketError
 from jetsocket.interrupts import is_alarm
@@ -26,7 +27,9 @@ from jetsocket.matching import Payload
 from jetsocket.pending import Request
 from jetsocket.wire.frames import BINARY, TEXT
 from jetsocket.wire.link import Batch
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 _AT_ONCE = 64 * 1024  # B from which on the next message is another batch's
 _MOST_BATCHES = 16  # that a thread sends in one go: then it is another one's turn

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
 from jetsocket.wire.waits import Watcher
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 _SOON = 0.05  # s between two looks at those that tell nothing by themselves
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from typing import Any
 
 from jetsocket.clock import monotonic
-from jetsocket.cooldown import backoff
+from jetsocket.cooldown import backoff, chance
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.mailbox import Mailbox
@@ -47,7 +46,7 @@ class Resubscribing:
                 if is_alarm(error):
                     raise
                 failures += 1
-                until = monotonic() + backoff(failures, random.random(), getattr(error, "retry_after", None))
+                until = monotonic() + backoff(failures, chance(), getattr(error, "retry_after", None))
                 if deadline is not None and until >= deadline:
                     told = f"the subscription at {self._where} was lost, and not opened anew in time"
                     raise TimeoutError(told, operation="subscribe", timeout=None) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.callbacks import Callback, call_back
@@ -12,7 +12,7 @@ from jetsocket.clean import why_unclean, why_unsettled
 from jetsocket.clock import monotonic
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
-from jetsocket.info import connection_info
+from jetsocket.events import info_of
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed
 from jetsocket.process_id import getpid
@@ -21,7 +21,9 @@ from jetsocket.state.moves import NEVER
 from jetsocket.suspects import ended_silently, ping_siblings
 from jetsocket.threads import is_housekeeping
 from jetsocket.user_errors import told
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 _NEVER_RESET = ("discarded", "closed", "half sent", "late reply", "subscribed")
 
@@ -275,7 +277,7 @@ def tell_released(state: State, borrower: Borrower, entry: Entry | None, *, by_w
     if events is not None and entry is not None:
         used, reason = now - borrower.taken_at, borrower.reason
         told = events.note if by_worker else events.tell
-        told("released", lambda: (connection_info(entry, now), used, reason))
+        told("released", lambda: (info_of(entry, now), used, reason))
 
 
 __all__ = ["Returning", "close_now", "tell_released"]

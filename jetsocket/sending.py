@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Hashable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jetsocket.askers import Askers
 from jetsocket.correlation.base import Asked, NewId
@@ -21,7 +21,9 @@ from jetsocket.pending import Request, Risk, note, remember
 from jetsocket.pushes import Pushes
 from jetsocket.uris import Target
 from jetsocket.wire.frames import BINARY, TEXT
-from jetsocket.wire.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from jetsocket.wire.websocket import WebSocket
 
 MOST_GIVEN_UP = 1024
 """Requests that were given up and not answered yet, beyond which a connection is closed."""

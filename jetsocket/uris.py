@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-import re
 import socket
 import string
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_to_bytes
 
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
+from jetsocket.patterns import pattern
 from jetsocket.text import with_rule
 
 __all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
@@ -22,21 +22,21 @@ __all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _SAY_INSTEAD = {"http": "ws://", "https": "wss://"}
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_ABSOLUTE = re.compile(r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?]*)(?P<resource>.*)")
-_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
-_HOST_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
-_DIGITS = re.compile("[0-9]*")
+_SCHEME = pattern(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_ABSOLUTE = pattern(r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?]*)(?P<resource>.*)")
+_HOST_AND_PORT = pattern(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
+_HOST_NAME = pattern(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
+_DIGITS = pattern("[0-9]*")
 _MOST_SHOWN = 1000  # characters of a URI that go into a message
 _MAX_HOST_NAME = 253  # RFC 1035 §2.3.4, without the lengths' own bytes
 
-_NESTED_USERINFO = re.compile(r"//[^/:]*:[^/]*@")  # a URI in the path of another: wss://wss://user:pw@host
+_NESTED_USERINFO = pattern(r"//[^/:]*:[^/]*@")  # a URI in the path of another: wss://wss://user:pw@host
 
 # Blanks and controls (CR and LF would forge header lines), and lone surrogates, which have no UTF-8.
-_FORBIDDEN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_CONTROL_BYTES = re.compile(rb"[\x00-\x1f\x7f]")
+_FORBIDDEN = pattern(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL_BYTES = pattern(rb"[\x00-\x1f\x7f]")
 # IDNA 2003 (the codec of the standard library) and IDNA 2008 map these to different hosts: nobody may guess.
-_IDNA_AMBIGUOUS = re.compile("[ßẞς\u200c\u200d]")
+_IDNA_AMBIGUOUS = pattern("[ßẞς\u200c\u200d]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -159,7 +160,7 @@ def _config(field: str, value: Any) -> ConnectionPoolConfig:
 
 def test_option_defaults() -> None:
     options = Options.from_kwargs(None)
-    assert options == Options() == Options.from_kwargs({})
+    assert astuple(options) == astuple(Options()) == astuple(Options.from_kwargs({}))
     assert options.headers() == []
     assert (options.connect_timeout, options.close_timeout, options.send_timeout) == (10.0, 5.0, None)
     assert (options.max_message_size, options.max_redirects, options.connect_attempts) == (64 * 1024**2, 3, 1)

@@ -64,6 +64,15 @@ def test_a_pool_loads_no_extra_but_what_websocket_client_does() -> None:
     assert protocols == {"jetsocket.correlation.base", "jetsocket.correlation.reading"}
 
 
+def test_what_only_a_pool_needs_is_loaded_when_one_is_made() -> None:
+    """Who imports the class, for a type hint or a view that is never called, does not pay for it."""
+    loaded = loaded_by("from jetsocket import ConnectionPool", first="import websocket")
+    later = {"jetsocket.wire.websocket", "jetsocket.stats", "jetsocket.info", "encodings.idna"}
+    assert not (later | {"random", "jetsocket.wire.proxy_url"}) & loaded
+    make = "from jetsocket import ConnectionPool; pool = ConnectionPool()"
+    assert later <= loaded_by(make, first="import websocket")
+
+
 def test_what_masks_in_c_is_loaded_with_the_first_connection() -> None:
     code = """
 import contextlib, socket

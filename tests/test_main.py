@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import jetsocket
-from jetsocket.__main__ import main
 from jetsocket.cli import demo
+from jetsocket.cli.main import main
 
 
 def test_alone_it_prints_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,7 @@
-"""What a pool counts: histograms true to 13 %, and totals that outlive the connections."""
+"""What a pool counts: histograms true to 13 %, and totals that outlive the connections.
+
+Also tests: `buckets`, `counting`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetsocket import ConnectionPool, Histogram, PoolClosedError, PoolExhaustedError, PoolStats
-from jetsocket.stats import Recorder, SharedRecorder, bucket_of, upper_bound
+from jetsocket.buckets import bucket_of, upper_bound
+from jetsocket.counting import Recorder, SharedRecorder
 from tests.servers import EchoServer, wait_until
 from tests.services import Plain, service
 

@@ -37,7 +37,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[ar
         arguments: What stands behind the command; what follows `--` is never an option.
 
     Returns:
-        The options, and what is none, in order.
+        The options, and what is none, in order. `options.literal` is how many of the latter stood behind
+        `--`, at their end: what means something else before, as `-`, is itself there.
 
     Raises:
         UsageError: An unknown option, or a bad value.
@@ -53,6 +54,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[ar
             parser.error(
                 f"there is no option {other}; write -- before what begins with a dash and is no option"
             )
+    options.literal = len(behind)
     return options, [*others, *behind]
 
 

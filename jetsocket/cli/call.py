@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
     _, uri, texts = one_uri(given)
     kwargs = manager_kwargs(options)
     asking = _asking(options, uri)
-    from_stdin = "-" in texts
+    from_stdin = "-" in texts[: max(0, len(texts) - options.literal)]
     if from_stdin and texts != ["-"]:
         raise UsageError("- stands for messages on stdin, and can't stand beside others")
     messages = [] if from_stdin else _messages(options, asking, texts)

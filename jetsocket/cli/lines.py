@@ -58,6 +58,7 @@ class Lines:
         feeder.start()
         try:
             code = self._print_all()
+            self._pool.clear()  # with 1000
         finally:
             self._pool.close()  # wakes those that wait for a reply
             with self._starting:

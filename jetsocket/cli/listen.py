@@ -115,7 +115,10 @@ class _Listening:
     def stop(self) -> None:
         """For another thread: be over, with a close frame."""
         self._until = 0.0
-        self._pool.close()
+        with self._lock:
+            is_connected = self._conn is not None
+        if not is_connected:  # else who listens sees that the time is over, and closes with 1000
+            self._pool.close()
 
     def send(self, message: str | bytes) -> None:
         """For another thread: send over the connection that is there, or the next one."""

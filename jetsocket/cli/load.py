@@ -147,6 +147,8 @@ class Load:
         except PoolClosedError:
             return
         except JetSocketError as error:
+            if self._stop.is_set():
+                return  # cut off at Ctrl-C
             outcome = outcome_of(error)
         ended = monotonic()
         with self._lock:

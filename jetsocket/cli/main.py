@@ -1,4 +1,3 @@
-# PYTHON_ARGCOMPLETE_OK
 """The command line: which command, its options, and how it ends."""
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from jetsocket.cli.output import PipeClosedError, Streams, Terminal
 from jetsocket.cli.settings import one_uri
 from jetsocket.exceptions import JetSocketError
 
-__all__ = ["console", "main"]
+__all__ = ["guarded", "main"]
 
 
 def main(
@@ -117,8 +116,8 @@ def _complete(parser: Any) -> None:
         autocomplete(parser)
 
 
-def console() -> int:
-    """The console script: `main`, and an end without a traceback whatever the output is."""
+def guarded() -> int:
+    """`main` for the console script: an end without a traceback, whatever the output is."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main()

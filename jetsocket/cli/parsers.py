@@ -109,10 +109,11 @@ _USAGES = {
     "demo": "[OPTIONS]",
 }
 _ANYWHERE = "Options may stand anywhere; what follows -- is none."
+_LITERAL = "Options may stand anywhere; what follows -- is none, and no - for stdin either."
 _DESCRIPTIONS = {
     "call": "Send each MESSAGE over one connection, print a reply to each, and close.\n"
     "Without a message, wait for what the server sends first. With -, read messages from stdin, one a\n"
-    "line, and send them over several connections; the replies come in the order of the lines.\n" + _ANYWHERE,
+    "line, and send them over several connections; the replies come in the order of the lines.\n" + _LITERAL,
     "listen": "Print each message that comes, until the server closes.\n"
     "On a terminal, what you type is sent, line by line; Ctrl-D ends it. Else stdin is not read.\n"
     + _ANYWHERE,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from jetsocket.cli.exits import UsageError
@@ -27,6 +29,7 @@ CORRELATIONS = ("jsonrpc", "cdp", "graphql", "jupyter", "home-assistant", "obs",
 """What `--correlation` takes."""
 
 
+@contextmanager
 def opened(
     uri: str,
     kwargs: dict[str, Any],
@@ -35,8 +38,8 @@ def opened(
     connections: int = 1,
     reuse: Literal["balanced", "quiet", "always"] = "balanced",
     correlation: Correlation | None = None,
-) -> ConnectionPool[Any]:
-    """A pool for one command; nothing is dialled yet."""
+) -> Iterator[ConnectionPool[Any]]:
+    """A pool for one command; nothing is dialled yet. A command that does not break off closes with 1000."""
     config = ConnectionPoolConfig(
         max_connections=connections,
         max_connecting=max(8, connections),
@@ -45,9 +48,12 @@ def opened(
         reuse=reuse,
         match_ids=False,
     )
-    return ConnectionPool(
+    with ConnectionPool(
         config, base_uri=uri, manager_kwargs=kwargs, correlation=correlation, name="terminal"
-    )
+    ) as pool:
+        yield pool
+        if not pool.is_closed:
+            pool.clear()  # with 1000; a pool that is closed goes away (1001)
 
 
 def correlation_of(name: str) -> Correlation:

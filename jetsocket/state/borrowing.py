@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from contextvars import copy_context
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
+from jetsocket.counting import LEASES_AT_ONCE
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.events import Events, Listener
@@ -18,7 +19,9 @@ from jetsocket.places import CLOSING, IDLE, LENT, SHARED
 from jetsocket.state.fast_path import FastPath
 from jetsocket.state.locking import step
 from jetsocket.state.moves import NEVER
-from jetsocket.stats import LEASES_AT_ONCE, PoolStats
+
+if TYPE_CHECKING:
+    from jetsocket.stats import PoolStats
 
 
 class Answer(NamedTuple):

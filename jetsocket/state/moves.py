@@ -8,7 +8,6 @@ the openers, `doorbell` for the housekeeper.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import weakref
 from abc import abstractmethod
@@ -21,24 +20,24 @@ from typing import TYPE_CHECKING
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic, slept
 from jetsocket.config import ConnectionPoolConfig
-from jetsocket.cooldown import Troubles
+from jetsocket.cooldown import Troubles, chance
+from jetsocket.counting import Totals
 from jetsocket.deferred_log import DeferredLog
 from jetsocket.dials import PACE, Dial
 from jetsocket.entry import Entry
-from jetsocket.events import Events
+from jetsocket.events import Events, info_of
 from jetsocket.exceptions import PoolClosedError
-from jetsocket.info import ConnectionInfo, connection_info
 from jetsocket.known_uris import KnownUris
 from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.idle_queues import Idle, Shared
 from jetsocket.state.line import Line
 from jetsocket.state.locking import BUSY, CALM, Steps
-from jetsocket.stats import Totals
 from jetsocket.uris import Target
 from jetsocket.wire.channel import Channel
 
 if TYPE_CHECKING:
     from jetsocket.housekeeper import Housekeeper
+    from jetsocket.info import ConnectionInfo
 
 NEVER = float("inf")
 
@@ -103,7 +102,7 @@ class Moves(Steps):
         self.resting: set[Dial] = set()
         self.queued: deque[Dial] = deque()
         self.left_behind: dict[Dial, None] = {}
-        self.troubles = Troubles(config.connect_cooldown, random.random)
+        self.troubles = Troubles(config.connect_cooldown, chance)
         self.floors: dict[str, tuple[Target, int]] = {}
         self.closed = self.draining = self.cut = False
         self.slept = slept()
@@ -379,7 +378,7 @@ class Moves(Steps):
 
 def _told_of_end(entry: Entry, closed_at: float) -> tuple[ConnectionInfo, str]:
     """What listeners are told of a connection that is closed."""
-    return connection_info(entry, closed_at), entry.closed_for
+    return info_of(entry, closed_at), entry.closed_for
 
 
 __all__ = ["NEVER", "TICK", "Moves"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
+import logging
 import socket
 import struct
 import sys
@@ -28,6 +29,8 @@ from jetsocket.testing.payloads import Payload
 _ABORT_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset
 _FLUSH_PATIENCE = 1.0  # s that what was sent before a drop has to leave
 _CLOSE_PATIENCE = 2.0  # s that a client has to answer a close frame
+_UNHEARD = logging.Logger("fake-server", logging.CRITICAL)
+"""Each frame would be logged, at DEBUG: credentials, too, among the records of the code under test."""
 
 
 class Host(Protocol):
@@ -73,7 +76,7 @@ class Endpoint(asyncio.Protocol):
             chosen = host._choose(list(offered), self)
             return None if chosen is None else Subprotocol(chosen)
 
-        self._protocol = ServerProtocol(max_size=None, select_subprotocol=choose)
+        self._protocol = ServerProtocol(max_size=None, select_subprotocol=choose, logger=_UNHEARD)
 
     # --- what it is ------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from jetsocket.clock import monotonic
+from jetsocket.process_id import getpid
 from jetsocket.testing.endpoint import Endpoint, Host
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class Hub:
             OSError: The address is taken.
         """
         self._host = host
+        self._process = getpid()
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._listener = socket.create_server(address, family=family)
         self.port: int = self._listener.getsockname()[1]
@@ -89,9 +91,14 @@ class Hub:
         return threading.current_thread() is self._thread
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a fork of the process in which it lives: its loop does not run here."""
+        return getpid() != self._process
+
+    @property
     def is_over(self) -> bool:
-        """Whether it was stopped."""
-        return self._loop.is_closed()
+        """Whether it was stopped, or runs in another process."""
+        return self.is_elsewhere or self._loop.is_closed()
 
     def call(self, coroutine: Callable[[], Any]) -> Any:
         """Run a coroutine function in the loop, and wait for what it returns."""
@@ -134,7 +141,7 @@ class Hub:
         return bool(open_now and select.select(open_now, [], [], 0)[0])  # Windows
 
     def stop(self) -> None:
-        """Close everything; returns when it is."""
+        """Close everything; returns when it is. Does nothing in a fork, whose parent has all of it."""
         if self.is_over:
             return
         try:

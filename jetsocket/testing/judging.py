@@ -76,7 +76,16 @@ class Judging:
     def _running(self) -> Hub:
         if self._hub is None:
             raise RuntimeError("the FakeServer is not started: write `with FakeServer() as server:`")
+        self._refuse_if_over()
         return self._hub
+
+    def _refuse_if_over(self) -> None:
+        if self._hub is not None and self._hub.is_over:
+            raise RuntimeError(
+                "the FakeServer lives in the process that has started it; a fork can only look"
+                if self._hub.is_elsewhere
+                else "the FakeServer has ended; make a new one"
+            )
 
     @property
     def _where(self) -> str:
@@ -87,6 +96,8 @@ class Judging:
             self._hub.settle()
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        if self.is_over:  # nothing more will come, and a fork may have the condition's lock
+            return condition()
         until = monotonic() + timeout
         with self._news:
             while not condition():
@@ -108,7 +119,7 @@ class Judging:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was stopped."""
+        """Whether it was stopped, or lives in another process."""
         return self._hub is not None and self._hub.is_over
 
     # --- the endpoints' questions, in the loop's thread ------------------------------------------------
@@ -225,6 +236,8 @@ class Judging:
             final: Whether rules and steps that were never reached count already.
         """
         if self._hub is not None:
+            if self._hub.is_elsewhere:
+                return None  # a fork's copy: what is wrong is told where the server lives
             self._settle()
             until = monotonic() + _CALLBACK_PATIENCE
             while self._under_way and not self.is_over and monotonic() < until:

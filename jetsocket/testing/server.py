@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from jetsocket.header_fields import TOKEN, field_value
 from jetsocket.seams import Origin, divert, restore
 from jetsocket.testing.actions import duration, number
 from jetsocket.testing.judging import Judging, Refusal
@@ -94,7 +95,7 @@ class FakeServer(Judging):
 
         Raises:
             ImportError: The extra `testing` is not installed.
-            RuntimeError: It was started before.
+            RuntimeError: It was started before; one is started once.
             ValueError: Another server stands in for `instead_of`.
             OSError: The port is taken.
         """
@@ -141,6 +142,8 @@ class FakeServer(Judging):
 
     def stop(self) -> None:
         """`close` without a word about what was wrong: pytest, or a later `close`, asks for that."""
+        if self._hub is not None and self._hub.is_elsewhere:
+            return  # a fork: port, diversion and file are those of the process that has started it
         self._settle()
         if self._origin is not None:
             restore(self._origin)
@@ -153,6 +156,7 @@ class FakeServer(Judging):
             self._ca_file = None
 
     def __enter__(self) -> FakeServer:
+        self._refuse_if_over()
         return self if self._hub is not None else self.start()
 
     def __exit__(
@@ -231,12 +235,14 @@ class FakeServer(Judging):
                 message or its text.
             path: Only on connections to that path.
         """
+        self._refuse_if_over()
         rule = Rule(matcher, None if path is None else bare_path(path), caller())
         self._rules.append(rule)
         return rule
 
     def script(self, path: str | None = None) -> Script:
         """An ordered conversation with one connection: the next one to that path."""
+        self._refuse_if_over()
         script = Script(None if path is None else bare_path(path), caller())
         self._scripts.append(script)
         return script
@@ -285,14 +291,20 @@ class FakeServer(Judging):
 
     def accept_after(self, delay: float) -> None:
         """Accept connections, each so long after it has asked (s)."""
+        self._refuse_if_over()
         self._refusal, self._accept_after = None, duration(delay, "delay")
 
     def _refusing(self, status: int, body: Any, headers: Mapping[str, str] | None) -> Refusal:
+        self._refuse_if_over()
         if isinstance(status, bool) or not isinstance(status, int):
             raise TypeError(f"status must be an int, not {status!r}")
         if not 200 <= status <= 599:
             raise ValueError(f"status must be one that refuses, 200 to 599, not {status}")
         fields = {str(name): str(value) for name, value in (headers or {}).items()}
+        for name, value in fields.items():
+            if not TOKEN.fullmatch(name):
+                raise ValueError(f"header name {name!r} is not a token (RFC 9110 §5.6.2)")
+            field_value(f"the value of header {name}", value)
         if not isinstance(body, (str, bytes)):
             body = json.dumps(body)
             fields = {"Content-Type": "application/json", **fields}

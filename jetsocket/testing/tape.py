@@ -14,11 +14,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jetsocket.testing.payloads import Payload
 
 _FORMAT = "jetsocket recording 1"
+_FORMS = ("json", "text", "base64", "binary")
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -119,17 +122,44 @@ def load(path: Path) -> list[Recorded]:
 
 
 def _connection(each: dict[str, Any]) -> Recorded:
-    found = Recorded(each["path"], each["subprotocol"], each.get("status", 101), each.get("body", ""))
+    found = Recorded(
+        _of(str, each["path"]),
+        None if each["subprotocol"] is None else _of(str, each["subprotocol"]),
+        _of(int, each.get("status", 101)),
+        _of(str, each.get("body", "")),
+    )
     events = found.opening
     for line in each["messages"]:
         if "sent" in line:
-            found.exchanges.append(Exchange(Said(line["sent"], line.get("as", "json"))))
+            found.exchanges.append(Exchange(_said(line["sent"], line)))
             events = found.exchanges[-1].events
         elif "received" in line:
-            events.append(Said(line["received"], line.get("as", "json"), line.get("answers", False)))
+            events.append(_said(line["received"], line))
         else:
-            events.append(Closed(line["closed"], line.get("reason", "")))
+            events.append(Closed(_of(int, line["closed"]), _of(str, line.get("reason", ""))))
     return found
+
+
+def _said(value: Any, line: dict[str, Any]) -> Said:
+    form = line.get("as", "json")
+    if form not in _FORMS:
+        raise ValueError(f"a message as {form!r}")
+    if form in ("text", "base64"):
+        _of(str, value)
+    if form == "base64":
+        base64.b64decode(value, validate=True)
+    return Said(value, form, _of(bool, line.get("answers", False)))
+
+
+def _of(kind: type[T], value: Any) -> T:
+    """A value of the file's, which people may edit.
+
+    Raises:
+        TypeError: It is not of that kind.
+    """
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{value!r} in place of a {kind.__name__}")
+    return value
 
 
 def text_of(connections: list[Recorded]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from typing import Any, NamedTuple
 
 from jetsocket.exceptions import MessageTooBigError, ProtocolError
 from jetsocket.interrupts import is_alarm
+from jetsocket.patterns import pattern
 
 NAME = "permessage-deflate"
 
@@ -30,11 +30,11 @@ It asks nothing of the server: one that can't limit its window must decline an o
 (§7.1.2.2), or leave it out."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_EXTENSION = re.compile(
+_EXTENSION = pattern(
     rf"[ \t,]*({_TOKEN})((?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|\"{_TOKEN}\"))?)*)[ \t]*(?:,|$)"
 )
-_PARAMETER = re.compile(rf";[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*\"?({_TOKEN})\"?)?")
-_BITS = re.compile(r"[89]|1[0-5]")
+_PARAMETER = pattern(rf";[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*\"?({_TOKEN})\"?)?")
+_BITS = pattern(r"[89]|1[0-5]")
 
 
 class Agreement(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from jetsocket.interrupts import is_alarm
+from jetsocket.patterns import pattern
 from jetsocket.text import printable
 from jetsocket.wire.redaction import raise_alone, secrets_of_login
 
@@ -23,16 +24,16 @@ _SAY_INSTEAD = {
     "https": "it means TLS to the proxy itself, and most proxies take http:// on the same port",
     "socks": "say socks5h://",
 }
-_URL = re.compile(
+_URL = pattern(
     r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,19})://"
     r"(?:(?P<login>[^/?#]*)@)?"
     r"(?:\[(?P<address>[^\[\]]*)\]|(?P<name>[^:\[\]/?#@\s\x00-\x1f\x7f]*))"
     r"(?::(?P<port>[^:/?#@]*))?"
     r"(?:[/?#][^@]*)?"  # of no meaning; an @ in it is the end of a login, whose / has to be percent-encoded
 )
-_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]{1,40})?")
-_PORT = re.compile("[0-9]{1,5}")
-_CONTROLS = re.compile("[\x00-\x1f\x7f]")
+_ADDRESS = pattern(r"[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]{1,40})?")
+_PORT = pattern("[0-9]{1,5}")
+_CONTROLS = pattern("[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,8 @@ def advice(status: int, headers: Mapping[str, str], said: str, *, compressed: bo
     """
     if status == 400 and not secure and "https" in said.lower():
         return "does it want wss://?"
+    if status == 400 and "subprotocol" in said.lower():
+        return 'offer one that it knows in manager_kwargs["subprotocols"]'
     if status == 400:
         return "; ".join(filter(None, [
             "" if said else "check the URI and the headers",

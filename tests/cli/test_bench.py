@@ -243,3 +243,16 @@ def test_a_fault_of_ours_ends_it() -> None:
     load.start()
     assert load.is_over_within(5)
     assert isinstance(load.failure, ZeroDivisionError)
+
+
+def test_at_ctrl_c_what_it_cuts_off_is_no_failure_of_the_server(
+    echo: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(load: Load, timeout: float) -> bool:
+        wait_until(lambda: echo.messages == 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Load, "is_over_within", interrupted)
+    ran = run("bench", echo.uri_for("/silent"), "--connections", "2", "--for", "60s")
+    assert (ran.code, ran.err) == (130, "")
+    assert b"failed                 0" in ran.out

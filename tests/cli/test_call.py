@@ -19,6 +19,7 @@ import pytest
 
 from jetsocket.cli.call import argument
 from jetsocket.cli.main import main
+from jetsocket.testing import ANY, FakeServer
 from tests.cli.terminal import run
 from tests.scripts import ROOT
 from tests.servers import Connection, EchoServer, close_with, wait_until
@@ -33,6 +34,34 @@ def test_one_reply_a_message_over_one_connection(echo: EchoServer) -> None:
 
 def test_options_stand_anywhere(echo: EchoServer) -> None:
     assert run("call", "-n", "1", echo.uri, "-t", "5", "a", "-q", "--", "-n", "--").out == b"a\n-n\n--\n"
+
+
+def test_behind_two_dashes_one_is_a_message(echo: EchoServer) -> None:
+    assert run("call", echo.uri, "--", "-", "a", stdin=b"no").out == b"-\na\n"
+    assert run("call", "--", echo.uri, "-", stdin=b"no").out == b"-\n"
+    assert run("call", echo.uri, "-", "--", stdin=b"yes").out == b"yes\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (("call", "a"), b""),
+        (("call", "-"), b"a\nb\nc\n"),
+        (("call", "--jsonrpc", "a"), b""),
+        (("listen", "--send", "a", "-n", "1"), b""),
+        (("listen", "--for", "50ms"), b""),
+        (("bench", "a", "-n", "20"), b""),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, tuple) else "",
+)
+def test_a_command_that_ends_well_closes_with_1000(arguments: tuple[str, ...], stdin: bytes) -> None:
+    with FakeServer() as server:
+        server.on({"method": "a"}).reply({"result": 1}).optional()
+        server.on(ANY).callback(lambda message: message).optional()
+        command, *rest = arguments
+        assert run(command, server.uri, *rest, stdin=stdin).code == 0
+        assert server.connections
+        assert {each.close_code for each in server.connections} == {1000}
 
 
 def test_so_many_replies_a_message(echo: EchoServer) -> None:

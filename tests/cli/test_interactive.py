@@ -19,7 +19,7 @@ from tests.servers import Connection, EchoServer, wait_until
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
 
 # Without prompt_toolkit, unless it is asked for.
-RICH = "import sys; from jetsocket.cli.main import console; sys.exit(console())"
+RICH = "import sys; from jetsocket.cli.console import console; sys.exit(console())"
 PLAIN = f"import sys; sys.modules['prompt_toolkit'] = None; {RICH}"
 
 

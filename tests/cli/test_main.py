@@ -148,8 +148,8 @@ def test_completion(tmp_path: Path) -> None:
 
 def test_the_console_script_is_declared() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r'^jetsocket = "jetsocket\.cli\.main:console"$', text, re.MULTILINE)
-    for module in ("cli/main", "__main__"):  # by which argcomplete knows them
+    assert re.search(r'^jetsocket = "jetsocket\.cli\.console:console"$', text, re.MULTILINE)
+    for module in ("cli/console", "__main__"):  # by which argcomplete knows them
         path = ROOT / "jetsocket" / f"{module}.py"
         assert "PYTHON_ARGCOMPLETE_OK" in path.read_text(encoding="utf-8")[:1024]
 

@@ -377,6 +377,36 @@ def test_a_tape_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize(
+    "connection",
+    [
+        {"path": 5, "subprotocol": None, "messages": []},
+        {"path": "/", "subprotocol": 5, "messages": []},
+        {"path": "/", "subprotocol": None, "messages": [], "status": "401"},
+        {"path": "/", "subprotocol": None, "messages": [], "status": True},
+        {"path": "/", "subprotocol": None, "messages": [], "status": 401, "body": None},
+        {"path": "/", "subprotocol": None, "messages": [{"sent": 1, "as": "base64"}]},
+        {"path": "/", "subprotocol": None, "messages": [{"sent": "*", "as": "base64"}]},
+        {"path": "/", "subprotocol": None, "messages": [{"received": {}, "as": "text"}]},
+        {"path": "/", "subprotocol": None, "messages": [{"received": {}, "as": "yaml"}]},
+        {"path": "/", "subprotocol": None, "messages": [{"received": {}, "answers": "yes"}]},
+        {"path": "/", "subprotocol": None, "messages": [{"closed": "1000"}]},
+        {"path": "/", "subprotocol": None, "messages": [{"closed": 1000, "reason": 1}]},
+        {"path": "/", "subprotocol": None, "messages": [{"came": 1}]},
+        {"path": "/", "subprotocol": None, "messages": ["sent"]},
+        {"path": "/", "subprotocol": None, "messages": None},
+    ],
+)
+def test_a_file_that_was_edited_wrongly_is_told_of_before_anything_is_played(
+    connection: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    content = {"format": "jetsocket recording 1", "connections": [connection]}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="is no recording"):
+        load(path)
+
+
 def test_whose_reply_it_is() -> None:
     plain = Replies(None)
     assert plain.asked({"id": "a"}) == plain.answered({"id": "a"}) == "a"

@@ -6,7 +6,9 @@ Also tests: `endpoint`, `hub`, `seen`, `conversation`, `tls`.
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import signal
 import socket
 import ssl
 import threading
@@ -468,3 +470,89 @@ def test_the_end_of_a_server_is_told_to_those_who_are_connected(connect: Connect
             lease.recv()
         assert caught.value.code == 1001
         assert server.connections[0].status == 101
+
+
+def test_a_server_that_has_ended_takes_no_more_rules() -> None:
+    with FakeServer() as server:
+        pass
+    for use in (
+        server.__enter__,
+        lambda: server.on("a"),
+        server.script,
+        lambda: server.push("a"),
+        server.reject,
+        server.reject_once,
+        lambda: server.accept_after(1),
+    ):
+        with pytest.raises(RuntimeError, match="has ended; make a new one"):
+            use()
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match="nothing came"):
+        server.wait_for("a", timeout=30)  # nothing will come any more
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_can_look_and_leaves_the_server_to_its_parent() -> None:
+    with (
+        FakeServer(tls=True) as server,
+        ConnectionPool(base_uri=server.uri, manager_kwargs={"ssl_context": server.ssl_context}) as pool,
+    ):
+        server.on("a").reply("b")
+        with pool.acquire("/") as conn:
+            conn.send("a")
+            assert conn.recv_raw(timeout=5) == "b"
+        server.on("the parent's").optional()
+        known, file = server.messages, Path(server.ca_file)
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                assert server.messages == known
+                assert server.connections[0].status == 101
+                with pytest.raises(AssertionError):
+                    server.wait_for("c", timeout=30)
+                with pytest.raises(RuntimeError, match="the process that has started it"):
+                    server.push("x")
+                server._rules.append(
+                    server._rules[0]
+                )  # unreached there or not: it is not the child's verdict
+                server.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert _exit_code_within(pid, 20) == 0
+        assert file.exists()
+        with pool.acquire("/") as conn:
+            conn.send("a")
+            assert conn.recv_raw(timeout=5) == "b"
+
+
+def _exit_code_within(pid: int, timeout: float) -> int | None:
+    """The exit code of a child; None: it had to be killed."""
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+@pytest.mark.parametrize("headers", [{"X-A\n": "b"}, {"X A": "b"}, {"X-A": "b\r\nX-B: c"}, {"X-A": "\0"}])
+def test_a_refusal_is_one_that_http_can_say(server: FakeServer, headers: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="header"):
+        server.reject(401, headers=headers)
+
+
+def test_it_logs_nothing_of_what_clients_send(
+    server: FakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    server.on("secret").reply("b")
+    conn = connect(server, "/?ticket=secret")
+    conn.send("secret")
+    assert conn.recv() == "b"
+    assert "secret" not in caplog.text

@@ -173,3 +173,8 @@ def test_every_status_has_an_end_to_its_sentence() -> None:
             told = advice(status, {}, said, compressed=True, secure=True)
             assert told or said
             assert not told.endswith((";", " "))
+
+
+def test_a_server_that_misses_a_subprotocol_is_offered_one() -> None:
+    told = advice(400, {}, "missing subprotocol", compressed=True, secure=True)
+    assert told == 'offer one that it knows in manager_kwargs["subprotocols"]'
