@@ -90,11 +90,11 @@ class _SteppedDialing(Dialing):
         super().__init__(target, **options)
         self._watcher = watcher
 
-    def open(self) -> Stream:
+    def open(self, meanwhile: Callable[[], object] | None = None) -> Stream:
         self._choice = None if self._unix is not None else proxy_for(self._target, self._proxy)
         if self._unix is not None:
             self._watcher.skip("dns", "not needed for a Unix socket")
-        stream = super().open()
+        stream = super().open(meanwhile)
         self._watcher.begin("upgrade")
         return stream
 

@@ -6,6 +6,7 @@ import itertools
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 import websocket
@@ -232,10 +233,8 @@ class Connecting(Channel, websocket.WebSocket):
         self._dialing = dialing
         if self._aborted:
             dialing.cancel()
-        self._stream = dialing.open()
         left = max(0.0, deadline - monotonic())
         upgrade = Upgrade(
-            self._stream,
             self.target,
             subprotocols=subprotocols,
             compress=compress,
@@ -245,18 +244,15 @@ class Connecting(Channel, websocket.WebSocket):
             meanwhile=meanwhile,
         )
         host, lines = request_headers(self.target, header, offer(subprotocols) + deflate.offer(compress))
+        write_request = partial(self._write_request, upgrade, host, lines, cookie, origin)
+        self._stream = dialing.open(write_request)
         try:
             if self._aborted:  # between the dialing and here no one could have told us
                 self._stream.abort()
-            super().connect(  # type: ignore[no-untyped-call]  # websocket-client annotates only part of itself
-                _SHOWN_URL,
-                socket=upgrade,
-                host=host,
-                header=lines,
-                cookie=cookie,
-                origin=origin,
-                suppress_origin=origin is None,
-            )
+            if not upgrade.request:  # no TLS
+                upgrade.stream = self._stream
+                write_request()
+            upgrade.finish(self._stream)
         except (WebSocketException, OSError) as error:
             self._stream.close()
             raise_alarm_behind(error)
@@ -265,7 +261,7 @@ class Connecting(Channel, websocket.WebSocket):
             self._stream.close()
             raise
         self._dialing = None
-        self.sock = None  # all I/O goes through the stream from here
+        self.handshake_response, self.connected = upgrade.granted, True
         self._request = upgrade.request
         self.response_headers, self._subprotocol = upgrade.headers, upgrade.subprotocol
         if upgrade.agreement is not None:
@@ -274,6 +270,22 @@ class Connecting(Channel, websocket.WebSocket):
         if upgrade.leftover:
             with self.readlock:
                 self._feed(upgrade.leftover)
+
+    def _write_request(
+        self, upgrade: Upgrade, host: str, lines: list[str], cookie: str | None, origin: str | None
+    ) -> None:
+        """Have websocket-client write its request; it takes for granted what the server has yet to answer."""
+        super().connect(  # type: ignore[no-untyped-call]  # websocket-client annotates only part of itself
+            _SHOWN_URL,
+            socket=upgrade,
+            host=host,
+            header=lines,
+            cookie=cookie,
+            origin=origin,
+            suppress_origin=origin is None,
+        )
+        self.connected, self.sock = False, None  # all I/O goes through the stream
+        upgrade.granted, self.handshake_response = self.handshake_response, None
 
     # --- ending ----------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jetsocket import exceptions, uris
 from jetsocket.interrupts import raise_alarm_behind
 from jetsocket.wire.certificates import explain, names_of
@@ -15,8 +17,13 @@ from jetsocket.wire.tls import default_ssl_context
 class Dialing(ThroughProxy):
     """The opening of one connection, which another thread can cancel, also while DNS hangs."""
 
-    def open(self) -> Stream:
+    _meanwhile: Callable[[], object] | None = None
+
+    def open(self, meanwhile: Callable[[], object] | None = None) -> Stream:
         """Connect.
+
+        Args:
+            meanwhile: Called in a TLS handshake, if there is one, while the server has yet to answer.
 
         Returns:
             A stream to the server, encrypted if the target is secure; the caller's from now on.
@@ -27,6 +34,7 @@ class Dialing(ThroughProxy):
                 `ssl.SSLCertVerificationError` if the certificate was refused.
             ImportError: `proxy` is the URL of a SOCKS proxy, and the extra `proxy` is not installed.
         """
+        self._meanwhile = meanwhile
         try:
             stream = self._connect()
         except BaseException as error:
@@ -41,7 +49,7 @@ class Dialing(ThroughProxy):
                 raise self._failed(error, "is this process short of descriptors?") from error
             raise
         finally:
-            self._stream = self._waker = None
+            self._stream = self._waker = self._meanwhile = None
         return stream
 
     def _connect(self) -> Stream:
@@ -67,7 +75,7 @@ class Dialing(ThroughProxy):
             self._stage += f" as {name}"
         context = self._ssl_context or default_ssl_context()
         try:
-            stream.start_tls(context, name, self._deadline)
+            stream.start_tls(context, name, self._deadline, self._meanwhile)
         except (OSError, ValueError) as error:
             raise_alarm_behind(error)
             if isinstance(error, TimeoutError):

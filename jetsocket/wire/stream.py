@@ -1,8 +1,6 @@
 """One connected byte stream, plain or TLS, on which every wait has a deadline.
 
-The kernel's socket is always a plain, non-blocking one. TLS is done in memory, beside it, so that many
-TLS records cost one system call and shutting the socket down never touches the TLS session.
-
+The kernel's socket is always a plain, non-blocking one; TLS is done in memory, beside it (why: `tls`).
 Deadlines are absolute `time.monotonic()` values in seconds; None waits for ever.
 
 Who may call what at once: one reader and one writer (the callers hold a read lock and a send lock of
@@ -104,13 +102,20 @@ class Stream:
         """How many B that the kernel took the peer's has not taken yet; 0 where it does not tell."""
         return ask_kernel(self._sock.fileno(), "TIOCOUTQ")
 
-    def start_tls(self, context: ssl.SSLContext, server_hostname: str, deadline: float | None) -> None:
-        """Do the TLS handshake; from then on the stream is encrypted. To be called once, before sharing it.
+    def start_tls(
+        self,
+        context: ssl.SSLContext,
+        server_hostname: str,
+        deadline: float | None,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> None:
+        """Do the TLS handshake, once, before sharing the stream; its end leaves with what is written first.
 
         Args:
             context: What to trust and to offer.
             server_hostname: The name or address that the certificate has to be for.
             deadline: When to give up.
+            meanwhile: Called once, while the peer has yet to answer.
 
         Raises:
             TimeoutError: The deadline passed.
@@ -122,15 +127,16 @@ class Stream:
         try:
             while not tls.handshake():
                 self._flush(deadline)
+                if meanwhile is not None:
+                    meanwhile()
+                    meanwhile = None
                 if not self.wait_readable(deadline):
                     raise TimeoutError("the deadline passed during the TLS handshake")
                 ciphertext = self._receive()
                 if ciphertext == b"":
-                    raise ConnectionResetError(
-                        errno.ECONNRESET, "the peer closed the connection during the TLS handshake"
-                    )
+                    told = "the peer closed the connection during the TLS handshake"
+                    raise ConnectionResetError(errno.ECONNRESET, told)
                 tls.feed(ciphertext or b"")
-            self._flush(deadline)
         except BaseException as error:
             if isinstance(error, ssl.SSLError) and not is_alarm(error):
                 self._send_alert()
@@ -140,11 +146,10 @@ class Stream:
     # ---- the reading side: one reader at a time
 
     def read_now(self) -> bytes | None:
-        """Return what can be read without waiting, in one system call at most.
+        """Read without waiting, in one system call at most.
 
         Returns:
-            One byte or more (up to 64 KiB, as they come from the kernel); None when there is nothing
-            now; b"" at the end of the stream.
+            What has come, up to 64 KiB; None when there is nothing now; b"" at the end of the stream.
 
         Raises:
             OSError: The connection is lost, or the stream closed; `ssl.SSLError` if it is no valid TLS.
@@ -236,14 +241,7 @@ class Stream:
     # ---- the writing side: one writer at a time
 
     def write_now(self, data: bytes) -> bool:
-        """Queue ``data`` behind what is unsent, and push what the kernel takes. Never waits.
-
-        Returns:
-            True when nothing is left unsent; else call `flush_now` later.
-
-        Raises:
-            OSError: The connection is lost, the stream broken or closed.
-        """
+        """Queue ``data`` behind what is unsent, and push what the kernel takes; otherwise as `flush_now`."""
         if self.broken:
             raise BrokenPipeError(errno.EPIPE, "an earlier read or write failed half-way: connect anew")
         if self._tls is not None:
@@ -256,10 +254,10 @@ class Stream:
         return self._push()
 
     def flush_now(self) -> bool:
-        """Do as `write_now` does, without new data; what reading has produced leaves, too.
+        """Push what the kernel takes of what is unsent, and of what reading has produced. Never waits.
 
         Returns:
-            True when nothing is left unsent.
+            True when nothing is left unsent; else call it again later.
 
         Raises:
             OSError: The connection is lost, the stream broken or closed.
@@ -302,7 +300,8 @@ class Stream:
 
     def _write_behind(self, data: bytes, deadline: float | None) -> None:
         """`write` where something is unsent or encrypted."""
-        self._flush(deadline)
+        if self.unsent or self.broken:
+            self._flush(deadline)
         view = memoryview(data)
         while view:
             part = view if self._tls is None else view[:_ENCRYPT_SIZE]

@@ -1,7 +1,8 @@
 """The HTTP upgrade (RFC 6455 §4): the socket that websocket-client shakes hands on, bounded in time and size.
 
-websocket-client writes the request and checks the answer. What it reads that answer from is an `Upgrade`,
-which reads the head in one go, keeps to one deadline, and raises what a user can act on.
+websocket-client writes the request, and checks the answer that this request must get, while the server has
+yet to give it. What the server answers is read here, in one go, within one deadline, and is checked for more
+than websocket-client asks of it; errors are such as a user can act on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import builtins
 import re
 import ssl
 from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
@@ -30,7 +32,7 @@ from jetsocket.wire.headers import (
 from jetsocket.wire.not_http import MOST_LOOKED_AT, can_be_http, first_line, guess, has_line
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.stream import Stream
-from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade, chosen_of
+from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade, chosen_of, expected
 
 MAX_HEAD = 64 * 1024
 """B of status line and headers that a server may send."""
@@ -45,22 +47,6 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
 _LENGTH = re.compile("[0-9]{1,10}")
-
-
-class _Line(bytes):
-    """A whole line of the head, given to websocket-client for the byte that it asks for.
-
-    It asks until it gets one that equals a line feed, and joins what it got.
-    """
-
-    __eq__ = bytes.endswith  # type: ignore[assignment]  # to be said of line feeds only
-    __hash__ = bytes.__hash__
-
-
-# What websocket-client needs to see of an answer that passed our checks. Cookies above all must not get to
-# it: its jar is one for the whole process.
-_SHOWN = tuple(map(_Line, (b"HTTP/1.1 101\n", b"upgrade:websocket\n", b"connection:upgrade\n")))
-_END = _Line(b"\n")
 
 
 class Redirected(HandshakeError):
@@ -90,20 +76,21 @@ class Redirected(HandshakeError):
 
 
 class Upgrade:
-    """What websocket-client takes for its socket during the handshake.
+    """What websocket-client takes for its socket during the handshake; then, `finish` reads the answer.
 
     Attributes:
+        stream: Where the request goes. As long as there is none (the TLS handshake is not over), it is kept.
         headers: Of the response, once read.
         subprotocol: The one the server chose.
         agreement: How the server agreed to compress; None if it did not.
         leftover: Bytes that came after the head: the server's first frames.
-        request: The head of the request, once sent.
+        request: The head of the request, once websocket-client has written it.
+        granted: What websocket-client made of the answer that it took for granted.
         failure: What went wrong, as the user is to see it; websocket-client may have wrapped it.
     """
 
     def __init__(
         self,
-        stream: Stream,
         target: Target,
         *,
         subprotocols: Sequence[str],
@@ -113,17 +100,18 @@ class Upgrade:
         sent_before: Set[str] = frozenset(),
         meanwhile: Callable[[], object] | None = None,
     ) -> None:
-        """Shake hands over `stream` until `deadline` (monotonic).
+        """Shake hands until `deadline` (monotonic).
 
         Errors name the `timeout` (s) and show nothing of what was secret in the request, or in those that
         were `sent_before` and led here. While the server has yet to answer, `meanwhile` is called.
         """
-        self.stream = stream
+        self.stream: Stream | None = None
         self.headers = NO_HEADERS
         self.subprotocol: str | None = None
         self.agreement: Agreement | None = None
         self.leftover = b""
         self.request = b""
+        self.granted: Any = None
         self.failure: ConnectionError | TimeoutError | None = None
         self._target = target
         self._offered = subprotocols
@@ -133,7 +121,7 @@ class Upgrade:
         self._sent_before = sent_before
         self._meanwhile = meanwhile
         self._accept = ""  # what proves that the server has understood the key
-        self._shown: Iterator[bytes] | None = None  # what websocket-client has not read yet of the head
+        self._shown: Iterator[bytes] = iter(())  # what websocket-client has not read yet
         self._heard = False  # whether a byte of an answer came
         self._not_sent: OSError | None = None  # why the request did not leave
 
@@ -147,52 +135,71 @@ class Upgrade:
         """Do nothing: the one deadline stands."""
 
     def send(self, request: bytes) -> int:
-        """Send the whole request, its target as the user gave it (websocket-client drops ";params")."""
+        """Take the whole request, its target as the user gave it (websocket-client drops ";params").
+
+        All that can be done before there is an answer is done here: the server is at work meanwhile.
+        """
         _, _, rest = request.partition(b"\r\n")
         resource = self._target.resource.encode("ascii")
         self.request = b"GET " + resource + b" HTTP/1.1\r\n" + rest.decode("utf-8").encode("latin-1")
-        try:
-            self.stream.write(self.request, self._deadline)
-        except OSError as error:
-            if is_alarm(error):
-                raise
-            if isinstance(error, builtins.TimeoutError):
-                self._fail(error, "sending the upgrade request")
-            # A server that is too busy to read may have said so: `recv` looks. Its frames lead back.
-            self._not_sent = error.with_traceback(None)
-        # While the server is at it.
+        if self.stream is not None:
+            self._write(self.stream)
         found = _KEY.search(request)
         self._accept = accept_for(found[1] if found else b"")
+        self._shown = expected(self._accept)
         if self._meanwhile is not None:
             self._meanwhile()
         return len(request)
 
     def recv(self, size: int) -> bytes:
-        """Serve the head, once it is whole and says 101.
+        """What the server has to answer, as far as websocket-client has to see it.
 
         Line by line, and not by bytes, as websocket-client asks: a hundred calls cost as much as all system
         calls.
         """
-        if self._shown is None:
-            self._shown = iter(())
-            try:
-                self._shown = iter(self._read_answer())
-            except OSError as error:
-                if is_alarm(error):
-                    raise
-                if self._not_sent is not None and not self._heard and not isinstance(error, ssl.SSLError):
-                    self._fail(self._not_sent, "sending the upgrade request")
-                self._fail(error, "waiting for the answer to the upgrade request")
         return next(self._shown, b"")
 
     def close(self) -> None:
         """Close the stream: websocket-client gave up."""
-        self.stream.close()
+        if self.stream is not None:
+            self.stream.close()
+
+    # --- once websocket-client is content ---------------------------------------------------------------
+
+    def finish(self, stream: Stream) -> None:
+        """Send the request, if it was kept, and read what the server answers to it.
+
+        Raises:
+            HandshakeError: The server does not upgrade, or not as it should.
+            ConnectionError: The connection failed.
+            TimeoutError: Not in time.
+        """
+        if self.stream is None:
+            self.stream = stream
+            self._write(stream)
+        try:
+            self._read_answer()
+        except OSError as error:
+            if is_alarm(error):
+                raise
+            if self._not_sent is not None and not self._heard and not isinstance(error, ssl.SSLError):
+                self._fail(self._not_sent, "sending the upgrade request")
+            self._fail(error, "waiting for the answer to the upgrade request")
+
+    def _write(self, stream: Stream) -> None:
+        try:
+            stream.write(self.request, self._deadline)
+        except OSError as error:
+            if is_alarm(error):
+                raise
+            if isinstance(error, builtins.TimeoutError):
+                self._fail(error, "sending the upgrade request")
+            # A server that is too busy to read may have said so: `finish` looks. Its frames lead back.
+            self._not_sent = error.with_traceback(None)
 
     # --- reading the answer ----------------------------------------------------------------------------
 
-    def _read_answer(self) -> list[bytes]:
-        """What of the answer concerns websocket-client, once it is whole and says 101; in pieces."""
+    def _read_answer(self) -> None:
         status, reason, headers, rest = self._read_final_head()
         if status != 101:
             self._refuse(status, reason, headers, rest)
@@ -207,7 +214,6 @@ class Upgrade:
             why = self._unless_echoed(error, headers.get("sec-websocket-extensions", ""))
             raise_alone(self._refused(f"the server's upgrade is not valid: {why}", 101, headers))
         self.headers, self.leftover = headers, rest
-        return [*_SHOWN, _Line(f"sec-websocket-accept:{self._accept}\n".encode("ascii")), _END]
 
     def _read_final_head(self) -> tuple[int, str, Headers, bytes]:
         """Status, reason and headers, and what came behind them; interim responses are skipped."""
@@ -279,6 +285,7 @@ class Upgrade:
     def _read_greeting(self, data: bytearray) -> None:
         """Read on for a moment: the first bytes may be too few to tell whose they are."""
         deadline = min(self._deadline, monotonic() + _GREETING_PATIENCE)
+        assert self.stream is not None, "nothing was sent"
         while len(data) < MOST_LOOKED_AT and not has_line(data) and self.stream.wait_readable(deadline):
             try:
                 more = self._read(deadline)
@@ -333,12 +340,14 @@ class Upgrade:
         return unchunk(body[:wanted])[0] if chunked else body[:wanted]
 
     def _read(self, deadline: float) -> bytes:
+        stream = self.stream
+        assert stream is not None, "nothing was sent"
         while True:
-            if not self.stream.wait_readable(deadline):
+            if not stream.wait_readable(deadline):
                 raise self._late("waiting for the answer to the upgrade request")
-            data = self.stream.read_now()
-            if self.stream.has_replies and not self.stream.broken:  # one that renegotiates TLS waits for them
-                self.stream.flush_now()
+            data = stream.read_now()
+            if stream.has_replies and not stream.broken:  # one that renegotiates TLS waits for them
+                stream.flush_now()
             if data is not None:
                 self._heard |= bool(data)
                 return data

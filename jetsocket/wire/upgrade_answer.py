@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jetsocket.wire.headers import Headers
 
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class _Line(bytes):
+    """A whole line of the head, given to websocket-client for the byte that it asks for.
+
+    It asks until it gets one that equals a line feed, and joins what it got.
+    """
+
+    __eq__ = bytes.endswith  # type: ignore[assignment]  # to be said of line feeds only
+    __hash__ = bytes.__hash__
+
+
+_EXPECTED = tuple(map(_Line, (b"HTTP/1.1 101\n", b"upgrade:websocket\n", b"connection:upgrade\n")))
+_END = _Line(b"\n")
+
+
+def expected(accept: str) -> Iterator[bytes]:
+    """What websocket-client has to see of an answer, piece by piece: no more than every good one has.
+
+    Cookies above all must not get to it: its jar is one for the whole process.
+    """
+    return iter((*_EXPECTED, _Line(f"sec-websocket-accept:{accept}\n".encode("ascii")), _END))
 
 
 def accept_for(key: bytes) -> str:

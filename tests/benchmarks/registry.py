@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tests.benchmarks import works
 from tests.benchmarks.askers import ASKERS
+from tests.benchmarks.cold import COLD
 from tests.benchmarks.ethereum import ETHEREUM
 from tests.benchmarks.multiplex import MULTIPLEX
 
-WORKS = {**works.WORKS, **MULTIPLEX, **ASKERS, **ETHEREUM}
+WORKS = {**works.WORKS, **COLD, **MULTIPLEX, **ASKERS, **ETHEREUM}
 
 __all__ = ["WORKS"]

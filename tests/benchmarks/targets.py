@@ -6,6 +6,7 @@ import statistics
 from typing import NamedTuple
 
 from tests.benchmarks.askers import MANY, ONE
+from tests.benchmarks.cold import PLAIN, PREWARM
 from tests.benchmarks.ethereum import WITH_LOCK
 from tests.benchmarks.multiplex import EIGHT, HUNDRED, SHARED
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS
@@ -50,6 +51,9 @@ TARGETS = (
     Target("connect", OURS, WEBSOCKET_CLIENT, AT_MOST, 0.8),
     Target("connect-name", OURS, WEBSOCKET_CLIENT, AT_MOST, 1.0),
     Target("connect-tls", OURS, WEBSOCKET_CLIENT, AT_MOST, 1.0),
+    Target("cold", OURS, PLAIN, AT_MOST, 1.1),
+    Target("cold", PREWARM, PLAIN, AT_MOST, 1.2),
+    Target("cold-tls", OURS, PLAIN, AT_MOST, 1.25),
     Target("borrow", OURS, QUEUE_POOL, AT_MOST, 1.0),
     Target("borrow", OURS, PSYCOPG_POOL, AT_MOST, 2.1),
     Target("borrow", OURS, SEMAPHORE, AT_MOST, 2.1),

@@ -64,6 +64,7 @@ def tls_pair(tls: Tls, pair: tuple[Stream, socket.socket]) -> Iterator[tuple[Str
     with ThreadPoolExecutor(1) as pool:
         wrapped = pool.submit(tls.server_context.wrap_socket, far, server_side=True)
         stream.start_tls(tls.client_context, "localhost", soon())
+        stream.flush_now()
         server = wrapped.result(5)
     yield stream, server
     server.close()
@@ -342,6 +343,7 @@ class TestTls:
         with ThreadPoolExecutor(1) as pool, contextlib.closing(Stream(near)) as stream:
             served = pool.submit(serve)
             stream.start_tls(tls.client_context, "127.0.0.1", soon())
+            stream.flush_now()
             assert read(stream, 9) == b"piecemeal"
             assert read_end(stream) == b""
             served.result(5)
@@ -375,6 +377,7 @@ class TestTls:
         with ThreadPoolExecutor(1) as pool:
             made = pool.submit(HandmadeTls, far, tls.server_context)
             stream.start_tls(tls.client_context, "localhost", soon())
+            stream.flush_now()
             session = made.result(5)
         session.sendall(b"x")
         assert read(stream, 1) == b"x"  # behind the session tickets

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import threading
 from collections.abc import Callable
 from time import monotonic, thread_time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrad
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls
-from tests.servers import RawServer
+from tests.servers import EchoServer, RawServer
 from tests.sizes import size
 
 RawFactory = Callable[..., RawServer]
@@ -169,6 +171,95 @@ class TestProof:
             check_upgrade(Headers(fields), ACCEPT[1], offered)
 
 
+class Packets:
+    """A socket that counts what it receives, and waits before it answers for the first time."""
+
+    def __init__(self, sock: servers.socket.socket, may_answer: threading.Event) -> None:
+        self.sock, self.may_answer, self.received = sock, may_answer, 0
+
+    def recv(self, size: int) -> bytes:
+        self.received += 1
+        return self.sock.recv(size)
+
+    def sendall(self, data: bytes) -> None:
+        if data:
+            assert self.may_answer.wait(5), "the client waits before it has made its request"
+            self.sock.sendall(data)
+
+
+class TestBeforeTheAnswer:
+    """What websocket-client does is done while the server has yet to answer."""
+
+    # Of TLS 1.3: the hello; then, at once, the end of the handshake and the request. In 1.2 the server speaks
+    # between these two.
+    @pytest.mark.parametrize(("version", "packets"), [("TLSv1_3", 2), ("TLSv1_2", 3)])
+    def test_the_request_is_made_during_the_handshake_and_leaves_with_its_end(
+        self, raw_server: RawFactory, tls: Tls, version: str, packets: int
+    ) -> None:
+        made, received = threading.Event(), list[int]()
+
+        def script(sock: servers.socket.socket) -> None:
+            counted: Any = Packets(sock, made)
+            session: Any = servers.HandmadeTls(counted, tls.server_context)
+            asked = servers.read_request(session)
+            received.append(counted.received)
+            session.sendall(servers.upgrade_response(asked) + servers.frame(1, b"hello"))
+            servers.hold(sock)
+
+        context = tls.trusting()
+        context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
+        ws = WebSocket()
+        uri = raw_server(script).uri.replace("ws:", "wss:")
+        ws.connect(uri, timeout=5, ssl_context=context, meanwhile=made.set)
+        assert ws.recv_message(monotonic() + 5) == "hello"
+        ws.shutdown()
+        assert received == [packets]
+
+    @pytest.mark.parametrize("secure", [False, True])
+    def test_it_counts_as_connected_once_the_server_has_answered(
+        self, tls: Tls, echo_tls: EchoServer, echo: EchoServer, secure: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[tuple[bool, Any]] = []
+        ws, wait = WebSocket(), Stream.wait_readable
+
+        def noting(stream: Stream, deadline: float | None) -> bool:
+            told.append((ws.connected, ws.getstatus()))
+            return wait(stream, deadline)
+
+        monkeypatch.setattr(Stream, "wait_readable", noting)
+        ws.connect((echo_tls if secure else echo).uri, timeout=5, ssl_context=tls.client_context)
+        assert (ws.connected, ws.getstatus()) == (True, 101)
+        assert len(told) >= 1 + secure
+        assert set(told) == {(False, None)}
+        ws.shutdown()
+
+    @pytest.mark.parametrize("secure", [False, True])
+    def test_nothing_is_left_of_a_refused_one(self, raw_server: RawFactory, tls: Tls, secure: bool) -> None:
+        server = raw_server(servers.answer("403 No"), ssl_context=tls.server_context if secure else None)
+        ws = WebSocket()
+        with pytest.raises(HandshakeError, match="403 No"):
+            ws.connect(server.uri, timeout=5, ssl_context=tls.client_context)
+        assert not ws.connected
+        assert ws.getstatus() is None
+        assert ws.sock is None
+
+    def test_nor_of_one_whose_tls_fails_after_that(self, raw_server: RawFactory) -> None:
+        def script(sock: servers.socket.socket) -> None:
+            sock.recv(65536)
+            sock.sendall(servers.response("400 No"))
+            servers.hold(sock)
+
+        made: list[bool] = []
+        ws = WebSocket()
+        uri = raw_server(script).uri.replace("ws:", "wss:")
+        with pytest.raises(ConnectionError, match="does not speak TLS"):
+            ws.connect(uri, timeout=5, meanwhile=lambda: made.append(True))
+        assert made
+        assert not ws.connected
+        assert ws.getstatus() is None
+        assert ws.sock is None
+
+
 class TestOverASocket:
     @pytest.mark.parametrize("size", [MAX_HEAD - 200, MAX_HEAD + 4000])
     def test_the_head_has_a_limit(self, raw_server: RawFactory, size: int) -> None:
@@ -242,13 +333,12 @@ class TestOverASocket:
 
     def test_a_server_that_goes_without_a_word_left_the_request_unsent(self) -> None:
         near, far = servers.socket.socketpair()
-        upgrade = Upgrade(
-            Stream(near), parse("ws://h/"), subprotocols=(), deadline=monotonic() + 5, timeout=5.0
-        )
+        upgrade = Upgrade(parse("ws://h/"), subprotocols=(), deadline=monotonic() + 5, timeout=5.0)
         far.close()
+        upgrade.stream = Stream(near)
         upgrade.send(b"GET / HTTP/1.1\r\n\r\n")
         with pytest.raises(ConnectionError, match=r"sending the upgrade request: .*Broken pipe"):
-            upgrade.recv(1)
+            upgrade.finish(upgrade.stream)
         upgrade.close()
 
     def test_all_lines_may_end_in_a_line_feed_alone(self, raw_server: RawFactory) -> None:
