@@ -6,7 +6,8 @@ from tests.benchmarks import works
 from tests.benchmarks.askers import ASKERS
 from tests.benchmarks.ethereum import ETHEREUM
 from tests.benchmarks.multiplex import MULTIPLEX
+from tests.benchmarks.watched import WATCHED
 
-WORKS = {**works.WORKS, **MULTIPLEX, **ASKERS, **ETHEREUM}
+WORKS = {**works.WORKS, **MULTIPLEX, **ASKERS, **ETHEREUM, **WATCHED}
 
 __all__ = ["WORKS"]
