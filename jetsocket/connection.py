@@ -73,7 +73,7 @@ class PooledConnection(Exchange[T]):
     def _request_told(self, message: Any, deadline: float | None, limit: float | None) -> T:
         """`_request`, of which listeners are told, if there are any."""
         events = self._lender.state.events
-        if events is None:
+        if events is None or not events.wants_requests:
             return self._request(message, deadline, limit)
         info = info_of(self._entry or self._current(), monotonic())
         return events.tell_request(info, message, lambda sent: self._request(sent, deadline, limit))

@@ -130,6 +130,7 @@ class Events:
 
     Attributes:
         listeners: In the order in which they were attached.
+        wants_requests: Whether one of them is told of requests.
     """
 
     def __init__(self, listeners: tuple[Listener, ...], log: DeferredLog, pool: str) -> None:
@@ -142,6 +143,7 @@ class Events:
         self._failures_seen: set[tuple[int, str, type]] = set()
         self._pending: deque[tuple[str, Callable[[], tuple[Any, ...]]]] = deque(maxlen=_MOST_PENDING)
         self._told = {name: _overriding(listeners, name) for name in _TOLD}
+        self.wants_requests = any(self._told[name] for name in ("requesting", "rewriting", "replied"))
 
     def with_one_more(self, listener: Listener) -> Events:
         """The same, and that listener."""
@@ -153,6 +155,10 @@ class Events:
     def has_pending(self) -> bool:
         """Whether events wait for a worker."""
         return bool(self._pending)
+
+    def wants(self, name: str) -> bool:
+        """Whether one of them is told of that."""
+        return bool(self._told[name])
 
     # --- what begins and ends --------------------------------------------------------------------------
 
@@ -205,6 +211,8 @@ class Events:
 
     def tell(self, name: str, make: Callable[[], tuple[Any, ...]]) -> None:
         """Tell what has happened, here if it may be, or by a worker; `make` makes what is told of it."""
+        if not self._told[name]:
+            return
         if is_housekeeping() or threading.get_ident() == _collector or _is_inside_a_listener():
             self.note(name, make)
         else:

@@ -129,11 +129,12 @@ class Lending(Moving, Prewarming):
 
     def tell_acquired(self, borrower: Borrower) -> None:
         """Tell them that it has got one."""
-        entry, now = borrower.entry, monotonic()
-        if self.state.events is not None and borrower.marks is not None and entry is not None:
-            waited = borrower.taken_at - borrower.asked_at
-            info = info_of(entry, now)
-            self.state.events.end("acquired", borrower.marks, info, waited, borrower.reused)
+        entry, events = borrower.entry, self.state.events
+        if events is None or borrower.marks is None or entry is None or not events.wants("acquired"):
+            return
+        waited = borrower.taken_at - borrower.asked_at
+        info = info_of(entry, monotonic())
+        events.end("acquired", borrower.marks, info, waited, borrower.reused)
 
     def _find(self, borrower: Borrower, idle: Entry | None, deadline: float, slept: float) -> Entry:
         """Get a borrower a connection; `idle` is one that it was given, though perhaps not fit to be lent."""

@@ -273,8 +273,9 @@ def close_now(wire: WebSocket, code: int = 1000, reason: str = "") -> bool:
 
 def tell_released(state: State, borrower: Borrower, entry: Entry | None, *, by_worker: bool = False) -> None:
     """Tell listeners that a lease has ended."""
-    events, now = state.events, monotonic()
-    if events is not None and entry is not None:
+    events = state.events
+    if events is not None and entry is not None and events.wants("released"):
+        now = monotonic()
         used, reason = now - borrower.taken_at, borrower.reason
         told = events.note if by_worker else events.tell
         told("released", lambda: (info_of(entry, now), used, reason))

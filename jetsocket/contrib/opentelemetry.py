@@ -81,7 +81,8 @@ def instrument(
     _instrumented.add(pool)
     pool.listen((_MetersOfCalls if is_rpc else _Meters)(pool.name, instruments))
     tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
-    pool.listen((_Propagating if traceparent else _Spans)(pool.name, tracer, is_rpc=is_rpc))
+    if not isinstance(tracer, trace.NoOpTracer):
+        pool.listen((_Propagating if traceparent else _Spans)(pool.name, tracer, is_rpc=is_rpc))
 
 
 # --- metrics -------------------------------------------------------------------------------------------

@@ -182,6 +182,8 @@ class _Files:
         with self._writing:  # or the thread might end meanwhile
             self._ledger.add(pool)
         pool.listen(_Beginning(self))
+        if pool.connections():
+            self.ensure_written()
 
     def ensure_written(self) -> None:
         """See that a thread writes in this process."""
@@ -230,13 +232,10 @@ class _Files:
 
 
 class _Beginning(Listener):
-    """Begins to write in a process that uses the pool."""
+    """Begins to write in a process that uses the pool: its first use opens a connection, after a fork too."""
 
     def __init__(self, files: _Files) -> None:
         self._files = files
-
-    def acquiring(self, uri: str) -> None:
-        self._files.ensure_written()
 
     def connecting(self, uri: str, tokens: Sequence[Any]) -> None:
         self._files.ensure_written()
