@@ -284,6 +284,31 @@ def test_every_public_member_is_in_the_api_reference(kind: type) -> None:
     assert public <= listed
 
 
+def test_the_page_on_pool_size_tells_what_was_measured() -> None:
+    """After `python docs/pool_size.py` the sentences are to be written anew, too."""
+    page = " ".join((ROOT / "docs/pool-size.md").read_text(encoding="utf-8").split())
+    found = json.loads((ROOT / "docs/pool-size/results.json").read_text(encoding="utf-8"))
+    waits, calls = found["waits"], found["latencies"]
+    fair, barging = found["turns"]["the pool"], found["turns"]["a semaphore and a stack"]
+
+    def ms(seconds: float) -> str:
+        return f"{float(f'{seconds * 1e3:.2g}'):g} ms"
+
+    for told in (
+        f"With 8, half of the callers wait for more than {ms(waits['8']['p50'])}",
+        f"go from {ms(waits['10']['p99'])} with 10 to {ms(waits['16']['p99'])} with 16",
+        f"20 ms away, a call takes {ms(calls['0.02']['reused'])} on an open connection and"
+        f" {ms(calls['0.02']['new'])} on one of its own",
+        f"on the same machine, {ms(calls['0.0']['reused'])} and {ms(calls['0.0']['new'])}",
+        f"each thread has {min(fair)} to {max(fair)} turns",
+        f"four have {round(barging[3], -2):,} each and the other sixteen one each",
+    ):
+        assert told in page
+    assert set(barging[4:]) == {1}
+    for name in re.findall(r"pool-size/[\w-]+\.svg", page):
+        assert (ROOT / "docs" / name).exists()
+
+
 # --- what is public
 
 
