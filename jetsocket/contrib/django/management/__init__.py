@@ -1,1 +1,1 @@
-"""Where Django looks for commands."""
+"""The command `manage.py jetsocket`."""
