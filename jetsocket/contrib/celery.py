@@ -16,12 +16,11 @@ try:
     from celery import Celery, current_app, signals
     from celery.concurrency.prefork import TaskPool as Prefork
     from celery.concurrency.solo import TaskPool as Solo
-except ModuleNotFoundError as error:
-    if error.name is None or error.name.partition(".")[0] != "celery":
-        raise
-    raise ImportError("jetsocket.contrib.celery needs Celery: pip install jetsocket[celery]") from error
+except ImportError as error:
+    raise ImportError('jetsocket.contrib.celery needs Celery: pip install "jetsocket[celery]"') from error
 
 from jetsocket import ConnectionPool, JetSocketError, PoolClosedError
+from jetsocket.interrupts import is_alarm
 
 __all__ = ["setup"]
 
@@ -117,7 +116,9 @@ def _open(pool: ConnectionPool[Any], wanted: Mapping[str, int]) -> None:
     for where, count in wanted.items():
         try:
             pool.prewarm(where, count)
-        except PoolClosedError:
-            return  # this process ends before it was ready
         except (JetSocketError, ValueError) as error:
+            if is_alarm(error):
+                raise
+            if isinstance(error, PoolClosedError):
+                return  # this process ends before it was ready
             _LOG.warning("[%s] prewarm failed: %s", pool.name, error)

@@ -11,5 +11,5 @@ import pytest
 def test_without_celery_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "jetsocket.contrib.celery", raising=False)
     monkeypatch.setitem(sys.modules, "celery", None)
-    with pytest.raises(ImportError, match=r"needs Celery: pip install jetsocket\[celery\]"):
+    with pytest.raises(ImportError, match=r'needs Celery: pip install "jetsocket\[celery\]"'):
         importlib.import_module("jetsocket.contrib.celery")

@@ -61,7 +61,7 @@ def test_check_tells_which_server_answers(pool: ConnectionPool[Any], echo: EchoS
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("FAIL  lost: ") and str(port) in lines[0]
     assert lines[1].startswith(f"ok    here: {echo.uri}")
-    assert echo.pings == 1
+    wait_until(lambda: echo.pings == 1)
     assert commands.check({"here": pool}, out, "/there") == 0
     assert echo.paths[-1] == "/there"
 

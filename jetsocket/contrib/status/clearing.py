@@ -13,6 +13,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+from jetsocket.interrupts import is_alarm
+
 _COOKIE = "jetsocket-status"
 _TOKEN = re.compile(r"[0-9A-Za-z_-]{43}")
 
@@ -49,7 +51,9 @@ def _is_of_this_site(environ: dict[str, Any]) -> bool:
 def _of_cookie(environ: dict[str, Any]) -> str | None:
     try:
         found = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(_COOKIE)
-    except CookieError:
+    except CookieError as error:
+        if is_alarm(error):
+            raise
         return None
     return found.value if found is not None and _TOKEN.fullmatch(found.value) else None
 

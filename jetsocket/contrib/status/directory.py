@@ -7,7 +7,6 @@ a file, or not of this user or of the directory's owner, is left alone and ignor
 from __future__ import annotations
 
 import atexit
-import contextlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jetsocket.contrib.status.reports import Report, checked, shown
+from jetsocket.interrupts import is_alarm, suppress
 
 _log = logging.getLogger("jetsocket.status")
 
@@ -43,6 +43,8 @@ def _space() -> str:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             return f"{boot} {os.readlink('/proc/self/ns/pid')}"
         except OSError as error:  # no /proc
+            if is_alarm(error):
+                raise
             _log.debug("no /proc to tell processes by: %s", error)
     return socket.gethostname()
 
@@ -51,17 +53,25 @@ def _start_of(pid: int) -> int | None:
     """When that process began, in the system's ticks; 0 where that is not told; None: there is none."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except ProcessLookupError as error:
+        if is_alarm(error):
+            raise
         return None
     except OSError as error:  # it is another user's
+        if is_alarm(error):
+            raise
         _log.debug("process %d lives, but is out of reach: %s", pid, error)
     if sys.platform != "linux":
         return 0
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError) as error:
+        if is_alarm(error):
+            raise
         return None if Path("/proc/self/stat").exists() else 0
     except OSError as error:  # proc is mounted with hidepid
+        if is_alarm(error):
+            raise
         _log.debug("process %d is not shown: %s", pid, error)
         return 0
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
@@ -130,7 +140,7 @@ class Directory:
     def remove(self) -> None:
         """This process ends: take its file away."""
         if self._pid == os.getpid():
-            with contextlib.suppress(OSError):  # whoever reads next removes it
+            with suppress(OSError):  # whoever reads next removes it
                 (self.path / self.name).unlink()
 
     # --- a wish to all workers -------------------------------------------------------------------------
@@ -154,7 +164,9 @@ class Directory:
     def _request(self) -> tuple[int, int] | None:
         try:
             told = (self.path / _CLEAR).lstat()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if is_alarm(error):
+                raise
             return None
         return told.st_ino, told.st_mtime_ns
 
@@ -180,7 +192,9 @@ def workers(path: Path) -> list[Report]:
     try:
         owners = _owners(path)
         names = sorted(_names(path))
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if is_alarm(error):
+            raise
         return []
     for name in names[:_MOST_FILES]:
         if _HALF.fullmatch(name):
@@ -211,6 +225,8 @@ def _content(path: Path, owners: tuple[int, int]) -> tuple[bytes, float] | None:
     try:
         file = os.fdopen(os.open(path, flags), "rb")
     except OSError as error:  # it is gone, a link, or another user's
+        if is_alarm(error):
+            raise
         _log.debug("%s is left alone: %s", path, error)
         return None
     with file:
@@ -231,11 +247,13 @@ def _report(path: Path, owners: tuple[int, int]) -> Report | None:
         if str(report["pid"]) != path.name.split("-")[1]:
             raise ValueError("of another process")
     except (ValueError, RecursionError) as error:
+        if is_alarm(error):
+            raise
         _log.debug("%s is no report: %s", path, error)
         return None
     age = max(0.0, time.time() - written)
     if _is_gone(report, age):
-        with contextlib.suppress(OSError):  # another was faster, or it is not ours to remove
+        with suppress(OSError):  # another was faster, or it is not ours to remove
             path.unlink()
         return None
     return {**report, "late": round(age, 1) if age > _LATE else 0.0}
@@ -250,7 +268,7 @@ def _is_gone(report: Report, age: float) -> bool:
 
 def _remove_half(path: Path, owners: tuple[int, int]) -> None:
     """Remove what a process has left that was killed as it wrote."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         told = path.lstat()
         if told.st_uid in owners and time.time() - told.st_mtime > _FORGOTTEN:
             path.unlink()

@@ -16,6 +16,7 @@ from jetsocket.contrib.status.style import CSS, SCRIPT
 from jetsocket.contrib.status.watching import SERIES
 
 _REFRESH = 5  # s, where no script runs
+_LONG_PATH = re.compile(r"\(.*/([^/]+/[^/]+)\)$")
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _row(row: Report, holders: Iterable[Report | None], several: bool) -> Iterat
 
 def _short(where: str) -> str:
     """Function, the last two parts of the file's path, and the line; `/status.json` has all of it."""
-    return re.sub(r"\(.*/([^/]+/[^/]+)\)$", r"(…/\1)", where)
+    return _LONG_PATH.sub(r"(…/\1)", where)
 
 
 def _key(row: Report) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from jetsocket import ConnectionInfo, ConnectionPool, LeaseInfo
 from jetsocket.contrib.status.watching import SERIES, SLOTS, Watch, figures
+from jetsocket.interrupts import is_alarm
 
 R = TypeVar("R")
 Report: TypeAlias = dict[str, Any]
@@ -98,6 +99,8 @@ def checked(raw: object) -> Report:
     try:
         return _worker(_object(raw))
     except KeyError as error:
+        if is_alarm(error):
+            raise
         raise ValueError(f"no {error}") from None
 
 

@@ -14,6 +14,8 @@ import time
 import weakref
 from typing import Protocol
 
+from jetsocket.interrupts import is_alarm
+
 _log = logging.getLogger("jetsocket.status")
 
 _PERIOD = 1.0  # s
@@ -68,6 +70,8 @@ class Sampler:
         try:
             thread.start()
         except RuntimeError as error:  # the system's limit, or the interpreter ends
+            if is_alarm(error):
+                raise
             _log.error("pools are not sampled: %s", str(error))
             return None
         return thread
@@ -77,7 +81,9 @@ class Sampler:
             try:
                 # To the middle of the next second, so that each has its figure.
                 self._wakes.get(timeout=_PERIOD + 0.5 - time.time() % 1)
-            except queue.Empty:
+            except queue.Empty as error:
+                if is_alarm(error):
+                    raise
                 continue
         # A greenlet of the parent's lives on in a forked child, where `threading` knows it no more.
         while self.pid != os.getpid():
@@ -100,7 +106,9 @@ class Sampler:
         try:
             if board.sample(time.time()):
                 return
-        except Exception as error:  # noqa: BLE001  # a mapping is the user's, a directory the system's
+        except Exception as error:  # a mapping is the user's, a directory the system's
+            if is_alarm(error):
+                raise
             self._tell_of(error)
             return
         with self._lock:
