@@ -117,7 +117,7 @@ def test_ping_shows_each_pong(pool: ConnectionPool[Any], echo: EchoServer) -> No
         f"{echo.uri_for('/x')}",
         *["pong"] * 3,
     ]
-    assert echo.pings == 3
+    wait_until(lambda: echo.pings == 3)
 
 
 def test_ping_says_why_there_is_no_pong() -> None:
