@@ -122,6 +122,25 @@ class Hello(msgspec.Struct):
 with ConnectionPool(base_uri=sys.argv[1], manager_kwargs={"message_type": Hello}) as pool:
     assert pool.request("/", {"n": 1}, timeout=10) == Hello(1)
 """,
+    "opentelemetry": """
+import sys
+from jetsocket import ConnectionPool
+from jetsocket.contrib.opentelemetry import instrument
+with ConnectionPool(base_uri=sys.argv[1]) as pool:
+    instrument(pool)
+    assert pool.request("/", [1], timeout=10) == [1]
+""",
+    "prometheus": """
+import sys
+from prometheus_client import CollectorRegistry, generate_latest
+from jetsocket import ConnectionPool
+from jetsocket.contrib.prometheus import PoolCollector
+registry = CollectorRegistry()
+with ConnectionPool(base_uri=sys.argv[1]) as pool:
+    registry.register(PoolCollector(pool))
+    assert pool.request("/", [1], timeout=10) == [1]
+    assert b"jetsocket_connection_count" in generate_latest(registry)
+""",
     "proxy": """
 import sys
 from jetsocket import ConnectionError, ConnectionPool
