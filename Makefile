@@ -16,14 +16,14 @@ PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 p
 missing = $(shell PATH="$$PATH:/usr/sbin:/sbin"; for p in $(1); do command -v $$p >/dev/null || { echo $(2); break; }; done)
 absent = $(if $(wildcard /usr/share/gocode/src/$(1)/websocket),,$(2))
 INTEGRATION_PACKAGES := $(call missing,node npm,nodejs npm) $(call missing,nginx,nginx) \
-    $(call missing,haproxy,haproxy) $(call missing,redis-server,redis-server) $(call missing,ip,iproute2) \
+    $(call missing,haproxy,haproxy) $(call missing,prometheus,prometheus) $(call missing,redis-server,redis-server) $(call missing,ip,iproute2) \
     $(call missing,tinyproxy,tinyproxy-bin) $(call missing,microsocks,microsocks) $(call missing,go,golang-go) \
     $(call missing,aria2c,aria2) $(call missing,chromium-headless-shell,chromium-headless-shell) \
     $(call absent,nhooyr.io,golang-nhooyr-websocket-dev) \
     $(call absent,github.com/gorilla,golang-github-gorilla-websocket-dev)
 
 # And from npm, into the environment.
-NPM_PACKAGES := ws@8 graphql@16 graphql-ws@6 @foundry-rs/anvil@1 pyright@1
+NPM_PACKAGES := ws@8 graphql@16 graphql-ws@6 @foundry-rs/anvil@1 axe-core@4 pyright@1
 
 # Settings of the user's that would make pip install elsewhere than into .venv, or Python look elsewhere.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH

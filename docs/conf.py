@@ -1,6 +1,10 @@
 """Sphinx configuration: Markdown pages (MyST), the API reference from the docstrings, the furo theme."""
 
+import django.conf
+
 import jetsocket
+
+django.conf.settings.configure(JETSOCKET={"default": {}})  # the reference looks at its pools
 
 project = "jetsocket"
 author = "jetsocket contributors"

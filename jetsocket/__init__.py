@@ -34,6 +34,7 @@ else:  # or every name would be known to type checkers
         {
             "jetsocket.config": ["ConnectionPoolConfig"],
             "jetsocket.connection": ["PooledConnection"],
+            "jetsocket.contrib.jupyter": ["load_ipython_extension", "unload_ipython_extension"],
             "jetsocket.exceptions": [
                 "ConnectionClosedError",
                 "ConnectionError",
@@ -54,7 +55,7 @@ else:  # or every name would be known to type checkers
             "jetsocket.stats": ["Histogram", "PoolStats"],
             "jetsocket.subscription": ["Subscription"],
         },
-        modules=["correlation", "exceptions", "limits"],
+        modules=["correlation", "events", "exceptions", "limits"],
     )
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Checks of single values: each takes a field's name and a value, and returns the value as it is stored.
 
 A wrong type is a ``TypeError``, a value out of range a ``ValueError``; each names the field, the value and
-what is allowed.
+what is allowed. Where the value may be a secret, `text.rule_of` such an error says the same without it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from jetsocket.text import short_repr
+from jetsocket.text import short_repr, with_rule
 
 Check: TypeAlias = Callable[[str, Any], Any]
 
@@ -20,12 +20,15 @@ _MAX_SECONDS = threading.TIMEOUT_MAX  # locks accept no more; some 292 years on 
 
 def wrong_type(name: str, value: object, allowed: str) -> TypeError:
     """The error of a value of the wrong type."""
-    return TypeError(f"{name} must be {allowed}, not {short_repr(value)} ({type(value).__name__})")
+    error = TypeError(f"{name} must be {allowed}, not {short_repr(value)} ({type(value).__name__})")
+    return with_rule(error, f"{name} must be {allowed}, not of type {type(value).__name__}")
 
 
 def out_of_range(name: str, value: object, allowed: str) -> ValueError:
     """The error of a value out of range."""
-    return ValueError(f"{name} must be {allowed}, not {short_repr(value)}")
+    return with_rule(
+        ValueError(f"{name} must be {allowed}, not {short_repr(value)}"), f"{name} must be {allowed}"
+    )
 
 
 def seconds(name: str, value: object) -> float:
@@ -82,8 +85,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known name most like ``name``, or nothing if none is like it."""
     import difflib
 
-    matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.4)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    as_it_is = {each: each for each in known}
+    for spelled, asked in ((as_it_is, name), ({each.lower(): each for each in as_it_is}, name.lower())):
+        if matches := difflib.get_close_matches(asked, list(spelled), n=1, cutoff=0.4):
+            return f" (did you mean {spelled[matches[0]]!r}?)"
+    return ""
 
 
 def check_callable(name: str, value: object) -> Callable[..., Any] | None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from jetsocket import forking, shutdown
-from jetsocket.argument_checks import runs_later
+from jetsocket.borrower import Borrower
 from jetsocket.callbacks import Callback, checker
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
@@ -18,6 +18,7 @@ from jetsocket.connection import PooledConnection
 from jetsocket.correlated import CorrelatedConnection
 from jetsocket.correlation.base import Correlation
 from jetsocket.entry import key_of
+from jetsocket.events import Listener, check
 from jetsocket.housekeeper import PUSHES
 from jetsocket.known_uris import Remembered
 from jetsocket.lease import T, Terms
@@ -25,9 +26,11 @@ from jetsocket.lending import Lending
 from jetsocket.limits import Limiter
 from jetsocket.matching import Matching
 from jetsocket.messages import Codec
+from jetsocket.notebook import Made, note_made
 from jetsocket.on_push import OnPush
 from jetsocket.opening import Opening
 from jetsocket.options import Options
+from jetsocket.pool_arguments import ARGUMENT_CHECKS, check_together
 from jetsocket.process_id import getpid
 from jetsocket.pushes import Pushes
 from jetsocket.seams import Seam
@@ -38,6 +41,8 @@ from jetsocket.uris import Target, parse, resolve
 if TYPE_CHECKING:
     from jetsocket.info import ConnectionInfo, LeaseInfo
     from jetsocket.stats import PoolStats
+
+P = TypeVar("P", bound="Assembly[Any]")
 
 _numbers = itertools.count(1)
 
@@ -91,34 +96,18 @@ class Assembly(Generic[T]):
             ValueError: A value is out of range, or `base_uri` is no WebSocket URI.
             ImportError: `message_type` or a SOCKS proxy needs an extra that is not installed.
         """
-        if config is not None and not isinstance(config, ConnectionPoolConfig):
-            raise TypeError(f"config must be a ConnectionPoolConfig, not {type(config).__name__}")
-        for label, callback in (
+        for label, argument in (
+            ("config", config),
             ("configure", configure),
             ("reset", reset),
             ("check", check),
             ("on_push", on_push),
+            ("name", name),
+            ("correlation", correlation),
+            ("limiter", limiter),
         ):
-            if callback is not None and not callable(callback):
-                raise TypeError(f"{label} must be callable, not {callback!r}")
-            if runs_later(callback):
-                raise TypeError(
-                    f"{label} must be an ordinary function, not an async one or a generator: {callback!r}"
-                )
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a str or None, not {name!r}")
-        if correlation is not None and not isinstance(correlation, Correlation):
-            raise TypeError(
-                f"correlation must be a jetsocket.correlation.Correlation or None, not {correlation!r}"
-            )
-        if correlation is None and config is not None and config.max_in_flight > 1:
-            raise ValueError(
-                f"max_in_flight={config.max_in_flight} needs a correlation, which says which reply is whose"
-            )
-        if on_push is not None and correlation is None:
-            raise ValueError("on_push needs a correlation, which says what belongs to no request")
-        if limiter is not None and not isinstance(limiter, Limiter):
-            raise TypeError(f"limiter must be a jetsocket.limits.Limiter or None, not {limiter!r}")
+            ARGUMENT_CHECKS[label](label, argument)
+        check_together(config, correlation, on_push)
         self._config = config if config is not None else ConnectionPoolConfig()
         self._options = Options.from_kwargs(manager_kwargs)
         self._base = None if base_uri is None else parse(base_uri)
@@ -142,6 +131,33 @@ class Assembly(Generic[T]):
         self._lending = self._new_lending()
         self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
+        note_made(cast(Made, self), is_named=name is not None)
+
+    @classmethod
+    def from_mapping(cls: type[P], config: Mapping[str, Any], prefix: str, **kwargs: Any) -> P:
+        """Make a pool of settings: of `os.environ`, or of a framework's configuration.
+
+        Read are the keys that begin with the prefix and one underscore: with "JETSOCKET", these are
+        ``JETSOCKET_BASE_URI``, ``JETSOCKET_MAX_CONNECTIONS`` and so on for each field of
+        `ConnectionPoolConfig`, ``JETSOCKET_OPTIONS`` (`manager_kwargs`), ``_CORRELATION``, ``_LIMITER``,
+        ``_CONFIGURE``, ``_RESET``, ``_CHECK``, ``_ON_PUSH`` (objects or their dotted paths) and ``_NAME``.
+        Of two prefixes, neither may begin the other.
+
+        Args:
+            config: The settings. A ``str`` is read as what the field wants: a number, true or false, JSON.
+            prefix: What the keys begin with, without the underscore.
+            **kwargs: As for the pool itself; they go before what the settings say.
+
+        Returns:
+            A pool of the class that this was called on.
+
+        Raises:
+            TypeError: A key is unknown (with the nearest known one), or `kwargs` are wrong.
+            ValueError: A value is refused. The message names the key and shows no value: it may be secret.
+        """
+        from jetsocket.mapping import arguments_of  # not loaded by pools without
+
+        return cls(**{**arguments_of(config, prefix), **kwargs})
 
     def _new_lending(self) -> Lending:
         options, config = self._options, self._in_use(self._config)
@@ -225,8 +241,12 @@ class Assembly(Generic[T]):
         from jetsocket.info import lease_info
 
         now = monotonic()
-        borrowers = sorted(self._begin_anew().state.lent, key=lambda each: each.taken_at)
+        borrowers = sorted(self._borrowers(), key=lambda each: each.taken_at)
         return [info for each in borrowers if (info := lease_info(each, now)) is not None]
+
+    def _borrowers(self) -> list[Borrower]:
+        """Who holds connections, as of now."""
+        return list(self._begin_anew().state.lent)
 
     def connections(self) -> list[ConnectionInfo]:
         """All connections of the pool, in whatever place, the oldest first."""
@@ -235,6 +255,18 @@ class Assembly(Generic[T]):
         now = monotonic()
         entries = sorted(self._begin_anew().state.open_entries(), key=lambda entry: entry.id)
         return [connection_info(entry, now) for entry in entries]
+
+    def listen(self, listener: Listener) -> None:
+        """Have a listener told what the pool does from now on; see `jetsocket.events`.
+
+        Args:
+            listener: One that overrides what it wants to hear of. It stays until the end of the pool.
+
+        Raises:
+            TypeError: It is no `jetsocket.events.Listener`, or one of its methods is an async one.
+        """
+        check(listener)
+        self._begin_anew().state.listen(listener)
 
     @property
     def is_closed(self) -> bool:
@@ -245,6 +277,11 @@ class Assembly(Generic[T]):
     def config(self) -> ConnectionPoolConfig:
         """What the pool was made with; after `resize`, a copy with the new cap."""
         return self._config
+
+    @property
+    def correlation(self) -> Correlation | None:
+        """What tells which reply is whose; None: it goes by ids and counts."""
+        return None if self._matching is None else self._matching.correlation
 
     @property
     def name(self) -> str:
@@ -263,6 +300,26 @@ class Assembly(Generic[T]):
             f"closed={self.is_closed})"
         )
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures of now, and who holds connections."""
+        from jetsocket.html_tables import grid, table  # few programs show anything
+
+        stats = self.stats()
+        base = [] if self._base is None else [("base URI", self._base.redacted)]
+        now = [
+            ("state", "closed" if self.is_closed else "open"),
+            ("lent", stats.active_connections),
+            ("idle", stats.idle_connections),
+            ("being opened", stats.connecting),
+            ("most", self._config.max_connections),
+            ("callers waiting", stats.waiting),
+            ("acquires", stats.acquires),
+            ("of these reused", stats.reuses),
+        ]
+        names = ("id", "URI", "for", "by thread", "acquired in", "doing")
+        held = [(i.id, i.uri, f"{i.age:.3g} s", i.thread, i.where, i.doing) for i in self.leases()]
+        return table(f"ConnectionPool {self._name}", [*base, *now]) + grid("Lent", names, held)
+
     # --- fork ------------------------------------------------------------------------------------------
 
     def _begin_anew(self) -> Lending:
@@ -278,6 +335,7 @@ class Assembly(Generic[T]):
         forking.disown(old.state)
         new = self._new_lending()
         new.state.end_as(old.state)
+        new.state.listen_as(old.state)
         new.state.known.learn_from(old.state.known)
         self._lending = lending = self._lendings.setdefault(pid, new)
         for other in [other for other in list(self._lendings) if other != pid]:

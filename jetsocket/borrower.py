@@ -7,7 +7,7 @@ import weakref
 from contextvars import Context
 from traceback import StackSummary
 from types import CodeType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jetsocket.uris import Target
 
@@ -54,6 +54,7 @@ class Borrower:
         is_subscriber: Whether it has a place there for a subscription, which does not count as a request.
         warned: Whether its leak was reported.
         known_name: The name of the thread that asked, if leak_threshold is set.
+        marks: What listeners returned when it asked; None: they were not told.
     """
 
     # What all begin with stands here, and there is no __init__: it would be a tenth of what lending costs.
@@ -82,6 +83,7 @@ class Borrower:
     is_subscriber: bool = False
     warned: bool = False
     known_name: str = ""
+    marks: list[Any] | None = None
 
     @property
     def thread_name(self) -> str:

@@ -14,6 +14,7 @@ from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
 from jetsocket.correlated import CorrelatedConnection
 from jetsocket.entry import Entry
+from jetsocket.events import Events
 from jetsocket.exceptions import ConnectionError, JetSocketError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Lender, Terms, note_owed
@@ -24,8 +25,18 @@ from jetsocket.wire.redaction import raise_alone
 Callback: TypeAlias = Callable[[PooledConnection[Any]], object]
 
 
+class _NoState:
+    events: Events | None = None
+
+
 class NoLender:
-    """What stands behind a callback's lease: releasing it does nothing, and it never moves."""
+    """What stands behind a callback's lease: releasing it does nothing, and it never moves.
+
+    Attributes:
+        state: No listener is told what callbacks do.
+    """
+
+    state = _NoState()
 
     def take_back(self, lease: Lease[Any], failed: bool) -> None:
         """The callback ends with its return."""

@@ -9,6 +9,7 @@ from typing import Any
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Correlation
 from jetsocket.dispatch import Dispatcher
+from jetsocket.events import info_of
 from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange
 from jetsocket.interrupts import is_alarm
@@ -39,6 +40,44 @@ class PooledConnection(Exchange[T]):
 
     __slots__ = ()
 
+    # --- requests --------------------------------------------------------------------------------------
+
+    def request(self, message: Any, timeout: float | None = None) -> T:
+        """Send a message and receive its reply, within one deadline.
+
+        The reply to a JSON object with an `id` that this connection was not sent a moment ago is the message
+        with the same `id`; what comes before it stays for `recv`. The reply to anything else, and with
+        `match_ids=False`, is the next message.
+
+        Args:
+            message: As for `send`.
+            timeout: s for both together; None: `send_timeout` and `recv_timeout` apply. Without any of them,
+                a service that sends messages and has never sent an id back is waited for for 10 s.
+
+        Returns:
+            The decoded reply.
+
+        Raises:
+            TimeoutError: No reply in time, or before more messages than are kept unread (see `ping`). It may
+                still come: the connection will not be lent again.
+            ConnectionClosedError: The connection has ended.
+            DecodeError: The reply does not decode.
+            InvalidStateError: The lease was released.
+        """
+        limit = seconds(timeout, None)
+        deadline = None if limit is None else monotonic() + limit
+        if self._lender.state.events is None:
+            return self._request(message, deadline, limit)
+        return self._request_told(message, deadline, limit)
+
+    def _request_told(self, message: Any, deadline: float | None, limit: float | None) -> T:
+        """`_request`, of which listeners are told, if there are any."""
+        events = self._lender.state.events
+        if events is None or not events.wants_requests:
+            return self._request(message, deadline, limit)
+        info = info_of(self._entry or self._current(), monotonic())
+        return events.tell_request(info, message, lambda sent: self._request(sent, deadline, limit))
+
     # --- with a correlation, more ----------------------------------------------------------------------
 
     def request_many(self, messages: Iterable[Any], timeout: float | None = None) -> list[T | JetSocketError]:
@@ -61,7 +100,7 @@ class PooledConnection(Exchange[T]):
         outcomes: list[T | JetSocketError] = []
         for message in messages:
             try:
-                outcomes.append(self._request(message, deadline, limit))
+                outcomes.append(self._request_told(message, deadline, limit))
             except JetSocketError as error:
                 if is_alarm(error) or isinstance(error, InvalidStateError):
                     raise

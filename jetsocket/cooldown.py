@@ -6,9 +6,12 @@ Pure, but for `chance`.
 from __future__ import annotations
 
 import os
+import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from jetsocket.exceptions import ConnectionError, HandshakeError
 
 if TYPE_CHECKING:
     from jetsocket.dials import Dial
@@ -17,8 +20,18 @@ _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
 _COOLDOWN_MOST = 60.0  # s
 _EVICTION_FIRST, _EVICTION_MOST = 1.0, 60.0  # s
 _MOST_DOUBLINGS = 10  # more would be past the most, and one day too much for a float
+_NEVER_RETRIED = frozenset({401, 403, 404, 410})
 _MOST_KEPT = 1024  # URIs
 _MOST_KEPT_CHARACTERS = 1 << 20  # of all their keys together
+
+
+def is_worth_retrying(error: BaseException) -> bool:
+    """Whether a second attempt to connect may go better."""
+    if isinstance(error, HandshakeError) and error.status_code in _NEVER_RETRIED:
+        return False
+    if isinstance(error, ConnectionError) and error._is_final:
+        return False
+    return not isinstance(error.__cause__, ssl.SSLCertVerificationError)
 
 
 def chance() -> float:

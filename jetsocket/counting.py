@@ -114,9 +114,15 @@ class Totals:
         self.lend_time = Recorder()
         self.connect_time = Recorder()
         self.reply_time = SharedRecorder()
+        self.refused: dict[str, SharedRecorder] = {}
         self._acquires = 0
         self._reuses = 0
         self.leases: list[tuple[float, float, bool]] = []
+
+    def note_refusal(self, error: str, waited: float) -> None:
+        """A caller gets that error, after so long (s). Needs no lock."""
+        recorder = self.refused.get(error) or self.refused.setdefault(error, SharedRecorder())
+        recorder.add(waited)
 
     def count_leases(self) -> None:
         """Count what has come together."""
@@ -171,6 +177,7 @@ class Totals:
             in_flight=sum(each.in_flight for each in dispatchers),
             late_replies=self.late_replies + sum(each.late_replies for each in dispatchers),
             unasked_messages=self.unasked + sum(each.unasked for each in dispatchers),
+            refused={name: times.histogram() for name, times in list(self.refused.items())},
             wait_time=wait_time.histogram(),
             lend_time=self.lend_time.histogram(),
             connect_time=self.connect_time.histogram(),

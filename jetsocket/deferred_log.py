@@ -9,14 +9,23 @@ worker, or by the next caller that acquires.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections import deque
+from functools import lru_cache
 
 from jetsocket.interrupts import is_alarm
 from jetsocket.logs import POOL_LOG, WIRE_LOG
 from jetsocket.user_errors import exc_info_of
 
 _MOST = 10_000  # lines kept; where no thread runs, none may ever come for them
+
+# What a placeholder of a line is; other placeholders are no field.
+_PLACEHOLDER = re.compile(
+    r"\[(?P<pool>%s)\]|connection (?P<connection>%[ds])"
+    r"|(?:not kept|not reused| closed|acquire failed): (?P<reason>%s)"
+    r"| (?:from|for|to|at) (?P<uri>%s)|%[^%]*?[a-z]"
+)
 
 _WHEN_AND_WHERE = (
     "created",
@@ -72,13 +81,14 @@ class DeferredLog:
         noted = logging.LogRecord(
             log.name, level, code.co_filename, frame.f_lineno, text, args, info, code.co_name
         )
+        noted.__dict__.update(_fields_of(text, args))
         self._records.append((log, noted))
 
     def tell(self, text: str, *args: object) -> None:
         """Emit a DEBUG line of the pool's, behind those that wait; for a thread that the user called from."""
         if not self.muted and POOL_LOG.isEnabledFor(logging.DEBUG):
             self.emit()
-            POOL_LOG.debug(text, *args, stacklevel=2)
+            POOL_LOG.debug(text, *args, stacklevel=2, extra=_fields_of(text, args))
 
     def emit(self) -> None:
         """Emit what waits."""
@@ -109,7 +119,24 @@ def _made_by_factory(log: logging.Logger, noted: logging.LogRecord) -> logging.L
     for name in _WHEN_AND_WHERE:
         if hasattr(noted, name):
             setattr(record, name, getattr(noted, name))
+    record.__dict__.update(_fields_of(str(noted.msg), tuple(noted.args or ())))
     return record
+
+
+def _fields_of(text: str, args: tuple[object, ...]) -> dict[str, object]:
+    """What a line tells, for those who filter lines or write them as JSON."""
+    fields: dict[str, object] = {}
+    for name, value in zip(_names_in(text), args, strict=False):
+        if name and (name != "jetsocket_uri" or str(value).startswith(("ws://", "wss://"))):
+            fields.setdefault(name, value)
+    return fields
+
+
+@lru_cache
+def _names_in(text: str) -> list[str]:
+    """The field of each placeholder; "" for those that are none."""
+    found = _PLACEHOLDER.finditer(text)
+    return ["" if each.lastgroup is None else f"jetsocket_{each.lastgroup}" for each in found]
 
 
 __all__ = ["DeferredLog"]

@@ -59,6 +59,8 @@ class Entry:
         stalled_since: When that was (monotonic, s).
         out_with_ping: How many B had gone out with the last ping; -1 before the first.
         taken_at_ping: How many B the server had taken when it was last asked for a sign of life.
+        was_opened: Whether it was open and ready to be lent, and listeners have not been told of its end.
+        closed_for: Why it is closed, or going to be.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class Entry:
         "borrower",
         "by_counts",
         "close_by",
+        "closed_for",
         "created",
         "dispatcher",
         "ends_with",
@@ -92,6 +95,7 @@ class Entry:
         "uncounted_sent",
         "uses",
         "wanted_by",
+        "was_opened",
         "wire",
     )
 
@@ -122,6 +126,8 @@ class Entry:
         self.stalled_at_bytes = self.out_with_ping = -1
         self.stalled_since = 0.0
         self.taken_at_ping = 0
+        self.was_opened = False
+        self.closed_for = "not wanted"
 
     def move(self, to: Place) -> None:
         """Go to another place; the caller holds the lock of the pool's state."""

@@ -254,31 +254,6 @@ class Exchange(Lease[T]):
                 self._watched = account
         return admitted
 
-    def request(self, message: Any, timeout: float | None = None) -> T:
-        """Send a message and receive its reply, within one deadline.
-
-        The reply to a JSON object with an `id` that this connection was not sent a moment ago is the message
-        with the same `id`; what comes before it stays for `recv`. The reply to anything else, and with
-        `match_ids=False`, is the next message.
-
-        Args:
-            message: As for `send`.
-            timeout: s for both together; None: `send_timeout` and `recv_timeout` apply. Without any of them,
-                a service that sends messages and has never sent an id back is waited for for 10 s.
-
-        Returns:
-            The decoded reply.
-
-        Raises:
-            TimeoutError: No reply in time, or before more messages than are kept unread (see `ping`). It may
-                still come: the connection will not be lent again.
-            ConnectionClosedError: The connection has ended.
-            DecodeError: The reply does not decode.
-            InvalidStateError: The lease was released.
-        """
-        limit = seconds(timeout, None)
-        return self._request(message, None if limit is None else monotonic() + limit, limit)
-
     def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
         terms = self._terms
         payload = terms.codec.encode(message)

@@ -29,6 +29,7 @@ from jetsocket.on_push import PushHandler
 from jetsocket.opening import Opening
 from jetsocket.parallel_close import close_all
 from jetsocket.places import IDLE
+from jetsocket.returning import tell_released
 from jetsocket.state import State
 from jetsocket.state.moves import TICK
 from jetsocket.threads import frame_in, keep_house, rest_if_forked, start_for_a_borrower
@@ -205,9 +206,14 @@ class Housekeeper:
     # --- chores ----------------------------------------------------------------------------------------
 
     def _emit(self) -> None:
-        """Have a worker emit what is to be logged."""
-        if self.state.log.has_lines and self.workers.log.is_idle:
+        """Have a worker emit what is to be logged, and tell listeners what waits for that."""
+        events = self.state.events
+        if not self.workers.log.is_idle:
+            return
+        if self.state.log.has_lines:
             self.workers.log.submit(self.state.log.emit)
+        if events is not None and events.has_pending:
+            self.workers.log.submit(events.emit)
 
     def _mind_the_times(self) -> None:
         """Do what is due: a URI may be dialled again, a caller has waited long enough, a dial is overdue."""
@@ -322,6 +328,8 @@ class Housekeeper:
                 entry.dispatcher.topics.abandon(borrower)
                 borrower.reason = "dropped" if entry.dispatcher.topics.leaves_open(borrower) else None
             self.state.come_back(borrower)
+            if was_lent:
+                tell_released(self.state, borrower, entry)
             if was_lent and borrower.is_subscriber:
                 self._warn_of_drop(borrower, entry)
             return
@@ -337,6 +345,7 @@ class Housekeeper:
             return
         entry.wire.holder = None
         entry.wire.start_close()
+        tell_released(self.state, borrower, entry)
         if borrower.warned and reason != "dropped":  # of those that were dropped a warning tells
             text = "[%s] the leaked connection %d was taken back after %.3g s: its release was %s"
             out_for = monotonic() - borrower.taken_at

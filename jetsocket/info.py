@@ -44,7 +44,8 @@ class ConnectionInfo:
     Attributes:
         id: Unique in this process; the lease's `id`.
         uri: Where it leads (redacted).
-        place: "opening", "idle", "lent", "checking" or "closing".
+        place: "opening", "idle", "lent", "shared", "checking" or "closing"; "gone" where a listener is told
+            of its end.
         age: How long it has been open (s); 0.0 before.
         uses: How often it was lent.
         latency: Round trip of its last ping (s); None before the first.

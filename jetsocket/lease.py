@@ -14,6 +14,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.counting import SharedRecorder
 from jetsocket.entry import Entry
+from jetsocket.events import Events
 from jetsocket.exceptions import TimeoutError
 from jetsocket.ids import Account, Key, SentIds, shown
 from jetsocket.known_uris import KnownUris
@@ -33,8 +34,18 @@ else:
     T = TypeVar("T")
 
 
+class Told(Protocol):
+    """What a lease sees of its pool's state."""
+
+    events: Events | None
+
+
 class Lender(Protocol):
     """What a lease reaches of its pool: the one call upward."""
+
+    @property
+    def state(self) -> Told:
+        """Who is told what leases do."""
 
     def take_back(self, lease: Lease[Any], failed: bool) -> None:
         """Return the lease; harmless if it was returned before."""
@@ -236,6 +247,17 @@ class Lease(Generic[T]):
             return "<PooledConnection>"
         state = "released" if self._is_released else "connected" if self.is_connected else "closed"
         return f"<PooledConnection {entry.id} {state} {entry.target.redacted}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from jetsocket.html_tables import table  # few programs show anything
+
+        if self._shown is None:
+            return table("PooledConnection", [])
+        state = "released" if self._is_released else "connected" if self.is_connected else "closed"
+        latency = "not measured" if self.latency_ms is None else f"{self.latency_ms:.3g} ms"
+        rows = [("state", state), ("URI", self.uri), ("subprotocol", self.subprotocol or "none")]
+        return table(f"PooledConnection {self.id}", [*rows, ("latency", latency)])
 
     # --- helpers ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clean import may_be_lent, owes_a_ping, why_not_lent
 from jetsocket.clock import SHORTEST_SLEEP, monotonic, with_sleep
 from jetsocket.entry import Entry
+from jetsocket.events import info_of
 from jetsocket.exceptions import (
     ConnectionError,
     PoolClosedError,
@@ -120,6 +121,20 @@ class Lending(Moving, Prewarming):
         if state.closed:
             entry.wire.cut("the pool was closed")
             raise state.closed_error()
+
+    def tell_asked(self, borrower: Borrower) -> None:
+        """Tell listeners that a caller asks for a connection."""
+        if self.state.events is not None and borrower.target is not None:
+            borrower.marks = self.state.events.begin("acquiring", borrower.target.redacted)
+
+    def tell_acquired(self, borrower: Borrower) -> None:
+        """Tell them that it has got one."""
+        entry, events = borrower.entry, self.state.events
+        if events is None or borrower.marks is None or entry is None or not events.wants("acquired"):
+            return
+        waited = borrower.taken_at - borrower.asked_at
+        info = info_of(entry, monotonic())
+        events.end("acquired", borrower.marks, info, waited, borrower.reused)
 
     def _find(self, borrower: Borrower, idle: Entry | None, deadline: float, slept: float) -> Entry:
         """Get a borrower a connection; `idle` is one that it was given, though perhaps not fit to be lent."""
@@ -249,8 +264,12 @@ class Lending(Moving, Prewarming):
         """
         self.give_up(borrower, error)
         is_ours = isinstance(error, (ConnectionError, TimeoutError)) and not is_alarm(error)
-        if is_ours and self.state.closed:
-            raise self.state.closed_error() from error
+        told = self.state.closed_error() if is_ours and self.state.closed else error
+        self.state.totals.note_refusal(type(told).__name__, monotonic() - borrower.asked_at)
+        if borrower.marks is not None and self.state.events is not None:
+            self.state.events.end("refused", borrower.marks, told)
+        if told is not error:
+            raise told from error
 
     def give_up(self, borrower: Borrower, error: BaseException) -> None:
         """An acquire failed or was struck: what it was about to get comes back, unused."""

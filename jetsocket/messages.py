@@ -14,6 +14,7 @@ from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
 from jetsocket.exceptions import DecodeError
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
+from jetsocket.text import with_rule
 from jetsocket.user_errors import as_told, place_of
 from jetsocket.wire.redaction import raise_alone
 
@@ -279,10 +280,9 @@ def _typed_codec(message_type: Any) -> Codec[Any]:
             return _msgspec_codec(message_type)
         if dataclasses.is_dataclass(message_type) or _is_typeddict(message_type):
             return _plain_class_codec(message_type)
-    raise TypeError(
-        f"message_type must be a pydantic 2 model, a msgspec Struct, a dataclass or a TypedDict, "
-        f"not {message_type!r}; for any other type give a deserializer"
-    )
+    rule = "message_type must be a pydantic 2 model, a msgspec Struct, a dataclass or a TypedDict"
+    hint = "; for any other type give a deserializer"
+    raise with_rule(TypeError(f"{rule}, not {message_type!r}{hint}"), rule + hint)
 
 
 def _is_typeddict(kind: type) -> bool:

@@ -9,10 +9,9 @@ it; the context variables of the first caller in line do.
 from __future__ import annotations
 
 import logging
-import ssl
 import sys
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextvars import copy_context
 from functools import partial
 from queue import Empty
@@ -21,11 +20,12 @@ from typing import Any
 from jetsocket.approach import approach, load_for, renews, straight
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
-from jetsocket.cooldown import backoff, chance
+from jetsocket.cooldown import backoff, chance, is_worth_retrying
 from jetsocket.dialler import connect
 from jetsocket.dials import Dial
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
+from jetsocket.events import info_of
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
 from jetsocket.hanging import carries_out
 from jetsocket.interrupts import is_alarm
@@ -52,16 +52,6 @@ _LIMITER_PATIENCE = 1.0  # s that a limiter may take beyond its timeout, for it 
 _LIFETIME_JITTER = 0.1
 _FEW = 8  # threads
 _LIMITER_PAUSE = 0.05  # s between two questions to a limiter that has none
-_NEVER_RETRIED = frozenset({401, 403, 404, 410})
-
-
-def is_worth_retrying(error: BaseException) -> bool:
-    """Whether a second attempt to connect may go better."""
-    if isinstance(error, HandshakeError) and error.status_code in _NEVER_RETRIED:
-        return False
-    if isinstance(error, ConnectionError) and error._is_final:
-        return False
-    return not isinstance(error.__cause__, ssl.SSLCertVerificationError)
 
 
 class Opening:
@@ -222,7 +212,7 @@ class Opening:
             if not state.begin(dial, entry, monotonic() + self._most_time):
                 state.give_token_back(token)
                 return
-            failure = self._attempt(entry)
+            failure = self._attempt_told(dial, entry)
             if failure is None:
                 if not state.opened(dial, entry, parks=parks):
                     entry.wire.shutdown()
@@ -259,6 +249,28 @@ class Opening:
         if pid != PID[0]:
             raise Forked
         return None
+
+    def _attempt_told(self, dial: Dial, entry: Entry) -> JetSocketError | None:
+        """`_attempt`, of which listeners are told."""
+        events, marks = self._state.events, None
+        if events is not None:
+            marks = events.begin_connecting(dial.target.redacted, self._state.marks_in_line(dial.key))
+        try:
+            failure = self._attempt(entry)
+        except BaseException as error:
+            if events is not None and marks is not None and not isinstance(error, Forked):
+                events.end("connect_failed", marks, error)
+            raise
+        entry.was_opened = failure is None
+        if events is not None and marks is not None:
+            if failure is None:
+                events.end("connected", marks, info_of(entry, monotonic()))
+            else:
+                events.end("connect_failed", marks, failure)
+        try:
+            return failure
+        finally:
+            failure = None  # see `_open`
 
     def _ends_with(self, error: JetSocketError, dial: Dial, entry: Entry, is_last: bool) -> bool:
         """Tell of a failed attempt, and wait before the next one; True if there is none."""
@@ -301,7 +313,8 @@ class Opening:
         options, target = self._options, entry.target
         deadline = monotonic() + options.connect_timeout
         ours = self._base is None or options.cross_origin_headers or same_origin(self._base, target)
-        offered, prepared = options.subprotocols or self._offered(), None
+        matching, pushes, prepared = self._terms.matching, self._terms.pushes, None
+        offered = options.subprotocols or (() if matching is None else matching.correlation.subprotocols)
         try:
             if options.auth is None and options.resolve is None:
                 way = straight(options, target, offered, ours=ours)
@@ -347,7 +360,6 @@ class Opening:
                 raise
             raise ConnectionError(f"cannot connect to {target.redacted}: {told(error)}") from error
         entry.created = monotonic()
-        matching, pushes = self._terms.matching, self._terms.pushes
         if matching is not None and pushes is not None:
             entry.dispatcher = Dispatcher(entry.wire, target, matching, pushes)
             if matching.configures:
@@ -355,11 +367,6 @@ class Opening:
                 configure(self._terms, entry, greeting, options.connect_timeout, f"{name}.configure()")
         if self._configure is not None:
             configure(self._terms, entry, self._configure, options.connect_timeout)
-
-    def _offered(self) -> Sequence[str]:
-        """The subprotocols of the correlation, where `manager_kwargs` names none."""
-        matching = self._terms.matching
-        return () if matching is None else matching.correlation.subprotocols
 
     def _ask(self, limiter: Limiter, dial: Dial) -> Hashable | None:
         """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile.
@@ -387,4 +394,4 @@ class Opening:
         return token
 
 
-__all__ = ["START_PATIENCE", "Opening", "is_worth_retrying"]
+__all__ = ["START_PATIENCE", "Opening"]

@@ -29,11 +29,12 @@ from jetsocket.argument_checks import (
 from jetsocket.header_fields import TOKEN, field_value, header_pairs
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.patterns import pattern
+from jetsocket.text import with_rule
 
 if TYPE_CHECKING:
     from jetsocket.auth.base import Auth
 
-__all__ = ["HeaderPairs", "HeaderSource", "Options"]
+__all__ = ["HeaderPairs", "HeaderSource", "Options", "check_option_name"]
 
 HeaderPairs: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
 HeaderSource: TypeAlias = HeaderPairs | Callable[[], HeaderPairs]
@@ -94,16 +95,18 @@ def _proxy(name: str, value: object) -> bool | str | None:
 
     url = _PROXY_URL.fullmatch(value)
     if url is None or url["scheme"].lower() not in _PROXY_SCHEMES or not 1 <= int(url["port"]) <= 65535:
-        raise ValueError(
+        rule = (
             f"{name} must be a URL with a port, such as http://host:3128 or socks5h://user:pw@host:1080, "
-            f"its scheme one of {', '.join(_PROXY_SCHEMES)}, not {redact_proxy(value)}"
+            f"its scheme one of {', '.join(_PROXY_SCHEMES)}"
         )
+        raise with_rule(ValueError(f"{rule}, not {redact_proxy(value)}"), rule)
     try:
         proxy = Proxy.parse(value)
     except ValueError as fault:
         if is_alarm(fault):
             raise
-        raise ValueError(f"{name}: {fault}; it is {redact_proxy(value)}") from None
+        rule = f"{name}: {fault}"
+        raise with_rule(ValueError(f"{rule}; it is {redact_proxy(value)}"), rule) from None
     if proxy.scheme != "http":
         import_python_socks()  # now, and not at the first acquire
     return value
@@ -319,7 +322,7 @@ class Options:
         if not isinstance(manager_kwargs, Mapping):
             raise TypeError(f"manager_kwargs must be a mapping or None, not {type(manager_kwargs).__name__}")
         for name in manager_kwargs:
-            _check_option_name(name)
+            check_option_name(name)
         return cls(**manager_kwargs)
 
     def headers(self) -> list[tuple[str, str]]:
@@ -366,7 +369,8 @@ class Options:
         return f"Options({', '.join(shown)})"
 
 
-def _check_option_name(name: object) -> None:
+def check_option_name(name: object) -> None:
+    """Refuse what is the name of no option."""
     if not isinstance(name, str):
         raise TypeError(f"manager_kwargs: a key must be a str, not {name!r}")
     if name in _MOVED_OPTIONS:

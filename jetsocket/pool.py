@@ -95,7 +95,12 @@ class ConnectionPool(Sharing[T]):
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
         lease = self._lease(lending, borrower, lending.terms, None, self)
         try:
-            lending.lend(lease, now + limit)
+            if lending.state.events is None:
+                lending.lend(lease, now + limit)
+            else:
+                lending.tell_asked(borrower)
+                lending.lend(lease, now + limit)
+                lending.tell_acquired(borrower)
         except Forked:  # while it waited or opened one; and in this child, the pool is empty
             return self.acquire(uri_or_path, max(0.0, borrower.asked_at + borrower.limit - monotonic()))
         except BaseException as error:
@@ -152,7 +157,9 @@ class ConnectionPool(Sharing[T]):
         for tries in itertools.count(1):
             with self._obtain(uri_or_path, limit if tries == 1 else _left(deadline), site) as conn:
                 try:
-                    return conn._request(message, deadline, limit)
+                    if conn._lender.state.events is None:
+                        return conn._request(message, deadline, limit)
+                    return conn._request_told(message, deadline, limit)
                 except ConnectionClosedError as error:
                     if is_alarm(error):
                         raise

@@ -6,12 +6,13 @@ import logging
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from jetsocket.borrower import UNTIL_BOOKED
+from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.callbacks import Callback, call_back
 from jetsocket.clean import why_unclean, why_unsettled
 from jetsocket.clock import monotonic
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
+from jetsocket.events import info_of
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed
 from jetsocket.process_id import getpid
@@ -75,11 +76,15 @@ class Returning:
         except BaseException:
             borrower.reason = "interrupted"
             borrower.lent_for = monotonic() - borrower.taken_at or 1e-9
+            if state.events is not None:
+                tell_released(state, borrower, lease._shown, by_worker=True)
             raise
         finally:
             state.come_back(borrower)
         if borrower.reason is not None or borrower.warned:
             self._tell(lease, entry)
+        if state.events is not None:
+            tell_released(state, borrower, entry)
 
     def _leave_share(self, lease: Lease[Any]) -> None:
         """Give up a place on a connection that others use, too; say if it is not to be used any longer."""
@@ -100,6 +105,8 @@ class Returning:
                     )
         finally:
             self.state.part(borrower)
+        if self.state.events is not None:
+            tell_released(self.state, borrower, entry)
 
     def _is_clean(self, lease: Lease[Any], entry: Entry, wire: WebSocket, failed: bool) -> bool:
         """Whether `why_unclean` would find nothing, which nearly always is so; False: ask it."""
@@ -264,4 +271,14 @@ def close_now(wire: WebSocket, code: int = 1000, reason: str = "") -> bool:
     return gone
 
 
-__all__ = ["Returning", "close_now"]
+def tell_released(state: State, borrower: Borrower, entry: Entry | None, *, by_worker: bool = False) -> None:
+    """Tell listeners that a lease has ended."""
+    events = state.events
+    if events is not None and entry is not None and events.wants("released"):
+        now = monotonic()
+        used, reason = now - borrower.taken_at, borrower.reason
+        told = events.note if by_worker else events.tell
+        told("released", lambda: (info_of(entry, now), used, reason))
+
+
+__all__ = ["Returning", "close_now", "tell_released"]

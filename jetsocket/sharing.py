@@ -41,7 +41,12 @@ class Sharing(Assembly[T]):
         # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
         lease = self._lease(lending, borrower, lending.terms, None, self)
         try:
-            lending.share(lease, borrower.asked_at + limit)
+            if lending.state.events is None:
+                lending.share(lease, borrower.asked_at + limit)
+            else:
+                lending.tell_asked(borrower)
+                lending.share(lease, borrower.asked_at + limit)
+                lending.tell_acquired(borrower)
         except Forked:  # while it waited or opened one; and in this child, the pool is empty
             left = max(0.0, borrower.asked_at + limit - monotonic())
             return self._share(uri_or_path, left, subscriber=subscriber)

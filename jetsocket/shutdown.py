@@ -11,6 +11,7 @@ from jetsocket.housekeeper import ABANDONED, STOP
 from jetsocket.lending import Lending
 from jetsocket.parallel_close import close_all
 from jetsocket.places import IDLE
+from jetsocket.returning import tell_released
 
 _EXIT_PATIENCE = 0.1  # s, for the closing handshakes of all pools together when the interpreter ends
 _JOIN_PATIENCE = 1.0  # s for the pool's threads to end
@@ -32,7 +33,9 @@ def close(lending: Lending, limit: float, *, again: bool) -> None:
     closing, out = taken
     for entry in out:
         entry.wire.dismiss("the pool was closed")
+    released = []
     for borrower in list(state.lent):  # the leases hold nothing any more, and may never be released
+        held = borrower.entry
         if state.claim(borrower):
             if borrower.warned and borrower.entry is not None:
                 text = "[%s] the leaked connection %d was cut after %.3g s: the pool is closed"
@@ -41,11 +44,14 @@ def close(lending: Lending, limit: float, *, again: bool) -> None:
             borrower.reason, borrower.gone = "pool closed", True
             borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
             state.come_back(borrower)
+            released.append((borrower, held))
     state.forget_cut(out)  # those whose return or `check` is under way, which may take long
     for entry in closing:
         entry.close_by = until  # of an interrupted close() the housekeeper does the rest
     close_all(closing, limit)
     state.forget(closing)
+    for borrower, held in released:
+        tell_released(state, borrower, held)
     state.log.note(DEBUG, "[%s] closed", state.name)
     state.doorbell.put(STOP)
     keeper, lending.housekeeper = lending.housekeeper, None
@@ -54,6 +60,8 @@ def close(lending: Lending, limit: float, *, again: bool) -> None:
     lending.opening.join(monotonic() + _JOIN_PATIENCE)
     if not state.log.muted:
         state.log.emit()
+        if state.events is not None:
+            state.events.emit()
 
 
 def abandon(lending: Lending) -> None:

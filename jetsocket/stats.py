@@ -87,6 +87,7 @@ class PoolStats:
         acquires: Leases given out.
         reuses: Leases of a connection that had another borrower before.
         timeouts: Callers who got `PoolExhaustedError`.
+        refused: How long they had waited who got an error instead of a lease, by the name of its type.
         connect_errors: Attempts to connect that failed.
         discards: Connections given up, by reason.
         bytes_sent: B sent over all connections, TLS and upgrades included.
@@ -118,6 +119,7 @@ class PoolStats:
     in_flight: int = 0
     late_replies: int = 0
     unasked_messages: int = 0
+    refused: Mapping[str, Histogram] = field(default_factory=dict)
     wait_time: Histogram = field(default_factory=Histogram)
     lend_time: Histogram = field(default_factory=Histogram)
     connect_time: Histogram = field(default_factory=Histogram)
@@ -132,11 +134,25 @@ class PoolStats:
                 for name in ("count", "mean", "p50", "p95", "p99", "longest"):
                     flat[f"{each.name}_{name}"] = getattr(value, name)
             elif isinstance(value, Mapping):
-                flat[each.name] = sum(value.values())
-                flat.update({f"{each.name}_{name.replace(' ', '_')}": count for name, count in value.items()})
+                counts = {k: v.count if isinstance(v, Histogram) else v for k, v in value.items()}
+                flat[each.name] = sum(counts.values())
+                flat.update({f"{each.name}_{key.replace(' ', '_')}": count for key, count in counts.items()})
             else:
                 flat[each.name] = value
         return flat
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from jetsocket.html_tables import grid, table  # few programs show anything
+
+        counts = [(name, value) for name, value in self.as_dict().items() if isinstance(value, int)]
+        told = [(name.replace("_", " "), value) for name, value in counts if not name.endswith("_count")]
+        times = [
+            (name.replace("_", " "), of.count, *(f"{of.percentile(p):.3g} s" for p in (50, 95, 99)))
+            for name in ("wait_time", "lend_time", "connect_time", "reply_time")
+            if (of := getattr(self, name)).count
+        ]
+        return table("PoolStats", told) + grid("Times", ("", "count", "p50", "p95", "p99"), times)
 
     def __str__(self) -> str:
         """Readable lines: what is now, what has been, and how long it took."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from jetsocket.interrupts import is_alarm
 
-__all__ = ["MOST_SHOWN", "printable", "public_names", "short_repr"]
+__all__ = ["MOST_SHOWN", "printable", "public_names", "rule_of", "short_repr", "with_rule"]
+
+E = TypeVar("E", bound=Exception)
 
 MOST_SHOWN = 200
 """Characters of what a peer said that go into a message."""
@@ -32,3 +35,14 @@ def short_repr(value: object, most: int = 5 * MOST_SHOWN) -> str:
 def public_names(names: Iterable[str]) -> list[str]:
     """Those without the private ones: what `dir()` and completion in a notebook are to show."""
     return [name for name in names if not name.startswith("_") or name.endswith("__")]
+
+
+def with_rule(error: E, rule: str) -> E:
+    """Keep with an error that shows a value what `rule_of` is to say of it."""
+    vars(error)["_rule"] = rule
+    return error
+
+
+def rule_of(error: BaseException) -> str:
+    """What an error of a value says, without the value."""
+    return str(vars(error).get("_rule", error))

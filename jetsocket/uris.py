@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.patterns import pattern
+from jetsocket.text import with_rule
 
 __all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
 
@@ -156,7 +157,9 @@ class _Fault(Exception):
 
 
 def _value_error(uri: str, fault: _Fault) -> ValueError:
-    return ValueError(f"invalid WebSocket URI {redact(uri)}: {fault}")
+    return with_rule(
+        ValueError(f"invalid WebSocket URI {redact(uri)}: {fault}"), f"invalid WebSocket URI: {fault}"
+    )
 
 
 def _checked(uri: str) -> str:

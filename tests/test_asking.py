@@ -116,6 +116,8 @@ def test_moving_to_other_connections_takes_no_longer_than_the_request_may(
         lender = conn._lender
 
         class Watching:
+            state = lender.state
+
             def move(self, lease: Any, stale: Any, deadline: Any) -> None:
                 until.append(deadline)
                 if len(until) == 3:

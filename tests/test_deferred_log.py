@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +154,57 @@ def test_the_users_record_factory_is_asked_by_whoever_emits(
     assert record.getMessage() == "[mine] 7"
     assert record.threadName == "noting"
     assert record.created < before
+
+
+# --- fields
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name.startswith("jetsocket_")}
+
+
+def test_the_record_of_a_line_has_what_it_tells_as_fields(caplog: pytest.LogCaptureFixture) -> None:
+    log = DeferredLog()
+    log.note(logging.WARNING, "[%s] connection %d not kept: %s", "mine", 7, "unread")
+    log.note(
+        logging.WARNING, "[%s] a thread that hung in a dial to %s has come back", "mine", "ws://a/?k=***"
+    )
+    log.note(logging.WARNING, "[%s] nothing is known of %s; %.3g s", "mine", "ws", 0.5)
+    log.emit()
+    log.tell("[%s] connection %d %s for %s", "mine", 8, "reused", "wss://a/")
+    assert [fields(record) for record in caplog.records] == [
+        {"jetsocket_pool": "mine", "jetsocket_connection": 7, "jetsocket_reason": "unread"},
+        {"jetsocket_pool": "mine", "jetsocket_uri": "ws://a/?k=***"},
+        {"jetsocket_pool": "mine"},
+        {"jetsocket_pool": "mine", "jetsocket_connection": 8, "jetsocket_uri": "wss://a/"},
+    ]
+
+
+def test_what_a_record_factory_makes_has_them_too(caplog: pytest.LogCaptureFixture) -> None:
+    class Record(logging.LogRecord):
+        pass
+
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(Record)
+    try:
+        log = DeferredLog()
+        log.note(logging.WARNING, "[%s] connection %d made room", "mine", 7)
+        log.emit()
+    finally:
+        logging.setLogRecordFactory(before)
+    [record] = caplog.records
+    assert isinstance(record, Record)
+    assert fields(record) == {"jetsocket_pool": "mine", "jetsocket_connection": 7}
+
+
+@pytest.mark.once
+def test_the_table_of_log_lines_is_complete() -> None:
+    root = Path(__file__).resolve().parent.parent
+    lines = {
+        re.sub("%[^%]*?[a-z]", "…", node.value).replace("\n", " ")
+        for path in (root / "jetsocket").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("[%s] ")
+    }
+    page = (root / "docs" / "logging.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| [A-Z]+ \| `(\[….*?)` \|", page, re.MULTILINE)) == lines

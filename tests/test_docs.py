@@ -24,6 +24,7 @@ import responses
 
 import jetsocket
 import jetsocket.auth
+import jetsocket.contrib.status
 import jetsocket.correlation
 import jetsocket.testing
 from jetsocket import ConnectionPool, ConnectionPoolConfig
@@ -119,15 +120,31 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
     ]
 
 
+_OF_EXTRAS = {"celery", "django", "flask", "opentelemetry", "prometheus_client"}  # of `make test`'s, too
+
+
+def _need(blocks: list[tuple[int, str, str]]) -> None:
+    """Skip where a page is of an extra that is not installed here."""
+    nodes = [node for _, _, code in blocks for node in ast.walk(ast.parse(code))]
+    named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    named |= {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+    for name in sorted({each.partition(".")[0] for each in named} & _OF_EXTRAS):
+        pytest.importorskip(name)
+    if "jetsocket.contrib.opentelemetry" in named:
+        pytest.importorskip("opentelemetry")
+
+
 # testing.md is run as a file of tests, in tests/testing/test_plugin.py; tutorial.md: tests/test_tutorial.py.
 RUN = [page for page in PAGES if blocks(page) and page.name not in ("testing.md", "tutorial.md")]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_blocks_run_as_written(page: Path, world: list[EchoServer]) -> None:
     """One after the other, as a reader would type them; `process` is what the reader does with a message."""
     processed: list[Any] = []
     names: dict[str, Any] = {"__name__": page.stem, "process": processed.append}
+    _need(blocks(page))
     try:
         for line, mark, code in blocks(page):
             assert mark == "", f"{page.name}:{line}: a block that is not run"
@@ -242,7 +259,7 @@ def test_everything_public_is_in_the_api_reference() -> None:
     page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     named = re.findall(r"auto(?:class|exception):: jetsocket\.([\w.]+)$", page, re.MULTILINE)
     assert {name for name in named if "." not in name} == set(jetsocket.__all__)
-    for package in (jetsocket.auth, jetsocket.correlation, jetsocket.testing):
+    for package in (jetsocket.auth, jetsocket.contrib.status, jetsocket.correlation, jetsocket.testing):
         directive = rf"auto(?:class|function|data):: {re.escape(package.__name__)}\.(\w+)$"
         assert set(re.findall(directive, page, re.MULTILINE)) == set(package.__all__)
 
@@ -266,6 +283,31 @@ def test_every_public_member_is_in_the_api_reference(kind: type) -> None:
     }  # told by the class's own text, or internal
     public = {name for name in vars(kind) if not name.startswith("_")} - internal - data
     assert public <= listed
+
+
+def test_the_page_on_pool_size_tells_what_was_measured() -> None:
+    """After `python docs/pool_size.py` the sentences are to be written anew, too."""
+    page = " ".join((ROOT / "docs/pool-size.md").read_text(encoding="utf-8").split())
+    found = json.loads((ROOT / "docs/pool-size/results.json").read_text(encoding="utf-8"))
+    waits, calls = found["waits"], found["latencies"]
+    fair, barging = found["turns"]["the pool"], found["turns"]["a semaphore and a stack"]
+
+    def ms(seconds: float) -> str:
+        return f"{float(f'{seconds * 1e3:.2g}'):g} ms"
+
+    for told in (
+        f"With 8, half of the callers wait for more than {ms(waits['8']['p50'])}",
+        f"go from {ms(waits['10']['p99'])} with 10 to {ms(waits['16']['p99'])} with 16",
+        f"20 ms away, a call takes {ms(calls['0.02']['reused'])} on an open connection and"
+        f" {ms(calls['0.02']['new'])} on one of its own",
+        f"on the same machine, {ms(calls['0.0']['reused'])} and {ms(calls['0.0']['new'])}",
+        f"each thread has {min(fair)} to {max(fair)} turns",
+        f"four have {round(barging[3], -2):,} each and the other sixteen one each",
+    ):
+        assert told in page
+    assert set(barging[4:]) == {1}
+    for name in re.findall(r"pool-size/[\w-]+\.svg", page):
+        assert (ROOT / "docs" / name).exists()
 
 
 # --- what is public

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetsocket import ConnectionPool, Histogram, PoolExhaustedError, PoolStats
+from jetsocket import ConnectionPool, Histogram, PoolClosedError, PoolExhaustedError, PoolStats
 from jetsocket.buckets import bucket_of, upper_bound
 from jetsocket.counting import Recorder, SharedRecorder
 from tests.servers import EchoServer, wait_until
@@ -322,3 +322,25 @@ def test_stats_from_many_threads_add_up(echo: EchoServer, make_pool: MakePool) -
     # Not always as many: one that was opened for a caller who got another may make room before its lease.
     assert 400 - echo.opened <= stats.reuses <= 400 - 6
     assert stats.wait_time.count == stats.lend_time.count == 400
+
+
+def test_who_gets_an_error_is_counted_by_its_type_with_the_time_that_he_waited(
+    echo: EchoServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(echo, max_connections=1)
+    with pool.acquire("/"):
+        for timeout in (0, 0.05):
+            with pytest.raises(PoolExhaustedError):
+                pool.acquire("/", timeout=timeout)
+    pool.close()
+    with pytest.raises(PoolClosedError):
+        pool.acquire("/")
+    stats = pool.stats()
+    assert {name: times.count for name, times in stats.refused.items()} == {
+        "PoolExhaustedError": 2,
+        "PoolClosedError": 1,
+    }
+    assert stats.refused["PoolExhaustedError"].longest >= 0.05
+    assert stats.acquires == 1
+    flat = stats.as_dict()
+    assert (flat["refused"], flat["refused_PoolExhaustedError"]) == (3, 2)

@@ -55,8 +55,15 @@ def other(names):
     raise TypeError("two words" f" of {names}, and {len(names)} "
                     "in two lines")
 class Thing:
+    help = "Look at all that is there"
     def __repr__(self):
         return "a thing to look at"
+    def add_arguments(self, parser):
+        parser.add_argument("--all", help="look at all that is there", metavar="this | that | all")
+        parser.add_argument("a usual argument is told", type=int)
+    def show(self, text):
+        return f"<p>{text} with words around</p>" or "a < b but no markup"
+MEASURES = (Measure("size", "how large a thing is"),)
 '''
 
 
@@ -67,7 +74,13 @@ def test_texts_are_read_out_of_a_source_as_a_page_shows_them(tmp_path: Path) -> 
         "do this, or do that",
         "connection … is closed: …",
         "two words of …, and … in two lines",
+        "a usual argument is told",
+        "a < b but no markup",
     ]
+    assert {text for _, text in told.of_raises_and_logs(path)} == {
+        "connection … is closed: …",
+        "two words of …, and … in two lines",
+    }
     assert [text for _, text in told.of_errors(path, frozenset({"TypeError"}))] == [
         "two words of …, and … in two lines"
     ]

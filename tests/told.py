@@ -15,7 +15,16 @@ from tests.scripts import ROOT
 
 PACKAGE = ROOT / "jetsocket"
 _FOR_PEOPLE = {"__repr__", "__str__", "_repr_html_"}  # what an object is shown as: no message
-_NO_MESSAGE = {"debug", "compile", "addinivalue_line", "TypeAlias"}
+_NO_MESSAGE = {
+    "debug",
+    "compile",
+    "addinivalue_line",
+    "TypeAlias",
+    "Measure",  # a metric's: shown beside its name wherever metrics are looked at
+}
+_LOGGED = {"warning", "error", "exception"}
+_FOR_USAGE = {"help", "metavar"}  # what `COMMAND --help` says: those who read it have asked for it
+_MARKUP = re.compile(r"\s*</?[a-z]")  # it is looked at, and what it shows comes out of other texts
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _PLACEHOLDER = re.compile(r"%(?:\.\d)?[sdgr]")
 
@@ -39,10 +48,18 @@ def of_errors(path: Path, makers: frozenset[str]) -> Iterator[tuple[int, str]]:
             yield from _within(node, least=2)
 
 
+def of_raises_and_logs(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of what a file raises and logs."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        is_logged = isinstance(node, ast.Call) and _name_of(node.func) in _LOGGED
+        if isinstance(node, ast.Raise) or is_logged:
+            yield from _within(node, least=2)
+
+
 def _within(node: ast.AST, least: int) -> Iterator[tuple[int, str]]:
     if isinstance(node, (ast.Constant, ast.JoinedStr)):
         text = _text_of(node)
-        if len(_WORD.findall(text)) >= least and " " in text.strip():
+        if len(_WORD.findall(text)) >= least and " " in text.strip() and not _MARKUP.match(text):
             yield node.lineno, shown(text)
     for child in ast.iter_child_nodes(node):
         if not _is_silent(child) and not (
@@ -58,7 +75,7 @@ def _text_of(node: ast.Constant | ast.JoinedStr) -> str:
 
 
 def _is_silent(node: ast.AST) -> bool:
-    """Whether nobody is told what is in there: docstrings, assertions, types, DEBUG lines."""
+    """Whether nobody is told what is in there: docstrings, assertions, types, DEBUG lines, usage."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
     if isinstance(node, ast.AnnAssign):
@@ -67,6 +84,10 @@ def _is_silent(node: ast.AST) -> bool:
         return _name_of(node.func) in _NO_MESSAGE
     if isinstance(node, ast.FunctionDef):
         return node.name in _FOR_PEOPLE
+    if isinstance(node, ast.keyword):
+        return node.arg in _FOR_USAGE
+    if isinstance(node, ast.Assign):
+        return all(_name_of(target) in _FOR_USAGE for target in node.targets)
     return isinstance(node, ast.Assert)
 
 
@@ -82,13 +103,17 @@ _EXEMPT = {
     "jetsocket(assert_all_called=True, assert_all_expected=True, tls=False, id_field='id', instead_of=None):"
     " how the fixture jetsocket_server is made": "the description of a marker, for `pytest --markers`",
 }
+_CONTRIB = PACKAGE / "contrib"
+_PAGES = {_CONTRIB / "status", _CONTRIB / "django/panels.py"}  # what they show is looked at: no message
 _MAKERS = frozenset({"UsageError", "ArgumentTypeError", "Outcome"})
 
 
 def of_the_library() -> dict[str, str]:
     """All texts of the library, each with the place where it is first."""
     files = (path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "cli")
-    return _placed((path, texts(path)) for path in files)
+    return _placed(
+        (path, of_raises_and_logs(path) if _PAGES & {path, *path.parents} else texts(path)) for path in files
+    )
 
 
 def of_the_commands() -> dict[str, str]:

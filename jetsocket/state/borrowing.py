@@ -12,6 +12,7 @@ from jetsocket.config import ConnectionPoolConfig
 from jetsocket.counting import LEASES_AT_ONCE
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry
+from jetsocket.events import Events, Listener
 from jetsocket.exceptions import InvalidStateError
 from jetsocket.interrupts import is_alarm
 from jetsocket.places import CLOSING, IDLE, LENT, SHARED
@@ -310,6 +311,20 @@ class State(FastPath):
                 break
             self._retire(entry, "resized")
         self._plan()
+
+    # --- being told ------------------------------------------------------------------------------------
+
+    @step
+    def listen(self, listener: Listener) -> None:
+        """Tell a listener what happens from now on."""
+        before = self.events or Events((), self.log, self.name)
+        self.events = before.with_one_more(listener)
+
+    @step
+    def listen_as(self, other: State) -> None:
+        """Tell those that another state tells; what waits there is not this one's."""
+        if other.events is not None:
+            self.events = Events(other.events.listeners, self.log, self.name)
 
     # --- figures ---------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from contextvars import copy_context
+from typing import Any
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
@@ -97,6 +98,11 @@ class Dialling(Rebuilding):
         dial.has_slot = False  # it is the entry's now
         self._look_again_at(overdue_at)
         return True
+
+    @step
+    def marks_in_line(self, key: str) -> list[list[Any] | None]:
+        """What listeners returned when those asked that wait for a URI, the first in line first."""
+        return [borrower.marks for borrower in self.line.all(key)]
 
     @step
     def room_is_closed(self, dial: Dial) -> None:

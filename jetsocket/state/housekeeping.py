@@ -209,6 +209,7 @@ class Housekeeping(Dialling):
             entry = None  # what others share is not closed for one of them
         else:
             borrower.lent_for = max(1e-9, monotonic() - borrower.taken_at)
+            borrower.reason = reason
             self._retire(entry, reason)
         self._book(borrower)
         return entry

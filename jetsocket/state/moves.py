@@ -13,6 +13,7 @@ import weakref
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Hashable
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from jetsocket.counting import Totals
 from jetsocket.deferred_log import DeferredLog
 from jetsocket.dials import PACE, Dial
 from jetsocket.entry import Entry
+from jetsocket.events import Events, info_of
 from jetsocket.exceptions import PoolClosedError
 from jetsocket.known_uris import KnownUris
 from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
@@ -35,6 +37,7 @@ from jetsocket.wire.channel import Channel
 
 if TYPE_CHECKING:
     from jetsocket.housekeeper import Housekeeper
+    from jetsocket.info import ConnectionInfo
 
 NEVER = float("inf")
 
@@ -77,6 +80,7 @@ class Moves(Steps):
         known: What was found out about the URIs; touched without the lock.
         spent_tokens: The limiter's tokens of connections that are closed.
         unfinished: Connections that the housekeeper is to go on with; see `Channel.unfinished`.
+        events: Who is told what the pool does; None: no listener is attached.
     """
 
     def __init__(self, config: ConnectionPoolConfig, name: str, close_timeout: float) -> None:
@@ -109,6 +113,7 @@ class Moves(Steps):
         self.log = DeferredLog()
         self.known = KnownUris(self.log, name)
         self.unfinished: set[Channel] = set()
+        self.events: Events | None = None
         self.last_connect_error: BaseException | None = None
         self.parked = self.starting = 0  # openers that wait for an order, and those that are being started
         self.wake_opener: SimpleQueue[None] = SimpleQueue()
@@ -299,6 +304,7 @@ class Moves(Steps):
                 self._forget(entry)
             return
         self.totals.discards[reason] += 1
+        entry.closed_for = reason
         if reason in ("closed", "pong overdue", "check failed"):
             self.totals.lost += 1
         if entry.place == IDLE:
@@ -338,6 +344,9 @@ class Moves(Steps):
             self.spent_tokens.append(entry.token)
             entry.token = None
             self.doorbell.put("tokens")
+        if entry.was_opened and self.events is not None:
+            self.events.note("closed", partial(_told_of_end, entry, monotonic()))
+            entry.was_opened = False
         dial, is_wanted = entry.wanted_by, False
         if dial is not None and dial in self.dials and dial.room is entry:
             dial.has_slot = is_wanted = True
@@ -365,6 +374,11 @@ class Moves(Steps):
         """What to tell a caller once there are no leases any more."""
         what = "closed" if self.closed else "drained"
         return PoolClosedError(f"pool {self.name!r} is {what}: it gives no more leases; make a new pool")
+
+
+def _told_of_end(entry: Entry, closed_at: float) -> tuple[ConnectionInfo, str]:
+    """What listeners are told of a connection that is closed."""
+    return info_of(entry, closed_at), entry.closed_for
 
 
 __all__ = ["NEVER", "TICK", "Moves"]

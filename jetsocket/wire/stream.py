@@ -302,6 +302,8 @@ class Stream:
         """`write` where something is unsent or encrypted."""
         if self.unsent or self.broken:
             self._flush(deadline)
+        elif self._tls is not None:
+            self._tls.refuse_reentry()  # before any of it counts as encrypted
         view = memoryview(data)
         while view:
             part = view if self._tls is None else view[:_ENCRYPT_SIZE]
@@ -389,10 +391,7 @@ class Stream:
             self._sock = CLOSED
 
     def disown(self) -> None:
-        """After a fork, in the child: close this process's descriptor and let the connection live.
-
-        Nothing is sent and nothing shut down, for the connection is the parent's.
-        """
+        """After a fork, in the child: close this descriptor; the connection, which is the parent's, lives."""
         # Explicitly, for the frames of the parent's other threads hold references for ever here.
         sock, self._sock = self._sock, CLOSED
         with suppress(OSError):  # a descriptor that is gone is what was asked for

@@ -12,6 +12,7 @@ from tests.benchmarks.multiplex import EIGHT, HUNDRED, SHARED
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, WEBSOCKETS
 from tests.benchmarks.registry import WORKS
 from tests.benchmarks.run import Rounds
+from tests.benchmarks.watched import BARE, LIMITS
 from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, SEMAPHORE, Figures
 
 FASTER, AT_MOST = "≥", "≤"
@@ -91,6 +92,8 @@ def judge(rounds: Rounds) -> list[Row]:
         rows.append(within(rounds["hand-over"][OURS], 60e-6))
     if "correlation" in rounds:
         rows.append(added(rounds["correlation"][OURS], 6e-6))
+    if "metrics" in rounds:
+        rows.extend(watched_rows(rounds["metrics"][OURS]))
     return [*rows, *idle_rows(rounds.get("idle", {})), *flat_rows(rounds.get("flat", {}))]
 
 
@@ -169,6 +172,20 @@ def added(rounds: list[Figures], limit: float) -> Row:
     title, target = WORKS["correlation"].title, f"{AT_MOST} +{duration(limit)}"
     who = "with a correlation"
     return Row(title, who, "without one", duration(mine), duration(other), spread, target, more <= limit)
+
+
+def watched_rows(rounds: list[Figures]) -> list[Row]:
+    """What each way to measure or trace a pool adds to a request."""
+    rows, bare = [], statistics.median(figures[BARE] for figures in rounds)
+    for who, limit in LIMITS.items():
+        of_rounds = [figures[who] - figures[BARE] for figures in rounds]
+        more, mine = statistics.median(of_rounds), statistics.median(figures[who] for figures in rounds)
+        most = 0.03 * bare if limit is None else limit
+        spread = f"{more * 1e6:+.1f} µs ({min(of_rounds) * 1e6:+.1f}–{max(of_rounds) * 1e6:+.1f})"
+        target = f"{AT_MOST} +3 %" if limit is None else f"{AT_MOST} +{duration(limit)}"
+        row = WORKS["metrics"].title, who, "nothing", duration(mine), duration(bare), spread, target
+        rows.append(Row(*row, more <= most))
+    return rows
 
 
 def idle_rows(contenders: dict[str, list[Figures]]) -> list[Row]:

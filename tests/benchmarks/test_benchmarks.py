@@ -17,6 +17,7 @@ from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIEN
 from tests.benchmarks.registry import WORKS
 from tests.benchmarks.run import TINY, Job, Plan, crowd_jobs, jobs, measure, possible, running_server
 from tests.benchmarks.targets import Row, Target, compared, duration, judge
+from tests.benchmarks.watched import BARE, LIMITS
 from tests.benchmarks.works import PSYCOPG_POOL, QUEUE_POOL, QUEUED_CLIENT, Figures
 
 pytestmark = pytest.mark.once
@@ -83,6 +84,16 @@ def test_an_ethereum_node_is_asked(place: Place) -> None:
     assert set(found) == {OURS, *ethereum.HOWS}
     assert found[OURS]["right"] == found[ethereum.WITH_LOCK]["right"] == 100
     assert all(figures["time"] > 0 for figures in found.values())
+
+
+def test_a_pool_that_is_watched_is_measured_and_judged(place: Place) -> None:
+    figures = measure({"work": "metrics", "contender": OURS, "seconds": 0.02, "place": place})
+    assert set(figures) == {BARE, *LIMITS} and min(figures.values()) > 0
+    slow = {who: 1e-3 + (limit or 3e-5) * 1.1 for who, limit in LIMITS.items()}
+    fast = {who: 1e-3 + (limit or 3e-5) * 0.9 for who, limit in LIMITS.items()}
+    for found, met in ((slow, False), (fast, True)):
+        rows = judge({"metrics": {OURS: [{BARE: 1e-3, **found}]}})
+        assert [row.met for row in rows] == [met] * len(LIMITS)
 
 
 def test_what_cannot_be_had_is_skipped_and_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def disturb(gunicorn: Gunicorn, crowd: Crowd) -> None:
     [
         ("sync", "flask_app"),
         ("sync", "django_app"),
-        ("gthread", "flask_app"),
+        ("gthread", "flask_jet_app"),
         ("gthread", "django_app"),
         ("gevent", "flask_app"),
         pytest.param("gevent", "django_app", marks=pytest.mark.soak),

@@ -40,8 +40,37 @@ command = [sys.executable, "-m", "jetsocket", "demo", "--calls", "200", "--threa
 subprocess.run(command, check=True, timeout=60)
 """
 EXAMPLES = {
+    "celery": """
+import sys
+from celery import Celery, signals
+from jetsocket import ConnectionPool
+from jetsocket.contrib.celery import setup
+app = Celery("example")
+app.conf.task_always_eager = True
+with ConnectionPool(base_uri=sys.argv[1]) as pool:
+    setup(app, pool, prewarm={"/": 1})
+    @app.task
+    def ask(number):
+        return pool.request("/", [number], timeout=10)
+    assert ask.delay(1).get() == [1]
+    signals.worker_process_shutdown.send(sender=None)
+    assert pool.is_closed
+""",
     "cli": "import argcomplete\n" + DEMO,
     "demo": DEMO,
+    "flask": """
+import sys
+from flask import Flask
+from jetsocket.contrib.flask import JetSocket
+app = Flask("example")
+app.config["JETSOCKET_BASE_URI"] = sys.argv[1]
+jet = JetSocket(app)
+@app.get("/")
+def view():
+    return jet.pool.request("/", [1], timeout=10)
+assert app.test_client().get("/").json == [1]
+jet.close_all()
+""",
     "http": """
 import http.server, sys, threading
 from jetsocket import ConnectionPool
@@ -61,6 +90,30 @@ auth = TicketAuth("http://127.0.0.1:%d/" % office.server_port)
 with ConnectionPool(base_uri=sys.argv[1], manager_kwargs={"auth": auth, "proxy": None}) as pool:
     assert pool.request("/", [1], timeout=10) == [1]
 """,
+    "django": """
+import sys
+from django.conf import settings
+settings.configure(JETSOCKET={"default": {"BASE_URI": sys.argv[1]}})
+from jetsocket.contrib.django import pool, pools
+assert pool.request("/", [1], timeout=10) == [1]
+pools.close_all()
+""",
+    "jupyter": """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.user_ns["uri"] = sys.argv[1]
+for cell in (
+    "%load_ext jetsocket",
+    "from jetsocket import ConnectionPool",
+    "pool = ConnectionPool(base_uri=uri)",
+    "assert pool.request('/', [1], timeout=10) == [1]",
+    "shown = get_ipython().run_line_magic('jetsocket', 'status')",
+    "assert 'idle=1' in repr(shown)",
+    "pool.close()",
+):
+    shell.run_cell(cell).raise_error()
+""",
     "msgspec": """
 import msgspec, sys
 from jetsocket import ConnectionPool
@@ -68,6 +121,25 @@ class Hello(msgspec.Struct):
     n: int
 with ConnectionPool(base_uri=sys.argv[1], manager_kwargs={"message_type": Hello}) as pool:
     assert pool.request("/", {"n": 1}, timeout=10) == Hello(1)
+""",
+    "opentelemetry": """
+import sys
+from jetsocket import ConnectionPool
+from jetsocket.contrib.opentelemetry import instrument
+with ConnectionPool(base_uri=sys.argv[1]) as pool:
+    instrument(pool)
+    assert pool.request("/", [1], timeout=10) == [1]
+""",
+    "prometheus": """
+import sys
+from prometheus_client import CollectorRegistry, generate_latest
+from jetsocket import ConnectionPool
+from jetsocket.contrib.prometheus import PoolCollector
+registry = CollectorRegistry()
+with ConnectionPool(base_uri=sys.argv[1]) as pool:
+    registry.register(PoolCollector(pool))
+    assert pool.request("/", [1], timeout=10) == [1]
+    assert b"jetsocket_connection_count" in generate_latest(registry)
 """,
     "proxy": """
 import sys

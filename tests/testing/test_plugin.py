@@ -42,7 +42,7 @@ def ask(server, message="x"):
 def all_loaded() -> None:
     """All of the package, before a session within this one: what that loads is forgotten at its end."""
     for module in pkgutil.walk_packages(jetsocket.__path__, "jetsocket."):
-        if not module.name.endswith(".__main__"):
+        if not module.name.endswith(".__main__") and ".contrib." not in module.name:
             importlib.import_module(module.name)
 
 

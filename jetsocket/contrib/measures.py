@@ -1,0 +1,253 @@
+"""What metrics are made of: the figures of pools, summed by their names, in buckets that all rooms share."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from jetsocket import ConnectionPool, Histogram
+from jetsocket.correlation import JsonRpc
+
+BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Upper bounds (s) of the buckets of every duration."""
+
+NAME = "jetsocket.pool.name"
+"""The attribute that every figure has."""
+
+SUM = -1
+"""The place of a duration's sum (s), beside those of its buckets."""
+
+Pool: TypeAlias = ConnectionPool[Any]
+Labels: TypeAlias = tuple[str, ...]
+Key: TypeAlias = tuple[str, Labels, int]
+"""What is counted: its name, values of its labels, and the bucket (or SUM) of a duration; else 0."""
+
+Figures: TypeAlias = dict[Key, float]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing that is measured.
+
+    Attributes:
+        key: What this package calls it.
+        name: What it is called elsewhere.
+        kind: "now" (it rises and falls), "ever" (it only grows) or "times" (a duration, in buckets).
+        unit: By UCUM.
+        labels: The attributes that it has beside the name of its pool.
+        text: What it is.
+    """
+
+    key: str
+    name: str
+    kind: str
+    unit: str
+    labels: tuple[str, ...]
+    text: str
+
+
+MEASURES = (
+    Measure("count", "jetsocket.connection.count", "now", "{connection}", ("state",), "Open connections"),
+    Measure("max", "jetsocket.connection.max", "now", "{connection}", (), "Most connections allowed"),
+    Measure(
+        "pending_requests", "jetsocket.connection.pending_requests", "now", "{request}", (), "Callers in line"
+    ),
+    Measure(
+        "wait_time",
+        "jetsocket.connection.wait_time",
+        "times",
+        "s",
+        ("error.type",),
+        "From acquire to the connection, or to the error",
+    ),
+    Measure(
+        "use_time", "jetsocket.connection.use_time", "times", "s", (), "From the connection to its return"
+    ),
+    Measure("create_time", "jetsocket.connection.create_time", "times", "s", (), "To open a connection"),
+    Measure(
+        "timeouts", "jetsocket.connection.timeouts", "ever", "{timeout}", (), "Callers who got none in time"
+    ),
+    Measure(
+        "closed", "jetsocket.connection.closed", "ever", "{connection}", ("reason",), "Connections given up"
+    ),
+    Measure("messages", "jetsocket.messages", "ever", "{message}", ("direction",), "Messages of borrowers"),
+    Measure("io", "jetsocket.io", "ever", "By", ("direction",), "Bytes, TLS and upgrades included"),
+    Measure(
+        "call",
+        "rpc.client.call.duration",
+        "times",
+        "s",
+        ("rpc.system.name",),
+        "From a request to its reply",
+    ),
+)
+
+
+@dataclass
+class Sums:
+    """Figures of pools, added up.
+
+    Attributes:
+        now: What is so at this moment.
+        ever: What only grows.
+    """
+
+    now: Figures = field(default_factory=dict)
+    ever: Figures = field(default_factory=dict)
+
+
+@dataclass
+class _Known:
+    """What is remembered of a pool, to tell of it once it is gone."""
+
+    pool: weakref.ref[Pool]
+    name: str
+    ever: Figures = field(default_factory=dict)
+
+
+class Ledger:
+    """The figures of pools by their names, which several may have. Thread-safe; keeps no pool open.
+
+    Of a pool that is closed or collected nothing is told any more. What it has counted stays in the sums of
+    its name while another one has that name, for what only grows must not fall.
+    """
+
+    def __init__(self, *, keeps_all: bool = False) -> None:
+        """Begin empty; `keeps_all`: what was counted stays, with or without a pool of that name."""
+        # By process: in a forked child, the parent's may be held by a thread that is not there. The pools'
+        # locks are taken with it.
+        self._locks: dict[int, threading.Lock] = {}
+        self._known: list[_Known] = []
+        self._gone: dict[str, Figures] = {}
+        self._keeps_all = keeps_all
+        self._pid = os.getpid()
+
+    def add(self, pool: Pool) -> None:
+        """Tell of that pool, too, from now on.
+
+        Raises:
+            TypeError: It is no pool.
+        """
+        if not isinstance(pool, ConnectionPool):
+            raise TypeError(f"a jetsocket.ConnectionPool is needed, not {pool!r}")
+        with self._lock:
+            if not any(known.pool() is pool for known in self._known):
+                self._known.append(_Known(weakref.ref(pool), pool.name))
+
+    @property
+    def has_pools(self) -> bool:
+        """Whether there is a pool to tell of, or one that is gone since it was last told of."""
+        return bool(self._known)
+
+    @property
+    def _lock(self) -> threading.Lock:
+        return self._locks.setdefault(os.getpid(), threading.Lock())
+
+    def read(self) -> dict[str, Sums]:
+        """The sums of the pools of each name."""
+        with self._lock:
+            if self._pid != os.getpid():  # what was counted before the fork is the parent's
+                self._pid, self._gone = os.getpid(), {}
+                for known in self._known:
+                    known.ever = {}
+            found: dict[str, Sums] = {}
+            for known in list(self._known):
+                self._read(known, found)
+            for name, gone in list(self._gone.items()):
+                if name in found or self._keeps_all:
+                    _add(gone, found.setdefault(name, Sums()).ever)
+                else:
+                    del self._gone[name]
+            return found
+
+    def _read(self, known: _Known, found: dict[str, Sums]) -> None:
+        """Add what a pool tells to what was found; of one that is gone, keep what it has counted."""
+        pool = known.pool()
+        is_closed = pool is None or pool.is_closed
+        if pool is not None:
+            figures = figures_of(pool)
+            known.ever = figures.ever
+            if not is_closed:
+                sums = found.setdefault(known.name, Sums())
+                _add(figures.now, sums.now)
+                _add(figures.ever, sums.ever)
+        if is_closed:
+            self._known.remove(known)
+            _add(known.ever, self._gone.setdefault(known.name, {}))
+
+
+def figures_of(pool: Pool) -> Sums:
+    """The figures of one pool at this moment."""
+    stats = pool.stats()
+    now: Figures = {
+        ("count", ("idle",), 0): stats.idle_connections,
+        ("count", ("used",), 0): stats.active_connections,
+        ("max", (), 0): pool.config.max_connections,
+        ("pending_requests", (), 0): stats.waiting,
+    }
+    ever: Figures = {
+        ("timeouts", (), 0): stats.timeouts,
+        ("messages", ("sent",), 0): stats.total_messages_sent,
+        ("messages", ("received",), 0): stats.total_messages_received,
+        ("io", ("sent",), 0): stats.bytes_sent,
+        ("io", ("received",), 0): stats.bytes_received,
+    }
+    ever.update({("closed", (reason,), 0): count for reason, count in stats.discards.items()})
+    _add_times(ever, "wait_time", ("",), stats.wait_time)
+    for error, times in stats.refused.items():
+        _add_times(ever, "wait_time", (error,), times)
+    _add_times(ever, "use_time", (), stats.lend_time)
+    _add_times(ever, "create_time", (), stats.connect_time)
+    if isinstance(pool.correlation, JsonRpc):
+        _add_times(ever, "call", ("jsonrpc",), stats.reply_time)
+    return Sums(now, ever)
+
+
+def durations(figures: Mapping[Key, float], name: str) -> dict[Labels, tuple[list[int], float]]:
+    """A duration, by its labels: how often it fell into each bucket, the last being the rest; its sum (s)."""
+    found: dict[Labels, tuple[list[int], float]] = {}
+    for (key, labels, place), value in figures.items():
+        if key == name:
+            counts, total = found.get(labels) or ([0] * (len(BOUNDS) + 1), 0.0)
+            if place == SUM:
+                total += value
+            else:
+                counts[place] += int(value)
+            found[labels] = counts, total
+    return found
+
+
+def _add_times(figures: Figures, name: str, labels: Labels, times: Histogram) -> None:
+    figures[name, labels, SUM] = times.total
+    seen = 0
+    for upper_bound, count in times.buckets():
+        key = name, labels, bisect_left(BOUNDS, upper_bound)
+        figures[key] = figures.get(key, 0) + count - seen
+        seen = count
+
+
+def _add(more: Figures, to: Figures) -> None:
+    for key, value in more.items():
+        to[key] = to.get(key, 0) + value
+
+
+__all__ = [
+    "BOUNDS",
+    "MEASURES",
+    "NAME",
+    "SUM",
+    "Figures",
+    "Key",
+    "Labels",
+    "Ledger",
+    "Measure",
+    "Pool",
+    "Sums",
+    "durations",
+    "figures_of",
+]

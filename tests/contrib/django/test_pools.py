@@ -1,0 +1,132 @@
+"""Django: pools of the settings, once a process, made anew when the settings change."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+pytest.importorskip("django")
+
+from jetsocket import ConnectionPool
+from jetsocket.contrib.django import pool, pools
+from jetsocket.correlation import JsonRpc
+from jetsocket.events import Listener
+from tests.servers import EchoServer, wait_until
+
+Use = Callable[..., None]
+
+
+def test_a_pool_is_made_of_its_settings(use: Use, echo: EchoServer) -> None:
+    use(
+        default={
+            "BASE_URI": echo.uri,
+            "CONFIG": {"max_connections": 3, "max_in_flight": 2},
+            "OPTIONS": {"connect_timeout": 4.0},
+            "CORRELATION": "jetsocket.correlation.JsonRpc",
+        },
+        nodes={"BASE_URI": echo.uri, "NAME": "the nodes"},
+    )
+    assert (pools["default"].config.max_connections, pools["default"].name) == (3, "default")
+    assert isinstance(pools["default"].correlation, JsonRpc)
+    assert pools["nodes"].name == "the nodes"
+    assert pools["nodes"].request("/", {"n": 1}) == {"n": 1}
+    assert list(pools) == ["default", "nodes"]
+
+
+def test_pool_stands_for_default(use: Use, echo: EchoServer) -> None:
+    use(default={"BASE_URI": echo.uri})
+    with pool.acquire("/") as conn:
+        assert conn.request({"n": 1}) == {"n": 1}
+    assert pool.stats().acquires == 1
+    assert pool == pools["default"]
+
+
+def test_nothing_is_made_before_its_use_and_once_for_all_threads(use: Use, echo: EchoServer) -> None:
+    use(default={"BASE_URI": echo.uri})
+    assert pools.made() == {}
+    barrier = threading.Barrier(8)
+
+    def get() -> ConnectionPool[Any]:
+        barrier.wait(5)
+        return pools["default"]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = [each.result(5) for each in [threads.submit(get) for _ in range(8)]]
+    assert len(set(map(id, found))) == 1
+    assert not found[0].is_closed
+    assert echo.opened == 0
+
+
+def test_an_unknown_alias_says_which_are_known(use: Use) -> None:
+    use(a={}, b={})
+    with pytest.raises(KeyError, match=r"settings\.JETSOCKET has no pool 'c'; known are 'a', 'b'"):
+        pools["c"]
+    with pytest.raises(KeyError, match="no pool 'default'"):
+        pool.stats()
+
+
+def test_what_is_wrong_is_told_at_the_first_use(use: Use) -> None:
+    use(default={"BASE_URL": "x"}, other={"CONFIG": {"max_connections": "secret"}})
+    with pytest.raises(TypeError, match=r'JETSOCKET\["default"\]\["BASE_URL"\] is unknown.*BASE_URI'):
+        pools["default"]
+    with pytest.raises(ValueError, match="max_connections") as refused:
+        pools["other"]
+    assert "secret" not in str(refused.value)
+
+
+def test_a_pool_of_changed_settings_is_closed_and_others_stay(use: Use, echo: EchoServer) -> None:
+    use(default={"BASE_URI": echo.uri}, same={"BASE_URI": echo.uri})
+    before, same = pools["default"], pools["same"]
+    before.request("/", [1])
+    use(default={"BASE_URI": echo.uri, "CONFIG": {"max_connections": 2}}, same={"BASE_URI": echo.uri})
+    assert before.is_closed
+    assert pools["default"].config.max_connections == 2
+    assert pools["same"] is same
+    wait_until(lambda: echo.open_now == 0)
+
+
+def test_close_all_closes_and_the_next_use_makes_anew(use: Use, echo: EchoServer) -> None:
+    use(default={"BASE_URI": echo.uri})
+    before = pools["default"]
+    pools.close_all()
+    assert before.is_closed
+    assert pools["default"].request("/", [1]) == [1]
+
+
+def test_a_listener_is_told_what_all_do(use: Use, echo: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Names(Listener):
+        def __init__(self) -> None:
+            self.uris: list[str] = []
+
+        def acquiring(self, uri: str) -> None:
+            self.uris.append(uri)
+
+    monkeypatch.setattr(pools, "_listeners", [])
+    names = Names()
+    use(a={"BASE_URI": echo.uri}, b={"BASE_URI": echo.uri})
+    pools["a"].request("/", [1])
+    pools.listen(names)
+    pools["a"].request("/a", [1])
+    pools["b"].request("/b", [1])
+    assert names.uris == [echo.uri_for("/a"), echo.uri_for("/b")]
+
+
+def test_a_forked_child_has_connections_of_its_own(use: Use, echo: EchoServer) -> None:
+    use(default={"BASE_URI": echo.uri})
+    pools["default"].request("/", [1])
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover  # the child
+        code = 1
+        try:
+            code = 0 if pools["default"].request("/", [2]) == [2] else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert echo.opened == 2
+    assert pools["default"].request("/", [3]) == [3]
+    assert echo.opened == 2

@@ -1,0 +1,29 @@
+"""No test begins beside a thread that another one's pools have begun."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import FAILED
+from tests.servers import wait_until
+
+_PATIENCE = 10.0  # s; it looks once a second whether anything is left to be looked at
+
+
+def _samplers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "jetsocket-status"]
+
+
+@pytest.fixture(autouse=True)
+def no_sampler_from_elsewhere(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What samples for a page that is gone ends by itself."""
+    gc.collect()
+    wait_until(lambda: not _samplers(), _PATIENCE, "the sampler of another test ends")
+    yield
+    if not request.node.stash.get(FAILED, False):
+        gc.collect()
+        wait_until(lambda: not _samplers(), _PATIENCE, "the sampler of this test ends")

@@ -1,0 +1,35 @@
+"""The example of the documentation: one command, and the page is there."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_example_shows_its_page_to_this_machine_alone_and_ends_at_ctrl_c() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "examples" / "status" / "serve.py"), "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.match(r"http://127\.0\.0\.1:(\d+)/ shows it", process.stdout.readline())
+            assert found
+            answers = []
+            for host in ("localhost", "evil.example"):
+                client = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=30)
+                client.request("GET", "/", headers={"Host": host})
+                response = client.getresponse()
+                answers.append((response.status, b"example" in response.read()))
+                client.close()
+            assert answers == [(200, True), (403, False)]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()

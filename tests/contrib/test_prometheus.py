@@ -1,0 +1,298 @@
+"""Prometheus is told what pools do: names, labels, buckets, and sums that agree with the server's.
+
+Also tests: `measures`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from jetsocket import ConnectionError, ConnectionPool, PoolExhaustedError
+from jetsocket.contrib.prometheus import PoolCollector, instrument
+from jetsocket.correlation import JsonRpc
+from tests.contrib.jsonrpc import json_rpc
+from tests.servers import LOCALHOST, EchoServer, wait_until
+
+MakePool = Callable[..., ConnectionPool[Any]]
+
+
+def scraped(*pools: ConnectionPool[Any], collector: PoolCollector | None = None) -> dict[str, float]:
+    """What Prometheus reads, by name and labels."""
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(collector or PoolCollector(*pools))
+    families = list(parse(generate_latest(registry).decode()))
+    return {
+        sample.name
+        + "{"
+        + ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()) if v)
+        + "}": sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_the_figures_of_a_pool_by_their_names(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, name="feed", max_connections=2)
+    with pool.acquire("/?key=secret") as conn:
+        conn.request({"n": 1})
+        with pool.acquire("/"), pytest.raises(PoolExhaustedError):
+            pool.acquire("/", timeout=0)
+        told = scraped(pool)
+        assert told["jetsocket_connection_count{jetsocket_pool_name=feed,state=used}"] == 1
+        assert told["jetsocket_connection_count{jetsocket_pool_name=feed,state=idle}"] == 1
+    told = scraped(pool)
+    assert told["jetsocket_connection_count{jetsocket_pool_name=feed,state=idle}"] == 2
+    assert told["jetsocket_connection_max{jetsocket_pool_name=feed}"] == 2
+    assert told["jetsocket_connection_pending_requests{jetsocket_pool_name=feed}"] == 0
+    assert told["jetsocket_connection_timeouts_total{jetsocket_pool_name=feed}"] == 1
+    assert told["jetsocket_connection_wait_time_seconds_count{jetsocket_pool_name=feed}"] == 2
+    refused = (
+        "jetsocket_connection_wait_time_seconds_count{error_type=PoolExhaustedError,jetsocket_pool_name=feed}"
+    )
+    assert told[refused] == 1
+    assert told["jetsocket_connection_use_time_seconds_count{jetsocket_pool_name=feed}"] == 2
+    assert told["jetsocket_connection_create_time_seconds_count{jetsocket_pool_name=feed}"] == 2
+    assert told["jetsocket_messages_total{direction=sent,jetsocket_pool_name=feed}"] == 1
+    assert told["jetsocket_messages_total{direction=received,jetsocket_pool_name=feed}"] == 1
+    stats = pool.stats()
+    assert told["jetsocket_io_bytes_total{direction=sent,jetsocket_pool_name=feed}"] == stats.bytes_sent
+    assert (
+        told["jetsocket_connection_use_time_seconds_sum{jetsocket_pool_name=feed}"] == stats.lend_time.total
+    )
+    assert not [name for name in told if name.startswith("rpc") or "key" in name or "/" in name]
+
+
+def test_buckets_are_cumulative_and_hold_what_lasted_that_long(echo: EchoServer, make_pool: MakePool) -> None:
+    pool = make_pool(echo, name="p")
+    done = threading.Event()
+    with pool.acquire("/"):
+        done.wait(0.06)
+    pool.acquire("/").release()
+    told = scraped(pool)
+    name = "jetsocket_connection_use_time_seconds_bucket{{jetsocket_pool_name=p,le={}}}"
+    counts = [told[name.format(le)] for le in ("0.0001", "0.05", "10.0", "+Inf")]
+    assert counts == sorted(counts)
+    assert counts[1:] == [1, 2, 2]
+    assert sum(each.startswith("jetsocket_connection_use_time_seconds_bucket") for each in told) == 17
+
+
+def test_their_sums_agree_with_the_servers(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool
+) -> None:
+    asked: list[Any] = []
+    server = echo_server(json_rpc(asked))
+    pool = make_pool(server, name="p", correlation=JsonRpc(), max_connections=3)
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda n: pool.request("/", {"method": f"m{n}"}), range(60)))
+    told = scraped(pool)
+    assert told["rpc_client_call_duration_seconds_count{jetsocket_pool_name=p,rpc_system_name=jsonrpc}"] == 60
+    assert told["jetsocket_messages_total{direction=sent,jetsocket_pool_name=p}"] == len(asked) == 60
+    assert told["jetsocket_connection_wait_time_seconds_count{jetsocket_pool_name=p}"] == 60
+    opened = told["jetsocket_connection_create_time_seconds_count{jetsocket_pool_name=p}"]
+    assert opened == server.opened
+    pool.clear()
+    told = scraped(pool)
+    assert told["jetsocket_connection_closed_total{jetsocket_pool_name=p,reason=cleared}"] == opened
+
+
+def test_who_could_not_connect_is_told_by_the_error(make_pool: MakePool) -> None:
+    with socket.socket() as bound:  # and not listening
+        bound.bind((LOCALHOST, 0))
+        uri = f"ws://{LOCALHOST}:{bound.getsockname()[1]}"
+        pool = make_pool(uri, name="p", manager_kwargs={"connect_attempts": 1})
+        with pytest.raises(ConnectionError):
+            pool.acquire("/")
+    name = "jetsocket_connection_wait_time_seconds_count{error_type=ConnectionError,jetsocket_pool_name=p}"
+    assert scraped(pool)[name] == 1
+
+
+def test_pools_of_one_name_are_told_of_together_and_their_sums_never_fall(
+    echo: EchoServer, make_pool: MakePool
+) -> None:
+    first, second = make_pool(echo, name="p"), make_pool(echo, name="p")
+    collector = PoolCollector(first, second)
+    for pool in (first, first, second):
+        pool.request("/", 1)
+    sent = "jetsocket_messages_total{direction=sent,jetsocket_pool_name=p}"
+    most = "jetsocket_connection_max{jetsocket_pool_name=p}"
+    told = scraped(collector=collector)
+    assert (told[sent], told[most]) == (3, 20)
+    first.request("/", 1)
+    first.close()
+    told = scraped(collector=collector)
+    assert (told[sent], told[most]) == (4, 10)
+    second.close()
+    assert scraped(collector=collector) == {}
+    third = make_pool(echo, name="p")
+    collector.add(third)
+    assert scraped(collector=collector)[sent] == 0
+
+
+def test_a_collector_keeps_no_pool_open(echo: EchoServer) -> None:
+    pool = ConnectionPool[Any](base_uri=echo.uri)
+    collector = PoolCollector(pool)
+    pool.request("/", 1)
+    assert scraped(collector=collector)
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert gone() is None
+    assert scraped(collector=collector) == {}
+    wait_until(lambda: not echo.open_now)
+
+
+def test_a_forked_child_tells_its_own(echo: EchoServer, make_pool: MakePool, tmp_path: Path) -> None:
+    pool, gone = make_pool(echo, name="p"), make_pool(echo, name="p")
+    collector = PoolCollector(pool, gone)
+    for each in (pool, gone, gone):
+        each.request("/", 1)
+    gone.close()
+    sent = "jetsocket_messages_total{direction=sent,jetsocket_pool_name=p}"
+    assert scraped(collector=collector)[sent] == 3
+    if (child := os.fork()) == 0:
+        try:
+            before = scraped(collector=collector)[sent]
+            pool.request("/", 1)
+            (tmp_path / "told").write_text(f"{before} {scraped(collector=collector)[sent]}")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert (tmp_path / "told").read_text() == "0.0 1.0"
+    assert scraped(collector=collector)[sent] == 3
+
+
+def test_a_registry_takes_one_collector_and_what_it_writes_can_be_read(
+    echo: EchoServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(echo, name='a "name"\n')
+    pool.request("/", 1)
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(pool))
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(PoolCollector(make_pool(echo)))
+    families = list(parse_openmetrics(generate_openmetrics(registry).decode()))
+    names = {sample.labels["jetsocket_pool_name"] for family in families for sample in family.samples}
+    assert names == {pool.name}
+
+
+def test_what_is_no_pool_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"a jetsocket\.ConnectionPool is needed, not 'x'"):
+        PoolCollector("x")  # type: ignore[arg-type]  # the point
+
+
+def test_instrument_registers_one_collector_for_all_pools(echo: EchoServer, make_pool: MakePool) -> None:
+    registry = CollectorRegistry(auto_describe=True)
+    for name in ("a", "b", "b"):
+        instrument(make_pool(echo, name=name, max_connections=3), registry=registry)
+    told = parse(generate_latest(registry).decode())
+    most = {
+        sample.labels["jetsocket_pool_name"]: sample.value
+        for family in told
+        for sample in family.samples
+        if sample.name == "jetsocket_connection_max"
+    }
+    assert most == {"a": 3, "b": 6}
+
+
+SEVERAL = """
+import os, struct, sys, threading
+from prometheus_client import CollectorRegistry, multiprocess
+from jetsocket import ConnectionPool
+from jetsocket.contrib.prometheus import instrument
+from tests.servers import wait_until
+
+def told():
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return {
+        (sample.name, *filter(None, map(sample.labels.get, ("state", "direction")))): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+
+def expect(value, *key):
+    def is_so():
+        try:
+            return told().get(key) == value
+        except (RuntimeError, ValueError, struct.error):  # it reads the file of a process that has just begun
+            return False
+    wait_until(is_so)
+
+def work(pool, times):
+    for _ in range(times):
+        pool.request("/", 1)
+
+pool = ConnectionPool(base_uri=os.environ["URI"], name="p")
+instrument(pool, multiprocess=True)
+assert "jetsocket-prometheus" not in {thread.name for thread in threading.enumerate()}
+work(pool, 3)
+read, write = os.pipe()
+children = []
+for _ in range(2):
+    if (child := os.fork()) == 0:
+        work(pool, 10)
+        os.close(write)
+        os.read(read, 1)  # until the parent says so, or has ended
+        pool.close()
+        sys.exit()  # as gunicorn's workers do: atexit writes the rest
+    children.append(child)
+expect(23, "jetsocket_messages_total", "sent")
+expect(30, "jetsocket_connection_max")
+expect(3, "jetsocket_connection_count", "idle")
+expect(3, "jetsocket_connection_create_time_seconds_count")
+expect(0, "jetsocket_connection_timeouts_total")
+os.write(write, b"xx")
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+    multiprocess.mark_process_dead(child)
+expect(2, "jetsocket_connection_closed_total")
+work(pool, 1)
+pool.close()
+expect(0, "jetsocket_connection_max")
+expect(24, "jetsocket_messages_total", "received")
+expect(3, "jetsocket_connection_closed_total")
+wait_until(lambda: "jetsocket-prometheus" not in {thread.name for thread in threading.enumerate()})
+"""
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        # prometheus_client leaves its files open; fork beside threads is the point.
+        [
+            sys.executable,
+            *("-W", "error", "-W", "ignore::ResourceWarning", "-W", "ignore::DeprecationWarning"),
+            *("-c", program),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, **environment},
+    )
+
+
+def test_several_processes_tell_their_sums(echo: EchoServer, tmp_path: Path) -> None:
+    done = run(SEVERAL, PROMETHEUS_MULTIPROC_DIR=str(tmp_path), URI=echo.uri)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (echo.opened, echo.messages) == (3, 24)
+
+
+def test_several_processes_need_a_directory(echo: EchoServer, make_pool: MakePool) -> None:
+    with pytest.raises(RuntimeError, match="PROMETHEUS_MULTIPROC_DIR must name a directory"):
+        instrument(make_pool(echo), multiprocess=True)
