@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from jetsocket.contrib.django import checks
+from django.apps import AppConfig
+from django.core.checks import register
 
-try:
-    from django.apps import AppConfig
-    from django.core.checks import register
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.django needs Django: pip install "jetsocket[django]"') from error
+from jetsocket.contrib.django import checks
 
 __all__ = ["JetSocketConfig"]
 

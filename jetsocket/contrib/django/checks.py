@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.checks import CheckMessage, Error
+
 from jetsocket.contrib.django.pools import label, sections
 from jetsocket.interrupts import is_alarm
 from jetsocket.sections import read_section
-
-try:
-    from django.core.checks import CheckMessage, Error
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.django needs Django: pip install "jetsocket[django]"') from error
 
 __all__ = ["TAG", "check_settings"]
 

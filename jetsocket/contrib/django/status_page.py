@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.utils.module_loading import import_string
+from django.views.decorators.csrf import csrf_exempt
+
 from jetsocket import ConnectionPool
 from jetsocket.contrib.django.pools import pools
 from jetsocket.contrib.status import app
-
-try:
-    from django.conf import settings
-    from django.http import HttpRequest, HttpResponse
-    from django.utils.module_loading import import_string
-    from django.views.decorators.csrf import csrf_exempt
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.django needs Django: pip install "jetsocket[django]"') from error
 
 __all__ = ["status"]
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from jetsocket.contrib.django.status_page import status
+from django.urls import path
 
-try:
-    from django.urls import path
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.django needs Django: pip install "jetsocket[django]"') from error
+from jetsocket.contrib.django.status_page import status
 
 __all__ = ["app_name", "urlpatterns"]
 

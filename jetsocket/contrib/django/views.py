@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
 from jetsocket import JetSocketError, PoolExhaustedError
 from jetsocket.contrib.django.pools import pools
 from jetsocket.interrupts import is_alarm
-
-try:
-    from django.http import HttpRequest, JsonResponse
-    from django.views.decorators.cache import never_cache
-    from django.views.decorators.http import require_safe
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.django needs Django: pip install "jetsocket[django]"') from error
 
 __all__ = ["health"]
 

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
 from jetsocket.contrib import commands
 from jetsocket.contrib.flask.pools import PLAIN, Pools
 from jetsocket.interrupts import is_alarm
-
-try:
-    import click
-    from flask import current_app
-    from flask.cli import AppGroup
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.flask needs Flask: pip install "jetsocket[flask]"') from error
 
 __all__ = ["group"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakSet
 
+try:  # before all else of the package needs it
+    from flask import Flask, current_app, has_app_context
+except ImportError as error:
+    raise ImportError('jetsocket.contrib.flask needs Flask: pip install "jetsocket[flask]"') from error
+
 from jetsocket import ConnectionPool
 from jetsocket.contrib.flask.command import group
 from jetsocket.contrib.flask.leftovers import Leftovers
 from jetsocket.contrib.flask.pools import DEFAULT_PREFIX, PLAIN, Pools
-
-try:
-    from flask import Flask, current_app, has_app_context
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.flask needs Flask: pip install "jetsocket[flask]"') from error
 
 __all__ = ["JetSocket"]
 

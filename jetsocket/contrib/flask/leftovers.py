@@ -6,13 +6,10 @@ import logging
 from threading import current_thread
 from typing import Any
 
+from flask import Flask, request, request_started
+
 from jetsocket import LeaseInfo
 from jetsocket.contrib.flask.pools import Pools
-
-try:
-    from flask import Flask, request, request_started
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.flask needs Flask: pip install "jetsocket[flask]"') from error
 
 __all__ = ["Leftovers"]
 

@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from flask import Blueprint, Flask, current_app, request
+from werkzeug.wrappers import Response
+
 from jetsocket import ConnectionPool
 from jetsocket.contrib.flask.pools import DEFAULT_PREFIX, Pools
 from jetsocket.interrupts import is_alarm
-
-try:
-    from flask import Blueprint, Flask, current_app, request
-    from werkzeug.wrappers import Response
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.flask needs Flask: pip install "jetsocket[flask]"') from error
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -130,3 +132,12 @@ def test_a_forked_child_has_connections_of_its_own(use: Use, echo: EchoServer) -
     assert echo.opened == 2
     assert pools["default"].request("/", [3]) == [3]
     assert echo.opened == 2
+
+
+@pytest.mark.parametrize("module", ["apps", "checks", "pools", "status_page", "urls", "views"])
+def test_without_django_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    for name in [name for name in sys.modules if name.startswith("jetsocket.contrib.django")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "django.conf", None)
+    with pytest.raises(ImportError, match=r'needs Django: pip install "jetsocket\[django\]"'):
+        importlib.import_module(f"jetsocket.contrib.django.{module}")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
 from jetsocket import ConnectionPool
 from jetsocket.contrib import commands
 from jetsocket.contrib.django.checks import TAG
 from jetsocket.contrib.django.pools import pools
 from jetsocket.contrib.status import as_text, read
 from jetsocket.interrupts import is_alarm
-
-try:
-    from django.conf import settings
-    from django.core.management.base import BaseCommand, CommandError, CommandParser
-except ImportError as error:
-    raise ImportError('jetsocket.contrib.django needs Django: pip install "jetsocket[django]"') from error
 
 __all__ = ["Command"]
 
