@@ -192,7 +192,7 @@ def threads(open_: Open, uri: str) -> int:
 
 
 def answers_pings(open_: Open, uri: str) -> str:
-    """Whether a ping is answered while nobody receives."""
+    """Whether a ping is answered while no thread receives."""
     with open_(uri + "pings") as conn:
         conn.send("go")
         time.sleep(3)

@@ -64,9 +64,9 @@ class Approach(NamedTuple):
 def load_for(options: Options) -> None:
     """Load what openers need, in the thread that makes the pool.
 
-    Whoever imports us and makes none has no use for it. An import in a thread holds a lock. A process that is
-    forked meanwhile has that lock, too, and nobody who releases it: whatever imports the same there would
-    wait for ever.
+    A program that imports the package and makes no pool has no use for it. An import in a thread holds a
+    lock. A process that is forked meanwhile has that lock, too, and no thread that releases it: an import of
+    the same there would wait for ever.
     """
     needed = [
         "email.utils",  # for dates in Retry-After

@@ -2,7 +2,7 @@
 
 A listener is told in the thread that does it, without a lock. What happens in the housekeeper, or inside a
 garbage collection (which may have interrupted the listener itself, with a lock of its own held), waits for a
-worker instead. What a listener does with a pool while it is told something is told to nobody.
+worker instead. What a listener does with a pool while it is told something is told to no listener.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Events:
     # --- what begins and ends --------------------------------------------------------------------------
 
     def begin(self, name: str, *args: Any) -> Marks | None:
-        """Tell that something begins; what to give to `end`, None if it is to be told to nobody."""
+        """Tell that something begins; what to give to `end`, None if it is told to no listener."""
         if _is_inside_a_listener():
             return None
         marks: Marks = [None] * len(self.listeners)

@@ -206,7 +206,7 @@ def test_their_sums_agree_with_the_servers(echo: EchoServer, make_pool: MakePool
     pool.close()
     stats = pool.stats()
     assert notes.count("acquired") == notes.count("released") == stats.acquires == 80
-    # A dial that nobody waited for any more may have been under way when the pool was closed.
+    # A dial for which no caller waits any more may have been under way when the pool was closed.
     wait_until(lambda: notes.count("connecting") == notes.count("connected") + notes.count("connect_failed"))
     assert notes.count("connected") == notes.count("closed") == stats.total_connections
     assert notes.count("connected") <= len(echo.paths) <= notes.count("connecting")

@@ -75,7 +75,7 @@ def _text_of(node: ast.Constant | ast.JoinedStr) -> str:
 
 
 def _is_silent(node: ast.AST) -> bool:
-    """Whether nobody is told what is in there: docstrings, assertions, types, DEBUG lines, usage."""
+    """Whether what is in there is told to no reader: docstrings, assertions, types, DEBUG lines, usage."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
     if isinstance(node, ast.AnnAssign):

@@ -1,4 +1,4 @@
-"""Celery: a worker's pool is warm when its first task comes, and each process says goodbye when it ends.
+"""Celery: a pool is warm when a worker's first task comes, and each process closes it when it ends.
 
 A pool made in a module works in Celery without any of this, before and after a fork. What is missing then:
 Celery ends its children without what Python runs at exit, so their connections break off without a close

@@ -1,4 +1,4 @@
-"""What it costs a request that somebody measures or traces the pool."""
+"""What metrics and traces of the pool cost a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status page as a view: for whom ``settings.JETSOCKET_STATUS_PERMISSION`` says yes, and nobody else."""
+"""The status page as a view, closed unless ``settings.JETSOCKET_STATUS_PERMISSION`` says yes."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class Directory:
     def remove(self) -> None:
         """This process ends: take its file away."""
         if self._pid == os.getpid():
-            with suppress(OSError):  # whoever reads next removes it
+            with suppress(OSError):  # the next reader removes it
                 (self.path / self.name).unlink()
 
     # --- a wish to all workers -------------------------------------------------------------------------

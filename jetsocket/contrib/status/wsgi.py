@@ -122,7 +122,7 @@ class _Application:
             return answer
         close = getattr(answer, "close", None)
         if callable(close) and hasattr(answer, "__await__"):
-            close()  # or Python warns that nobody awaits it
+            close()  # or Python warns that it was never awaited
         _log.error("permission to see the pools must be True or False, not %s: closed", type(answer).__name__)
         return False
 

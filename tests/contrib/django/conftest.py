@@ -57,5 +57,4 @@ def use() -> Iterator[Sections]:
     if (status_page := sys.modules.get("jetsocket.contrib.django.status_page")) is not None:
         status_page._page.cache_clear()
         gc.collect()
-        names = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731  # for one line
-        wait_until(lambda: "jetsocket-status" not in names(), 10)
+        wait_until(lambda: all(each.name != "jetsocket-status" for each in threading.enumerate()), 10)

@@ -1,4 +1,4 @@
-"""The status page is there for whom the project's function says yes, and for nobody else.
+"""The status page is closed unless the project's function says yes.
 
 Also tests: `urls`.
 """
