@@ -1,4 +1,7 @@
-"""The limiter's side of opening: it is asked before each dial, holds no slot meanwhile, and gets all back."""
+"""The limiter's side of opening: it is asked before each dial, holds no slot meanwhile, and gets all back.
+
+Also tests: `limits/base`.
+"""
 
 from __future__ import annotations
 
