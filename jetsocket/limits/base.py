@@ -26,7 +26,7 @@ class Owner(Protocol):
         Args:
             count: 0 takes back what was asked for with `returned`.
             returned: For those that are not found idle, the next ones that come back are closed rather than
-                handed to the pool's own line.
+                handed to the pool's own line. They add up: who asks twice for one gets two.
         """
 
 
@@ -46,7 +46,8 @@ class Limiter:
         Args:
             timeout: s; 0 never blocks, though it may do I/O.
             wanted: Whether it is still wanted. To be asked at least once a second while waiting, to give up
-                on False. It takes no lock for long and never raises.
+                on False. It takes no lock for long and never raises. Its attribute `owner`, which what pools
+                pass has, is what `bind` got: which of several pools asks.
 
         Returns:
             A token, unique among those that are out. None: no slot within the time, or it is not wanted any
