@@ -23,18 +23,19 @@ from jetsocket.housekeeper import PUSHES
 from jetsocket.known_uris import Remembered
 from jetsocket.lease import T, Terms
 from jetsocket.lending import Lending
-from jetsocket.limits import Limiter
 from jetsocket.matching import Matching
 from jetsocket.messages import Codec
 from jetsocket.notebook import Made, note_made
 from jetsocket.on_push import OnPush
 from jetsocket.opening import Opening
 from jetsocket.options import Options
-from jetsocket.pool_arguments import ARGUMENT_CHECKS, check_together
+from jetsocket.pool_arguments import ARGUMENT_CHECKS, by_origin, check_together
 from jetsocket.process_id import getpid
 from jetsocket.pushes import Pushes
+from jetsocket.quotas import Limiters, Quotas
 from jetsocket.seams import Seam
 from jetsocket.state import State
+from jetsocket.state.moves import LIMITERS
 from jetsocket.text import public_names
 from jetsocket.uris import Target, parse, resolve
 
@@ -64,7 +65,7 @@ class Assembly(Generic[T]):
         name: str | None = None,
         correlation: Correlation | None = None,
         on_push: OnPush[T] | None = None,
-        limiter: Limiter | None = None,
+        limiter: Limiters | None = None,
     ) -> None:
         """Make a pool. Nothing is opened yet.
 
@@ -89,7 +90,9 @@ class Assembly(Generic[T]):
             on_push: Called with the URI (redacted) and each message that belongs to no request and no
                 subscription, in a thread of the pool, in order for each connection; what it returns, if not
                 None, is sent back there. Needs a correlation.
-            limiter: A cap over several pools, processes or hosts; see `jetsocket.limits`.
+            limiter: A cap over several pools, processes or hosts, see `jetsocket.limits`: one for all that
+                the pool opens, or by origin: a mapping (``{"wss://a.example": limiter}``; others are opened
+                without), or a callable, asked once for each origin, that returns a limiter or None.
 
         Raises:
             TypeError: An argument or a key of `manager_kwargs` is unknown or of the wrong type.
@@ -115,7 +118,8 @@ class Assembly(Generic[T]):
         self._codec: Codec[T] = Codec.for_options(
             self._options.serializer, self._options.deserializer, self._options.message_type
         )
-        self._configure, self._reset, self._check, self._limiter = configure, reset, check, limiter
+        self._configure, self._reset, self._check = configure, reset, check
+        self._limiters = None if limiter is None else by_origin(limiter)
         self._resolved = Remembered()
         self._targets: dict[str, tuple[Target, str]] = (
             self._resolved.items
@@ -163,6 +167,8 @@ class Assembly(Generic[T]):
         options, config = self._options, self._in_use(self._config)
         state = State(config, self._name, options.close_timeout)
         forking.register(self, state)
+        if self._limiters is not None:
+            state.quotas = Quotas(self._limiters, partial(state.doorbell.put, LIMITERS))
         state.known.minds = config.reuse == "balanced" and self._reset is None
         terms = Terms(
             self._codec,
@@ -186,7 +192,6 @@ class Assembly(Generic[T]):
             self._base,
             terms,
             on_open=self._configure,
-            limiter=self._limiter,
             seam=self._seam,
         )
         return Lending(
@@ -195,7 +200,6 @@ class Assembly(Generic[T]):
             opening,
             reset=self._reset,
             check=checker(self._check, state, terms),
-            limiter=self._limiter,
             on_push=self._on_push,
         )
 
@@ -255,6 +259,23 @@ class Assembly(Generic[T]):
         now = monotonic()
         entries = sorted(self._begin_anew().state.open_entries(), key=lambda entry: entry.id)
         return [connection_info(entry, now) for entry in entries]
+
+    def limits(self) -> dict[str, Mapping[str, Any]]:
+        """What the pool's limiters say of themselves, by their names.
+
+        Returns:
+            For each, its `Limiter.stats()`: its limit, how many slots this process holds, and so on. Of those
+            that a callable returns, the ones that it has returned so far.
+        """
+        quotas = self._begin_anew().state.quotas
+        told: dict[str, Mapping[str, Any]] = {}
+        for quota in [] if quotas is None else quotas.all:
+            name, number = quota.name, 1
+            while name in told:  # two without a name of their own
+                number += 1
+                name = f"{quota.name} ({number})"
+            told[name] = quota.limiter.stats()
+        return told
 
     def listen(self, listener: Listener) -> None:
         """Have a listener told what the pool does from now on; see `jetsocket.events`.

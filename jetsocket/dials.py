@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import threading
 from contextvars import Context
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from jetsocket.clock import monotonic
 from jetsocket.entry import Entry
+
+if TYPE_CHECKING:
+    from jetsocket.quotas import Grant, Quota
 from jetsocket.uris import Target
 
 Purpose: TypeAlias = Literal["line", "poll", "prewarm", "keep"]
@@ -47,6 +50,9 @@ class Dial:
         is_told: Whether the log says that it hangs.
         hangs_in: Where in the user's code that thread was when it was given up; "" if it is not known.
         has_opened: Whether it has opened its connection.
+        quota: What the pool has of the limiter that counts for its URI, as far as that is known.
+        grant: What that gave it, and no entry has yet.
+        is_wanted: Whether the limiter is to be waited for still; read without a lock.
         done: Released when it is over; for `prewarm`.
         error: Why it failed, if it did.
     """
@@ -65,6 +71,9 @@ class Dial:
     hangs_in: str = ""
     is_told: bool = False
     has_opened: bool = False
+    quota: Quota | None = None
+    grant: Grant | None = None
+    is_wanted: bool = True
     error: BaseException | None = None
 
     def __init__(self, key: str, target: Target, purpose: Purpose, context: Context | None) -> None:

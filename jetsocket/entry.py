@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jetsocket.ids import SentIds
 from jetsocket.places import MOVES, OPENING, Place
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jetsocket.borrower import Borrower
     from jetsocket.dials import Dial
     from jetsocket.dispatch import Dispatcher
+    from jetsocket.quotas import Grant
     from jetsocket.wire.websocket import WebSocket
 
 _ids = itertools.count(1)
@@ -45,7 +46,7 @@ class Entry:
         idle_since: When it last became idle (monotonic, s); 0.0 if it never was.
         uses: How often it was lent.
         is_outdated: Whether `clear` was called meanwhile, so that it is not lent again.
-        token: The limiter's, None without one.
+        grant: The limiter's slot that it has, None without a limiter.
         is_renewed: Whether it was refused, and `auth` has other credentials to try.
         sent: Messages sent when the present lease began, so that `configure`'s do not count.
         received: Messages received when the present lease began.
@@ -73,6 +74,7 @@ class Entry:
         "dispatcher",
         "ends_with",
         "expires",
+        "grant",
         "id",
         "idle_since",
         "ids",
@@ -90,7 +92,6 @@ class Entry:
         "suspected_at",
         "taken_at_ping",
         "target",
-        "token",
         "uncounted_received",
         "uncounted_sent",
         "uses",
@@ -116,7 +117,7 @@ class Entry:
         self.idle_since = 0.0
         self.uses = 0
         self.is_outdated = self.is_renewed = False
-        self.token: Any = None
+        self.grant: Grant | None = None
         self.sent = self.received = 0
         self.uncounted_sent = self.uncounted_received = 0
         self.ids: SentIds | None = None

@@ -17,21 +17,20 @@ from collections.abc import Callable
 from functools import partial
 from queue import Empty
 
-from jetsocket import overdue_dials
+from jetsocket import limiter_calls, overdue_dials
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.delivery import Delivery
 from jetsocket.entry import Entry
 from jetsocket.interrupts import suppress
 from jetsocket.keepalive import Liveness
-from jetsocket.limits import Limiter
 from jetsocket.on_push import PushHandler
 from jetsocket.opening import Opening
 from jetsocket.parallel_close import close_all
 from jetsocket.places import IDLE
 from jetsocket.returning import tell_released
 from jetsocket.state import State
-from jetsocket.state.moves import TICK
+from jetsocket.state.moves import LIMITERS, TICK
 from jetsocket.threads import frame_in, keep_house, rest_if_forked, start_for_a_borrower
 from jetsocket.user_checks import Check
 from jetsocket.user_errors import place_in
@@ -65,7 +64,6 @@ class Housekeeper:
         state: State,
         opening: Opening,
         check: Check | None = None,
-        limiter: Limiter | None = None,
         handler: PushHandler | None = None,
     ) -> None:
         """Look after the connections of that pool; `check` replaces the protocol's ping."""
@@ -73,7 +71,6 @@ class Housekeeper:
         self.workers = Workers(state.name)
         self._opening = opening
         self._liveness = Liveness(state, self.workers.checks, check)
-        self._limiter = limiter
         self._delivery = Delivery(state, self.workers, handler)
         self._thread = threading.Thread(
             target=self._run, name=f"jetsocket-housekeeper-{state.name}", daemon=True
@@ -144,8 +141,8 @@ class Housekeeper:
                 next_round = min(next_round, monotonic() + _AT_ONCE)
             elif ring == "openers":
                 self._do(self._opening.start_threads)
-            elif ring == "tokens":
-                self._do(self._release_tokens)
+            elif ring == LIMITERS:
+                self._do(self._mind_limiters)
             elif ring == PUSHES:
                 self._do(self._delivery.run_on_push)
             if monotonic() >= self.state.plan_at:
@@ -162,7 +159,8 @@ class Housekeeper:
 
     def _end(self) -> None:
         self._do(self._emit)
-        self._do(self._release_tokens)
+        self._do(self._mind_limiters)
+        self._do(partial(limiter_calls.end, self.state, self.workers.limiter))
         self.workers.stop(monotonic() + _STOP_PATIENCE)
         rest_if_forked(self.state.pid)
 
@@ -185,7 +183,7 @@ class Housekeeper:
             self._find_unreturned,
             partial(overdue_dials.mind_left_behind, self.state),
             self._find_abandoned,
-            self._release_tokens,
+            self._mind_limiters,
             self._opening.start_threads,
             self.state.settle,
         ):
@@ -364,16 +362,11 @@ class Housekeeper:
         if self.workers.log.backlog < _MOST_WARNINGS:  # else the hook, or a log handler, hangs
             self.workers.log.submit(partial(_warn, text, file, max(1, line)))
 
-    def _release_tokens(self) -> None:
-        """Give the limiter back what it gave for connections that are closed."""
-        tokens = self.state.spent_tokens
-        while self._limiter is not None and tokens:
-            token = tokens.popleft()
-            try:
-                self.workers.limiter.submit(partial(self._limiter.release, token))
-            except RuntimeError:  # no more threads: in the next round
-                tokens.appendleft(token)
-                raise
+    def _mind_limiters(self) -> None:
+        """Do what limiters ask for, and have them given back what no connection has any more."""
+        limiter_calls.hear(self.state)
+        if self.state.spent:
+            limiter_calls.release(self.state, self.workers.limiter)
 
     def _close_abandoned(self) -> None:
         """The pool object is gone: close all of its connections, side by side."""

@@ -209,6 +209,16 @@ class Lease(Generic[T]):
         return self._told().id
 
     @property
+    def fence(self) -> Any:
+        """The number that the limiter gave with the connection's slot, and that grows with each it gives.
+
+        For services that refuse what comes with a lower one than the last (a fencing token). None: the pool
+        has no limiter, its tokens have no `fence`, or the connection is closed.
+        """
+        grant = self._told().grant
+        return None if grant is None else grant.fence
+
+    @property
     def uri(self) -> str:
         """The URI it is connected to, to be shown: without credentials, and each value of a query as ``***``.
 

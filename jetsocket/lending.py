@@ -22,7 +22,6 @@ from jetsocket.exhausted import exhausted
 from jetsocket.housekeeper import Check, Housekeeper
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
-from jetsocket.limits import Limiter
 from jetsocket.logs import POOL_LOG
 from jetsocket.moving import Moving
 from jetsocket.on_push import OnPush, PushHandler
@@ -52,7 +51,6 @@ class Lending(Moving, Prewarming):
         *,
         reset: Any = None,
         check: Check | None = None,
-        limiter: Limiter | None = None,
         on_push: OnPush[Any] | None = None,
     ) -> None:
         """Lend the connections of that state."""
@@ -62,7 +60,6 @@ class Lending(Moving, Prewarming):
         self._check = check
         state.has_check = check is not None
         state.has_dispatchers = terms.matching is not None
-        self._limiter = limiter
         self._handler: PushHandler | None = None
         if on_push is not None and terms.pushes is not None:
             self._handler = PushHandler(state, terms.pushes, on_push, terms.send_timeout)
@@ -288,7 +285,7 @@ class Lending(Moving, Prewarming):
             return True
         if sys.is_finalizing():
             return False  # up to Python 3.11, start() would wait for ever for a thread that never runs
-        candidate = Housekeeper(self.state, self.opening, self._check, self._limiter, self._handler)
+        candidate = Housekeeper(self.state, self.opening, self._check, self._handler)
         if self.state.appoint(candidate):
             self.housekeeper = candidate
             try:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Hashable
 from contextvars import copy_context
-from functools import partial
 from queue import Empty
 from typing import Any
 
+from jetsocket import limiter_calls
 from jetsocket.approach import approach, load_for, renews, straight
 from jetsocket.callbacks import Callback, configure, untraced
 from jetsocket.clock import monotonic
@@ -30,7 +29,6 @@ from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError
 from jetsocket.hanging import carries_out
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
-from jetsocket.limits import Limiter
 from jetsocket.new_wires import NewWires
 from jetsocket.options import Options
 from jetsocket.process_id import PID, getpid
@@ -39,7 +37,6 @@ from jetsocket.state import State
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin
 from jetsocket.user_errors import as_told, told
-from jetsocket.workers import run
 
 START_PATIENCE = 0.5
 """s that an opener may take to be started."""
@@ -48,10 +45,8 @@ _PARK = 5.0  # s that an opener waits for its next order
 _LEAST_PARK = 0.01  # s that it waits after it was woken for an order that another opener has
 _ROOM_PATIENCE = 0.25  # s that a connection has for its closing handshake when its slot is wanted
 _OVERDUE = 0.1  # s after which a dial that has not ended by itself is given up
-_LIMITER_PATIENCE = 1.0  # s that a limiter may take beyond its timeout, for it may do I/O
 _LIFETIME_JITTER = 0.1
 _FEW = 8  # threads
-_LIMITER_PAUSE = 0.05  # s between two questions to a limiter that has none
 
 
 class Opening:
@@ -66,7 +61,6 @@ class Opening:
         *,
         on_open: Callback | None,
         seam: Seam,
-        limiter: Limiter | None = None,
     ) -> None:
         """Open connections of that pool in this way; `on_open` is the user's `configure`."""
         self._state = state
@@ -74,7 +68,6 @@ class Opening:
         self._base = base
         self._terms = terms
         self._configure = on_open
-        self._limiter = limiter
         load_for(options)
         self._wires = NewWires(options, state.unfinished, state.log.note_end)
         self._seam = seam
@@ -120,21 +113,9 @@ class Opening:
         except Forked:  # this is the child: if the user's code has forked, it ends with this thread
             pass
         else:
-            if self._state.closed and self._limiter is not None:
-                self._release_tokens(self._limiter)
+            if self._state.closed:
+                limiter_calls.release_late(self._state)
         rest_if_forked(self._state.pid)
-
-    def _release_tokens(self, limiter: Limiter) -> None:
-        """Give back what came too late for the housekeeper, which has ended with the pool."""
-        tokens = self._state.spent_tokens
-        while tokens:
-            try:
-                token = tokens.popleft()
-            except IndexError as error:
-                if is_alarm(error):
-                    raise
-                return  # another opener was faster
-            run(partial(limiter.release, token))
 
     def _serve(self) -> None:
         state, is_new, is_parked = self._state, True, False
@@ -202,15 +183,12 @@ class Opening:
         while True:
             if state.pid != PID[0]:
                 raise Forked
-            token: Hashable | None = None  # one for each attempt: that of the last went back with its end
-            if self._limiter is not None and (token := self._ask(self._limiter, dial)) is None:
-                state.drop_dial(dial)
+            # One for each attempt: that of the last one went back with its end.
+            if state.quotas is not None and not self._get_grant(dial):
                 return
             self._close_room(dial)
             entry = Entry(dial.target, self._wires.take(), self._expiry())
-            entry.token = token
             if not state.begin(dial, entry, monotonic() + self._most_time):
-                state.give_token_back(token)
                 return
             failure = self._attempt_told(dial, entry)
             if failure is None:
@@ -226,6 +204,21 @@ class Opening:
             failure = None  # its cause's frames, of the user's code, lead to this one
             if is_over:
                 return
+
+    def _get_grant(self, dial: Dial) -> bool:
+        """Get what a dial needs of the limiter that counts for it, if one does; False: the dial is over."""
+        state = self._state
+        try:
+            quota = limiter_calls.quota_for(state, dial)
+            if quota is None:
+                return True
+            timeout = self._options.connect_timeout
+            return limiter_calls.get_grant(state, quota, dial, timeout, self._close_room)
+        except ConnectionError as error:
+            if is_alarm(error):
+                raise
+            state.failed(dial, None, untraced(error))
+            return False
 
     def _attempt(self, entry: Entry) -> JetSocketError | None:
         """Connect once; returns why that failed.
@@ -367,31 +360,6 @@ class Opening:
                 configure(self._terms, entry, greeting, options.connect_timeout, f"{name}.configure()")
         if self._configure is not None:
             configure(self._terms, entry, self._configure, options.connect_timeout)
-
-    def _ask(self, limiter: Limiter, dial: Dial) -> Hashable | None:
-        """Ask the limiter for the right to open one connection; the pool's own slot is free meanwhile.
-
-        But for a moment, in which the limiter gets the token of what made room: else another dial would take
-        the slot, and at its limit a URI whose callers are many would leave none to others.
-        """
-        state = self._state
-        wanted: Callable[[], bool] = lambda: state.is_wanted(dial)  # noqa: E731  # read as an argument
-        limit = self._options.connect_timeout
-        state.asks_limiter(dial, monotonic() + _LIMITER_PATIENCE)
-        token = limiter.acquire(0, wanted)
-        if token is None and state.pid == PID[0]:
-            self._close_room(dial)
-            token = limiter.acquire(_ROOM_PATIENCE, wanted)
-        while state.pid == getpid() and token is None and wanted():
-            state.give_slot_back(dial)
-            state.asks_limiter(dial, monotonic() + limit + _LIMITER_PATIENCE)
-            began = monotonic()
-            token = limiter.acquire(limit, wanted)
-            if token is None:  # at once perhaps, if it does not wait itself
-                dial.wait(began + _LIMITER_PAUSE - monotonic())
-        if state.pid != getpid():
-            raise Forked
-        return token
 
 
 __all__ = ["START_PATIENCE", "Opening"]

@@ -9,9 +9,11 @@ from jetsocket.argument_checks import Check, runs_later, wrong_type
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.correlation.base import Correlation
 from jetsocket.limits import Limiter
+from jetsocket.quotas import Limiters, origin_of
 from jetsocket.text import with_rule
+from jetsocket.uris import parse
 
-__all__ = ["ARGUMENT_CHECKS", "check_together"]
+__all__ = ["ARGUMENT_CHECKS", "by_origin", "check_together"]
 
 
 def _config(name: str, value: Any) -> ConnectionPoolConfig | None:
@@ -40,10 +42,47 @@ def _correlation(name: str, value: Any) -> Correlation | None:
     return value
 
 
-def _limiter(name: str, value: Any) -> Limiter | None:
-    if value is not None and not isinstance(value, Limiter):
-        raise wrong_type(name, value, "a jetsocket.limits.Limiter or None")
-    return value
+def _limiter(name: str, value: Any) -> Any:
+    allowed = "a jetsocket.limits.Limiter, a mapping of them by origin, a callable that returns one, or None"
+    if value is None or isinstance(value, Limiter):
+        return value
+    if isinstance(value, Mapping):
+        for origin, limiter in value.items():
+            _origin(name, origin)
+            if not isinstance(limiter, Limiter):
+                raise wrong_type(f"{name}[{origin!r}]", limiter, "a jetsocket.limits.Limiter")
+        return value
+    if isinstance(value, type) or not callable(value):
+        raise wrong_type(name, value, allowed)
+    return _callback(name, value)
+
+
+def _origin(name: str, value: Any) -> str:
+    """An origin as `quotas.origin_of` writes it.
+
+    Raises:
+        TypeError: The value is no str.
+        ValueError: It is no origin.
+    """
+    if not isinstance(value, str):
+        raise wrong_type(f"a key of {name}", value, "a str")
+    target = parse(value)
+    if target.resource != "/" or target.authorization is not None:
+        told = f"{name}: {target.redacted!r} is no origin: give scheme, host and port, as 'wss://host'"
+        raise ValueError(told)
+    return origin_of(target)
+
+
+def by_origin(limiters: Limiters) -> Limiters:
+    """What was given as `limiter`, as `Quotas` wants it."""
+    if not isinstance(limiters, Mapping):
+        return limiters
+    found: dict[str, Limiter] = {}
+    for key, limiter in limiters.items():
+        origin = _origin("limiter", key)
+        if found.setdefault(origin, limiter) is not limiter:
+            raise ValueError(f"limiter: {origin!r} is there twice, with different limiters")
+    return found
 
 
 ARGUMENT_CHECKS: Mapping[str, Check] = {

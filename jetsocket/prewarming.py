@@ -36,14 +36,26 @@ class Prewarming(Returning):
                 return opened
             if not self.ensure_housekeeper():
                 self._dial_here(ordered)
-            self._await_dials([*ordered, *under_way], target, deadline)
+            is_over = self._await_dials([*ordered, *under_way], target, deadline)
             opened += sum(dial.has_opened for dial in ordered)
+            if not is_over:
+                return opened
 
-    def _await_dials(self, dials: list[Dial], target: Target, deadline: float) -> None:
+    def _await_dials(self, dials: list[Dial], target: Target, deadline: float) -> bool:
+        """Wait until those have ended; False: in time they have not, as a limiter has no slot for them."""
+        try:
+            return self._dials_end(dials, target, deadline)
+        except BaseException:
+            self.state.want_no_more(dials)
+            raise
+
+    def _dials_end(self, dials: list[Dial], target: Target, deadline: float) -> bool:
         limit = self.state.config.acquire_timeout
         for dial in dials:
             while not dial.wait(min(START_PATIENCE, deadline - monotonic())):
                 if monotonic() >= deadline:
+                    if self.state.want_no_more(dials):
+                        return False
                     told = (
                         f"prewarm of {target.redacted} had not ended within acquire_timeout={limit:g} s;"
                         " allow more time, or warm fewer"
@@ -53,6 +65,7 @@ class Prewarming(Returning):
         for dial in dials:
             if dial.error is not None:
                 raise_copy(dial.error)
+        return True
 
     def _dial_here(self, dials: list[Dial]) -> None:
         """Open what no opener has taken up: the system has no more threads, perhaps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from logging import DEBUG, WARNING
 
+from jetsocket import limiter_calls
 from jetsocket.clock import monotonic
 from jetsocket.forking import all_pools
 from jetsocket.housekeeper import ABANDONED, STOP
@@ -89,8 +90,12 @@ def leave(lending: Lending, deadline: float) -> None:
 
 def _close_at_exit() -> None:
     deadline = monotonic() + _EXIT_PATIENCE
-    for pool in all_pools():
-        leave(pool._begin_anew(), deadline)
+    pools = [pool._begin_anew() for pool in all_pools()]
+    for lending in pools:
+        leave(lending, deadline)
+    deadline = monotonic() + _EXIT_PATIENCE
+    for lending in pools:
+        limiter_calls.leave(lending.state, deadline)
 
 
 atexit.register(_close_at_exit)

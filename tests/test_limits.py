@@ -154,23 +154,6 @@ def test_each_attempt_asks_for_a_token_of_its_own(
     assert failures == []
 
 
-def test_while_it_is_waited_for_a_connection_that_made_room_is_closed(
-    echo: EchoServer, failures: list[Any]
-) -> None:
-    """Its slot is free for those who can use it."""
-    limiter = Counting(1)
-    with pool_to(echo, limiter, max_connections=1) as pool, ThreadPoolExecutor(1) as threads:
-        pool.request("/a", 1, 5)
-        limiter.most = 0
-        waiting = threads.submit(pool.request, "/b", 2, 5)
-        wait_until(lambda: not pool.connections())
-        wait_until(lambda: not limiter.out)
-        limiter.most = 1
-        assert waiting.result(5) == 2
-    wait_until(lambda: not limiter.out)
-    assert failures == []
-
-
 def test_at_its_limit_other_uris_are_served_beside_a_hungry_one(
     echo: EchoServer, failures: list[Any]
 ) -> None:
@@ -314,8 +297,10 @@ def test_a_release_that_raises_at_the_end_keeps_no_other_token(echo: EchoServer,
     with ThreadPoolExecutor(1) as threads:
         acquiring = threads.submit(pool.acquire, "/")
         assert asked.wait(5)
+        (quota,) = state_of(pool).quotas.all
+        others = [quota.acquire(0, bool), quota.acquire(0, bool)]
         pool.close(0)
-        state_of(pool).spent_tokens.extend([limiter.acquire(0, bool), limiter.acquire(0, bool)])
+        state_of(pool).spent.extend(others)
         go_on.set()
         assert acquiring.exception(5) is not None
     wait_until(lambda: not limiter.out)

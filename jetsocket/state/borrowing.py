@@ -97,7 +97,7 @@ class State(FastPath):
         borrower.wake.acquire()
         (self.line.rejoin if again else self.line.join)(borrower)
         self.idle.pace(key, 0.0)
-        if trouble is None and self._is_alone(key) and self.slots.acquire(blocking=False):
+        if trouble is None and not self.asking and self._is_alone(key) and self.slots.acquire(blocking=False):
             self._order(borrower, has_slot=True)
         else:
             self._plan()
@@ -126,6 +126,8 @@ class State(FastPath):
         key, target = borrower.key, borrower.target
         assert target is not None
         if self.idle.opening(key) or monotonic() < self._dialled_again_at(key):
+            return
+        if self.asking and self._quota_of(target) in self.asking:
             return
         if self._allowed(key, 1) and self._closing_one_of(key) is None and self.slots.acquire(blocking=False):
             self._enqueue(Dial(key, target, "poll", borrower.context), has_slot=True)
@@ -281,7 +283,7 @@ class State(FastPath):
         self._wake_drainers()
         for entry in list(self.idle):
             self._retire(entry, "pool closed")
-        for dial in list(self.dials):
+        for dial in [*self.dials, *self.asking.values()]:
             dial.error = dial.error or self.closed_error()
             self._end_dial(dial)
         for _ in range(self.parked):

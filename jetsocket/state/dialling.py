@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from contextvars import copy_context
 from typing import Any
 
@@ -12,12 +11,12 @@ from jetsocket.dials import PACE, Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.places import CLOSING, OPENING
+from jetsocket.state.limiting import Limiting
 from jetsocket.state.locking import step
-from jetsocket.state.rebuilding import Rebuilding
 from jetsocket.uris import Target
 
 
-class Dialling(Rebuilding):
+class Dialling(Limiting):
     """What openers do with the state of their pool."""
 
     @step
@@ -95,6 +94,8 @@ class Dialling(Rebuilding):
         self.resting.discard(dial)
         dial.entry, dial.began_at, dial.overdue_at = entry, monotonic(), overdue_at
         self.entries.add(entry)
+        entry.grant = dial.grant
+        dial.grant = None
         dial.has_slot = False  # it is the entry's now
         self._look_again_at(overdue_at)
         return True
@@ -158,7 +159,8 @@ class Dialling(Rebuilding):
         As long as a connection to that URI is open, or another is being opened, its line goes on waiting.
         Else all that wait for it get this error.
         """
-        if dial in self.dials:  # else it was given up, and counted then
+        is_asking = dial.quota is not None and self.asking.get(dial.quota) is dial
+        if is_asking or dial in self.dials:  # else it was given up, and counted then
             self._count_failure(error)
             # All this first: the slot that comes free below is for no other dial to there.
             key, now = dial.key, monotonic()
@@ -174,12 +176,12 @@ class Dialling(Rebuilding):
             )
             timed_out = isinstance(error, TimeoutError)
             trouble.beside = tuple(other for other in self.dials if timed_out and other.key == key)
-            if not self.idle.open(key) and self.idle.opening(key) == 1:  # this one
+            if not self.idle.open(key) and self.idle.opening(key) == (not is_asking):  # no other one
                 for borrower in self.line.all(key):
                     self._turn_away(borrower, error)
         if entry is not None:
             self._forget_unopened(entry)
-        if dial in self.dials:
+        if is_asking or dial in self.dials:
             dial.entry = None
             self._end_dial(dial)
             self._plan()
@@ -206,37 +208,12 @@ class Dialling(Rebuilding):
         self._plan()
 
     @step
-    def is_wanted(self, dial: Dial) -> bool:
-        """Whether a dial that waits for its limiter is wanted still."""
-        return dial in self.dials and (dial.purpose != "line" or self.line.count(dial.key) > 0)
-
-    @step
-    def give_slot_back(self, dial: Dial) -> None:
-        """A dial waits for its limiter, without a slot meanwhile."""
-        if dial.has_slot:
-            dial.has_slot = False
-            self._free_slot()
-
-    @step
-    def give_token_back(self, token: Hashable | None) -> None:
-        """A limiter's token was not needed."""
-        if token is not None:
-            self.spent_tokens.append(token)
-            self.doorbell.put("tokens")
-
-    @step
-    def asks_limiter(self, dial: Dial, overdue_at: float) -> None:
-        """The limiter is asked for a dial; by then (monotonic, s) it has answered, or hangs."""
-        dial.began_at, dial.overdue_at = monotonic(), overdue_at
-        self._look_again_at(overdue_at)
-
-    @step
     def overdue_dials(self, now: float) -> list[Dial]:
         """The dials whose time is over though their thread has not come back; they are to be given up.
 
         From here on their connections are closing: one that opens at this moment comes too late.
         """
-        overdue = [dial for dial in self.dials if now >= dial.overdue_at]
+        overdue = [dial for dial in [*self.dials, *self.asking.values()] if now >= dial.overdue_at]
         for dial in overdue:
             self.left_behind[dial] = None
             if (entry := dial.entry) is not None and entry.place == OPENING:
@@ -271,6 +248,9 @@ class Dialling(Rebuilding):
         if self.closed or self.draining:
             raise self.closed_error()
         under_way = [dial for dial in self.dials if dial.key == key]
+        quota = self._quota_of(target)
+        if quota is not None and quota in self.asking:  # its end is waited for, too
+            under_way.append(self.asking[quota])
         # Callers may take what was opened: it is not opened twice, hence `most`.
         missing = min(most, count - self.idle.count(key) - len(under_way))
         ordered = self._order_unasked(key, target, missing, "prewarm")
@@ -278,7 +258,13 @@ class Dialling(Rebuilding):
 
     def _order_unasked(self, key: str, target: Target, count: int, purpose: Purpose) -> list[Dial]:
         assert self.lock.locked()
-        ordered, context = [], copy_context() if purpose == "prewarm" else None
+        ordered: list[Dial] = []
+        context = copy_context() if purpose == "prewarm" else None
+        quota = self._quota_of(target)
+        if quota is not None and (
+            quota in self.asking or (purpose == "keep" and monotonic() < quota.keep_again_at)
+        ):
+            return ordered
         for _ in range(self._allowed(key, count)):
             room = self._closing_one_of(key)
             has_slot = room is None and self.slots.acquire(blocking=False)

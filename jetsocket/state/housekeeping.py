@@ -52,7 +52,7 @@ class Housekeeping(Dialling):
         if entry.place != CHECKING:
             return  # it made room meanwhile, or the pool was closed
         entry.answer_by = 0.0
-        has_to_go = self.closed or self.draining or self.owed or entry.is_outdated
+        has_to_go = self.closed or self.draining or self.owed or entry.is_outdated or self.to_give_up
         if has_to_go or self.line.count(entry.key):
             self._come_home(entry)
             return

@@ -6,12 +6,17 @@ An idle connection of another URI makes room for the head of a line that has wai
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jetsocket.borrower import Borrower
 from jetsocket.cooldown import Trouble
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.places import CHECKING, OPENING
 from jetsocket.state.moves import Moves
+
+if TYPE_CHECKING:
+    from jetsocket.quotas import Quota
 
 GRACE = 0.05
 """s that the head of a line waits before a connection of another URI is closed for it, by trial."""
@@ -59,17 +64,17 @@ def room_allowed_at(
 class MakingRoom(Moves):
     """Finds what makes room."""
 
-    def _room_elsewhere(self, key: str) -> Entry | None:
+    def _room_elsewhere(self, key: str, quota: Quota | None = None) -> Entry | None:
         """The connection that may make room for that URI: to another URI, for which no caller waits.
 
         The one that has been idle for longest; else one that may be dead, of this URI too; else one that the
-        user's `check` runs on.
+        user's `check` runs on. With a `quota`, of those that have a slot of that limiter's.
         """
         assert self.lock.locked()
         for entry in self.idle:
-            if entry.key != key and not self.line.count(entry.key):
+            if entry.key != key and not self.line.count(entry.key) and is_under(entry, quota):
                 return entry
-        checked = [entry for entry in self.entries if entry.place == CHECKING]
+        checked = [entry for entry in self.entries if entry.place == CHECKING and is_under(entry, quota)]
         for entry in sorted(checked, key=lambda each: not each.answer_by):
             if entry.answer_by or (entry.key != key and not self.line.count(entry.key)):
                 return entry
@@ -113,4 +118,17 @@ class MakingRoom(Moves):
         return closing[0] if closing else None
 
 
-__all__ = ["CHECK_GRACE", "DIAL_GRACE", "GRACE", "MOST_OVERTAKEN", "MakingRoom", "room_allowed_at"]
+def is_under(entry: Entry, quota: Quota | None) -> bool:
+    """Whether a connection has a slot of that limiter's; None: whichever."""
+    return quota is None or (entry.grant is not None and entry.grant.quota is quota)
+
+
+__all__ = [
+    "CHECK_GRACE",
+    "DIAL_GRACE",
+    "GRACE",
+    "MOST_OVERTAKEN",
+    "MakingRoom",
+    "is_under",
+    "room_allowed_at",
+]

@@ -1,4 +1,4 @@
-"""The fields of a pool's state, and the moves that its steps are made of.
+"""The moves that the steps of a pool's state are made of.
 
 A connection is lent, comes home, is retired, is forgotten; a dial is ordered and ends. All is called with the
 lock held, by the steps. What is decided here and done elsewhere is put on a queue: `queued` for
@@ -7,128 +7,36 @@ the openers, `doorbell` for the housekeeper.
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Hashable
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
-from jetsocket.clock import monotonic, slept
-from jetsocket.config import ConnectionPoolConfig
-from jetsocket.cooldown import Troubles, chance
-from jetsocket.counting import Totals
-from jetsocket.deferred_log import DeferredLog
-from jetsocket.dials import PACE, Dial
+from jetsocket.clock import monotonic
+from jetsocket.dials import PACE
 from jetsocket.entry import Entry
-from jetsocket.events import Events, info_of
-from jetsocket.exceptions import PoolClosedError
-from jetsocket.known_uris import KnownUris
+from jetsocket.events import info_of
 from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
-from jetsocket.state.idle_queues import Idle, Shared
-from jetsocket.state.line import Line
-from jetsocket.state.locking import BUSY, CALM, Steps
-from jetsocket.uris import Target
-from jetsocket.wire.channel import Channel
+from jetsocket.state.fields import NEVER, TICK, Fields
 
 if TYPE_CHECKING:
-    from jetsocket.housekeeper import Housekeeper
     from jetsocket.info import ConnectionInfo
+    from jetsocket.quotas import Grant, Quota
 
-NEVER = float("inf")
+LIMITERS = "limiters"
+"""Tells the housekeeper that a limiter is to get something back, or has left a note."""
 
-TICK = 0.5
-"""s between two rounds of the housekeeper."""
+GIVEN_UP = "given up"
+SLOT_LOST = "slot lost"
+NOT_PASSED_ON = (GIVEN_UP, SLOT_LOST)
+"""Why connections are closed whose limiter's slot goes to no other of this pool."""
+
+_YIELD_PATIENCE = 0.25  # s for the closing handshake of a connection whose slot others wait for
+_LEAST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # s before a limiter is asked again for what is only kept
 
 
-class Moves(Steps):
-    """The fields, and the moves that all steps are made of; the caller of each method here holds the lock.
-
-    Attributes:
-        pid: The process it is of.
-        pool: The pool that it is of, which it does not keep alive; None: of no pool.
-        slots: The right of a connection to exist: one for each entry, and for each dial that is about to
-            begin.
-        owed: Slots that connections still have though `resize` has taken them away.
-        entries: All connections that have a slot, whatever their place.
-        idle: Those that are idle, by URI and by age.
-        closing: Those that are closing.
-        line: Who waits.
-        lent: The borrowers that have a connection. The return of a lease is claimed by removing it from here,
-            in one call without the lock.
-        shared: The connections that are shared, by key.
-        dials: The orders to open a connection that are not over.
-        resting: Those of which an attempt has failed, and the next one is to come.
-        queued: Those that no opener has taken up.
-        left_behind: Those that ended before their thread came back from them; see `hanging`.
-        troubles: The URIs whose last dial failed.
-        floors: How many connections are to be kept open, by key, as `prewarm(keep=True)` asked.
-        closed: No more leases, ever.
-        draining: No more leases; those that are out may come back.
-        cut: Whether `close` found leases out.
-        slept: For how long the machine had slept since it was started, when that was last looked at (s).
-        has_dispatchers: Whether the pool has a correlation.
-        has_check: Whether the user's `check` takes the place of pings, which the server may not answer.
-        watch_version: Changes whenever the set of open connections does.
-        plan_at: When the line is to be looked at again (monotonic, s), by the housekeeper.
-        doorbell: Wakes the housekeeper.
-        log: What is to be logged, by a thread that may.
-        known: What was found out about the URIs; touched without the lock.
-        spent_tokens: The limiter's tokens of connections that are closed.
-        unfinished: Connections that the housekeeper is to go on with; see `Channel.unfinished`.
-        events: Who is told what the pool does; None: no listener is attached.
-    """
-
-    def __init__(self, config: ConnectionPoolConfig, name: str, close_timeout: float) -> None:
-        """Begin with all slots free and no connection."""
-        super().__init__(name)
-        self.pid = os.getpid()
-        self.pool: weakref.ref[object] | None = None
-        self.config = config
-        self.close_timeout = close_timeout
-        self.slots = threading.BoundedSemaphore(config.max_connections)
-        self.owed = 0
-        self.entries: set[Entry] = set()
-        self.idle = Idle(Shared(self.lock))
-        self.closing: dict[Entry, None] = {}
-        self.line = Line()
-        self.lent: dict[Borrower, None] = {}
-        self.shared: dict[str, dict[Entry, None]] = {}
-        self.dials: dict[Dial, None] = {}
-        self.resting: set[Dial] = set()
-        self.queued: deque[Dial] = deque()
-        self.left_behind: dict[Dial, None] = {}
-        self.troubles = Troubles(config.connect_cooldown, chance)
-        self.floors: dict[str, tuple[Target, int]] = {}
-        self.closed = self.draining = self.cut = False
-        self.slept = slept()
-        self.has_check = self.has_dispatchers = False
-        self.watch_version = 0
-        self.plan_at = NEVER
-        self.doorbell: SimpleQueue[object] = SimpleQueue()
-        self.log = DeferredLog()
-        self.known = KnownUris(self.log, name)
-        self.unfinished: set[Channel] = set()
-        self.events: Events | None = None
-        self.last_connect_error: BaseException | None = None
-        self.parked = self.starting = 0  # openers that wait for an order, and those that are being started
-        self.wake_opener: SimpleQueue[None] = SimpleQueue()
-        self.spent_tokens: deque[Hashable] = deque()
-        self.totals = Totals()
-        self._drain_waiters: list[threading.Lock] = []
-        self._housekeeper: Housekeeper | None = None
-
-    def _condition(self) -> int:
-        return BUSY if self.draining or self.owed or self.line.order else CALM
-
-    def end_as(self, other: Moves) -> None:
-        """Begin closed or drained, if another one is."""
-        self.closed, self.draining = other.closed, other.draining
-        self.condition = self._condition()
+class Moves(Fields):
+    """What steps are made of; the caller of each method here holds the lock."""
 
     @abstractmethod
     def _plan(self) -> None:
@@ -194,6 +102,11 @@ class Moves(Steps):
             self._retire(entry, "resized")
         elif entry.is_outdated:
             self._retire(entry, "cleared")
+        elif self.to_give_up and entry.grant is not None and (quota := entry.grant.quota).to_give_up:
+            quota.to_give_up -= 1
+            self.to_give_up -= 1
+            self._keep_later(quota)
+            self._yield(entry)
         elif not self.line:
             self._rest(entry)
         elif (first := self._served_by(entry)) is not None:
@@ -340,19 +253,42 @@ class Moves(Steps):
     def _leave_slot(self, entry: Entry) -> bool:
         """A connection that is gone leaves its slot; False: to the dial that wants it."""
         assert self.lock.locked()
-        if entry.token is not None:
-            self.spent_tokens.append(entry.token)
-            entry.token = None
-            self.doorbell.put("tokens")
+        dial, is_wanted, grant = entry.wanted_by, False, entry.grant
+        if dial is not None and dial in self.dials and dial.room is entry:
+            is_wanted = True
+        if grant is not None:
+            is_passed_on = entry.closed_for not in NOT_PASSED_ON
+            if is_wanted and dial is not None and dial.quota is grant.quota and is_passed_on:
+                dial.grant = dial.grant or grant
+            if dial is None or dial.grant is not grant:
+                self._give_back(grant)
+            entry.grant = None
         if entry.was_opened and self.events is not None:
             self.events.note("closed", partial(_told_of_end, entry, monotonic()))
             entry.was_opened = False
-        dial, is_wanted = entry.wanted_by, False
-        if dial is not None and dial in self.dials and dial.room is entry:
-            dial.has_slot = is_wanted = True
+        if is_wanted and dial is not None:
+            dial.has_slot = True
             dial.room = None
         self.entries.discard(entry)
         return not is_wanted
+
+    def _yield(self, entry: Entry) -> None:
+        """Close a connection for others, who wait for the limiter's slot that it has."""
+        assert self.lock.locked()
+        self._retire(entry, GIVEN_UP)
+        entry.close_by = min(entry.close_by, monotonic() + _YIELD_PATIENCE)
+
+    def _keep_later(self, quota: Quota) -> None:
+        """Ask a limiter that has none, or wants some back, only after a while for what is only kept."""
+        assert self.lock.locked()
+        quota.keep_pause = min(max(_LEAST_PAUSE, 2.0 * quota.keep_pause), _LONGEST_PAUSE)
+        quota.keep_again_at = monotonic() + quota.keep_pause
+
+    def _give_back(self, grant: Grant) -> None:
+        """A limiter's slot is not needed any more."""
+        assert self.lock.locked()
+        self.spent.append(grant)
+        self.doorbell.put(LIMITERS)
 
     def _free_slot(self) -> None:
         assert self.lock.locked()
@@ -370,15 +306,10 @@ class Moves(Steps):
                 waiter.release()
         self._drain_waiters.clear()
 
-    def closed_error(self) -> PoolClosedError:
-        """What to tell a caller once there are no leases any more."""
-        what = "closed" if self.closed else "drained"
-        return PoolClosedError(f"pool {self.name!r} is {what}: it gives no more leases; make a new pool")
-
 
 def _told_of_end(entry: Entry, closed_at: float) -> tuple[ConnectionInfo, str]:
     """What listeners are told of a connection that is closed."""
     return info_of(entry, closed_at), entry.closed_for
 
 
-__all__ = ["NEVER", "TICK", "Moves"]
+__all__ = ["LIMITERS", "NEVER", "NOT_PASSED_ON", "SLOT_LOST", "TICK", "Moves"]

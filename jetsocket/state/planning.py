@@ -6,6 +6,8 @@ with the lock held.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.dials import Dial, dials_allowed
@@ -13,7 +15,11 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError
 from jetsocket.hanging import refusal, too_many
 from jetsocket.state.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom
-from jetsocket.state.moves import NEVER, TICK
+from jetsocket.state.moves import NEVER, NOT_PASSED_ON, TICK
+from jetsocket.uris import Target
+
+if TYPE_CHECKING:
+    from jetsocket.quotas import Quota
 
 
 class Planning(MakingRoom):
@@ -49,7 +55,8 @@ class Planning(MakingRoom):
         """Plan, and look at the times of all dials: of a crowd, too many to be done at each step."""
         assert self.lock.locked()
         self._plan()
-        self._look_again_at(min((dial.overdue_at for dial in self.dials), default=NEVER))
+        under_way = [*self.dials, *self.asking.values()]
+        self._look_again_at(min((dial.overdue_at for dial in under_way), default=NEVER))
 
     def _look_again_at(self, when: float) -> None:
         """Have the housekeeper come by then; it comes every `TICK` anyway. See `State.plan`."""
@@ -70,6 +77,9 @@ class Planning(MakingRoom):
                 self._turn_away(borrower, error)
             return NEVER
         self.idle.pace(head.key, 0.0)
+        quota = self._quota_of(head.target)
+        if quota is not None and quota in self.asking:
+            return self._plan_under(quota, head, now)
         for _ in range(self._wanted(head)):
             room, evicts = self._closing_one_of(head.key), False
             if room is None and self.slots.acquire(blocking=False):
@@ -80,7 +90,11 @@ class Planning(MakingRoom):
             if room is None:
                 room = next((entry for entry in self.closing if entry.wanted_by is None), None)
             if room is None:
-                room = self._room_elsewhere(head.key)
+                # Its limiter may have none for it: then no other URI's connection is closed in vain.
+                room = self._room_elsewhere(head.key, quota if quota is not None and quota.is_full else None)
+                if room is None and quota is not None and quota.is_full:
+                    self._order(head)  # it asks without a slot
+                    return NEVER
                 if room is None:
                     return self._take_slot_of_a_dial(head, now)
                 allowed_at = self._room_allowed_at(head, room)
@@ -90,6 +104,37 @@ class Planning(MakingRoom):
                 head.overtaken, evicts = 0, True
             self._order(head, room=room, evicts=evicts)
         return NEVER
+
+    def _quota_of(self, target: Target | None) -> Quota | None:
+        """What the pool has of the limiter that counts for a URI; None: there is none, or it is not known."""
+        assert self.lock.locked()
+        return None if self.quotas is None else self.quotas.known(target)
+
+    def _plan_under(self, quota: Quota, head: Borrower, now: float) -> float:
+        """`_plan_for` while a dial waits for that limiter: other connections that it counts may make room."""
+        assert self.lock.locked()
+        for _ in range(self._wanted(head)):
+            room, evicts = self._closing_under(quota), False
+            if room is None:
+                room = self._room_elsewhere(head.key, quota)
+                if room is None:
+                    break
+                allowed_at = self._room_allowed_at(head, room)
+                if now < allowed_at:
+                    return allowed_at
+                self._retire(room, "evicted")
+                head.overtaken, evicts = 0, True
+            self._order(head, room=room, evicts=evicts)
+        return NEVER
+
+    def _closing_under(self, quota: Quota) -> Entry | None:
+        """A connection that is closing, and whose slot of that limiter's no dial has been promised."""
+        assert self.lock.locked()
+        for entry in self.closing:
+            is_free = entry.wanted_by is None and entry.closed_for not in NOT_PASSED_ON
+            if is_free and entry.grant is not None and entry.grant.quota is quota:
+                return entry
+        return None
 
     def _take_slot_of_a_dial(self, head: Borrower, now: float) -> float:
         """Break off another URI's dial for the head of a line that has none; return when that may be done.
@@ -186,7 +231,7 @@ class Planning(MakingRoom):
 
     def _enqueue(self, dial: Dial, *, has_slot: bool, room: Entry | None = None) -> Dial:
         assert self.lock.locked()
-        dial.has_slot = has_slot
+        dial.has_slot, dial.quota = has_slot, self._quota_of(dial.target)
         if room is not None:
             dial.room, room.wanted_by = room, dial
         self.dials[dial] = None
@@ -199,11 +244,17 @@ class Planning(MakingRoom):
         return dial
 
     def _end_dial(self, dial: Dial) -> None:
-        """A dial is over; a slot that it still holds goes back."""
+        """A dial is over; what it still holds goes back."""
         assert self.lock.locked()
+        if dial.quota is not None and self.asking.get(dial.quota) is dial:
+            dial.end()
+            self._give_grant_back(dial)
+            del self.asking[dial.quota]
+            return
         if dial not in self.dials:
             return
         dial.end()  # first: see `_drop_ended_dials`
+        self._give_grant_back(dial)
         del self.dials[dial]
         self.resting.discard(dial)
         self.idle.count_opening(dial.key, -1, opened=dial.has_opened)
@@ -213,6 +264,12 @@ class Planning(MakingRoom):
         if dial.has_slot:
             dial.has_slot = False
             self._free_slot()
+
+    def _give_grant_back(self, dial: Dial) -> None:
+        assert self.lock.locked()
+        if dial.grant is not None:
+            self._give_back(dial.grant)
+            dial.grant = None
 
 
 __all__ = ["Planning"]

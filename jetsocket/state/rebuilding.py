@@ -58,9 +58,27 @@ class Rebuilding(Planning):
         for dial in [dial for dial in self.dials if dial.is_over]:
             del self.dials[dial]
             dial.end()
+            self._give_grant_back(dial)
+        self._sort_grants()
         for entry in self.entries:
             if entry.wanted_by is not None and entry.wanted_by not in self.dials:
                 entry.wanted_by = None
+
+    def _sort_grants(self) -> None:
+        """What a limiter gave has one holder: the entry, or else the dial that counts as being opened."""
+        assert self.lock.locked()
+        held = {entry.grant for entry in self.entries}
+        for dial in [*self.dials, *self.asking.values()]:
+            if dial.grant in held:
+                dial.grant = None
+            elif dial.grant is not None:
+                held.add(dial.grant)
+        for quota, dial in list(self.asking.items()):
+            if dial.is_over or dial in self.dials:
+                if dial.is_over:
+                    self._give_grant_back(dial)
+                del self.asking[quota]
+        self.to_give_up = 0 if self.quotas is None else sum(each.to_give_up for each in self.quotas.all)
 
     def _sort_by_place(self) -> None:
         """Put each connection into the list of its place; what no dial and no borrower has is closed."""
