@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
 from jetsocket.correlation.base import NewId
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
+from jetsocket.events import EndOfRequest
 from jetsocket.exceptions import (
     ConnectionError,
     InvalidStateError,
@@ -235,16 +236,15 @@ class Asking(PooledConnection[T]):
             sent = matching.tag(message, NewId(number, str(number))).sent
             sizes.append(len(matching.encode(sent, subprotocol)))
         outcomes: list[T | JetSocketError] = []
-        under_way: deque[tuple[Dispatcher, Request, int]] = deque()
+        under_way: deque[_UnderWay] = deque()
         out = 0
         try:
             for message, size in zip(asked, sizes, strict=True):
                 while under_way and out + size > _WINDOW:
-                    out -= under_way[0][2]
+                    out -= under_way[0].size
                     outcomes.append(self._next_outcome(under_way, deadline, limit))
                 try:
-                    request = Request()
-                    under_way.append((self._begin(request, message, deadline, limit), request, size))
+                    under_way.append(self._begin_one_of_many(message, size, deadline, limit))
                     out += size
                 except JetSocketError as error:
                     if is_alarm(error) or isinstance(error, InvalidStateError):
@@ -255,23 +255,41 @@ class Asking(PooledConnection[T]):
                     outcomes.append(error)
             while under_way:
                 outcomes.append(self._next_outcome(under_way, deadline, limit))
-        finally:
-            for where, request, _ in under_way:
-                where.give_up(request)
+        except BaseException as error:
+            for each in under_way:
+                each.where.give_up(each.request)
+            for each in under_way:
+                each.tell_end(error)
+            raise
         return outcomes
 
-    def _next_outcome(
-        self, under_way: deque[tuple[Dispatcher, Request, int]], deadline: float | None, limit: float | None
-    ) -> T | JetSocketError:
-        where, request, _ = under_way[0]
+    def _begin_one_of_many(
+        self, message: Any, size: int, deadline: float | None, limit: float | None
+    ) -> _UnderWay:
+        tell_end, sent = self._tell_asked(message)
+        request = Request()
         try:
-            return self._reply_to(where, request, deadline, limit)
+            where = self._begin(request, sent, deadline, limit)
+        except BaseException as error:
+            tell_end(error)
+            raise
+        return _UnderWay(where, request, size, monotonic(), tell_end)
+
+    def _next_outcome(
+        self, under_way: deque[_UnderWay], deadline: float | None, limit: float | None
+    ) -> T | JetSocketError:
+        first = under_way[0]
+        try:
+            reply = self._reply_to(first.where, first.request, deadline, limit, sent_at=first.sent_at)
         except JetSocketError as error:
             if is_alarm(error) or isinstance(error, InvalidStateError):
                 raise
-            return error
-        finally:
             under_way.popleft()
+            first.tell_end(error)
+            return error
+        under_way.popleft()
+        first.tell_end(None)
+        return reply
 
     def stream(self, message: Any, timeout: float | None = None) -> Iterator[T]:
         """Send a request that has several replies, and yield each as it comes.
@@ -289,32 +307,54 @@ class Asking(PooledConnection[T]):
             ConnectionClosedError: The connection has ended.
         """
         limit = seconds(timeout, self._terms.recv_timeout)
+        tell_end, sent = self._tell_asked(message)
         request = Request()
         request.wants_all = False
-        return self._stream(self._begin(request, message, None, None), request, limit)
-
-    def _stream(self, where: Dispatcher, request: Request, limit: float | None) -> Iterator[T]:
-        asked, matching, uri = request.asked, self._matching, self._told().target.redacted
-        failure: JetSocketError | None = None
         try:
-            while asked is not None and asked.key is not None:
-                self._current()
-                self._wait(where, request, self._until(limit), limit)
-                while request.arrived:
-                    reply = request.arrived.popleft()
-                    error = matching.error_in(reply)
-                    if error is None:
-                        reply = matching.correlation.untag(reply, asked.message)
-                        yield cast("T", matching.value_of(reply, uri))
-                    failure = failure or error
-                if request.is_ended:
-                    if failure is not None:
-                        raise failure
-                    if request.error is not None:
-                        raise_error_of(request)
-                    return
+            where = self._begin(request, sent, None, None)
+        except BaseException as error:
+            tell_end(error)
+            raise
+        replies = self._stream(where, request, limit, tell_end)
+        next(replies)  # from here on its end is noticed, if it is dropped unread, too
+        return replies
+
+    def _stream(
+        self, where: Dispatcher, request: Request, limit: float | None, tell_end: EndOfRequest
+    ) -> Iterator[T]:
+        try:
+            yield cast("T", None)  # what `stream` itself takes
+            yield from self._replies_to(where, request, limit)
+        except GeneratorExit:  # who stops reading has got what was wanted
+            tell_end(None)
+            raise
+        except BaseException as error:
+            tell_end(error)
+            raise
+        else:
+            tell_end(None)
         finally:
             where.give_up(request)
+
+    def _replies_to(self, where: Dispatcher, request: Request, limit: float | None) -> Iterator[T]:
+        asked, matching, uri = request.asked, self._matching, self._told().target.redacted
+        failure: JetSocketError | None = None
+        while asked is not None and asked.key is not None:
+            self._current()
+            self._wait(where, request, self._until(limit), limit)
+            while request.arrived:
+                reply = request.arrived.popleft()
+                error = matching.error_in(reply)
+                if error is None:
+                    reply = matching.correlation.untag(reply, asked.message)
+                    yield cast("T", matching.value_of(reply, uri))
+                failure = failure or error
+            if request.is_ended:
+                if failure is not None:
+                    raise failure
+                if request.error is not None:
+                    raise_error_of(request)
+                return
 
     def _holder(self, where: Dispatcher) -> object:
         """Who may use the connection: this lease's borrower, or all that share it."""
@@ -325,6 +365,16 @@ class Asking(PooledConnection[T]):
         matching = self._terms.matching
         assert matching is not None, "a lease of a pool with a correlation"
         return matching
+
+
+class _UnderWay(NamedTuple):
+    """One of many requests, behind which others are sent before its reply is waited for."""
+
+    where: Dispatcher
+    request: Request
+    size: int
+    sent_at: float
+    tell_end: EndOfRequest
 
 
 def dispatcher_of(entry: Entry) -> Dispatcher:

@@ -9,7 +9,7 @@ from typing import Any
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Correlation
 from jetsocket.dispatch import Dispatcher
-from jetsocket.events import info_of
+from jetsocket.events import EndOfRequest, info_of, untold
 from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange
 from jetsocket.interrupts import is_alarm
@@ -70,13 +70,23 @@ class PooledConnection(Exchange[T]):
             return self._request(message, deadline, limit)
         return self._request_told(message, deadline, limit)
 
-    def _request_told(self, message: Any, deadline: float | None, limit: float | None) -> T:
-        """`_request`, of which listeners are told, if there are any."""
+    def _tell_asked(self, message: Any) -> tuple[EndOfRequest, Any]:
+        """Tell listeners that a request is about to be sent: what is told its end, and what is to be sent."""
         events = self._lender.state.events
         if events is None or not events.wants_requests:
-            return self._request(message, deadline, limit)
-        info = info_of(self._entry or self._current(), monotonic())
-        return events.tell_request(info, message, lambda sent: self._request(sent, deadline, limit))
+            return untold, message
+        return events.begin_request(info_of(self._entry or self._current(), monotonic()), message)
+
+    def _request_told(self, message: Any, deadline: float | None, limit: float | None) -> T:
+        """`_request`, of which listeners are told, if there are any."""
+        tell_end, sent = self._tell_asked(message)
+        try:
+            reply = self._request(sent, deadline, limit)
+        except BaseException as error:
+            tell_end(error)
+            raise
+        tell_end(None)
+        return reply
 
     # --- with a correlation, more ----------------------------------------------------------------------
 

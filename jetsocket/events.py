@@ -13,7 +13,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jetsocket.argument_checks import runs_later
 from jetsocket.deferred_log import DeferredLog
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from jetsocket.entry import Entry
     from jetsocket.info import ConnectionInfo
 
-__all__ = ["Events", "Listener", "Marks", "check", "info_of"]
+__all__ = ["EndOfRequest", "Events", "Listener", "Marks", "check", "info_of", "untold"]
 
-R = TypeVar("R")
 Marks: TypeAlias = list[Any]
 """What each listener returned when something began, in the order in which they were attached."""
+
+EndOfRequest: TypeAlias = Callable[[BaseException | None], None]
+"""Tells listeners how a request has ended: with that error, or None."""
 
 _MOST_PENDING = 10_000  # events kept for a worker; where no thread runs, none may ever come for them
 
@@ -93,7 +96,7 @@ class Listener:
         """A connection that was open is closed, for that reason, as `PoolStats.discards` names it."""
 
     def requesting(self, info: ConnectionInfo, message: Any) -> Any:
-        """A request is about to be sent.
+        """A request is about to be sent: one of `request`, `request_many` or `stream`.
 
         Args:
             info: The connection.
@@ -112,11 +115,23 @@ class Listener:
         """
 
     def replied(self, token: Any, error: BaseException | None) -> None:
-        """It has its reply, or that error; `token` is what `requesting` returned."""
+        """It has its reply, or that error; `token` is what `requesting` returned.
+
+        Of `request_many`, when its turn has come to be told; of `stream`, when the last reply has been read,
+        or the caller has stopped reading.
+        """
 
 
 _TOLD = tuple(name for name, value in vars(Listener).items() if not name.startswith("_") and callable(value))
-_here = threading.local()
+
+
+class _Here(threading.local):
+    """What is known of this thread. A default of the class is found ten times as fast as by `getattr`."""
+
+    is_told = False
+
+
+_here = _Here()
 _collector: int | None = None  # the thread that is inside a garbage collection
 
 
@@ -141,7 +156,7 @@ class Events:
         self._log = log
         self._pool = pool
         self._failures_seen: set[tuple[int, str, type]] = set()
-        self._pending: deque[tuple[str, Callable[[], tuple[Any, ...]]]] = deque(maxlen=_MOST_PENDING)
+        self._pending: deque[Callable[[], None]] = deque(maxlen=_MOST_PENDING)
         self._told = {name: _overriding(listeners, name) for name in _TOLD}
         self.wants_requests = any(self._told[name] for name in ("requesting", "rewriting", "replied"))
 
@@ -185,27 +200,26 @@ class Events:
             if place < len(marks):
                 self._call(name, method, (marks[place], *args))
 
-    def rewritten(self, marks: Marks | None, message: Any) -> Any:
+    def rewritten(self, marks: Marks, message: Any) -> Any:
         """What those that were told of a request make of its message."""
-        if marks is not None:
-            for place, method in self._told["rewriting"]:
-                if place < len(marks):
-                    new = self._call("rewriting", method, (marks[place], message))
-                    message = message if new is None else new
+        for place, method in self._told["rewriting"]:
+            if place < len(marks):
+                new = self._call("rewriting", method, (marks[place], message))
+                message = message if new is None else new
         return message
 
-    def tell_request(self, info: ConnectionInfo, message: Any, ask: Callable[[Any], R]) -> R:
-        """Ask, and tell that it begins and how it ended."""
+    def begin_request(self, info: ConnectionInfo, message: Any) -> tuple[EndOfRequest, Any]:
+        """Tell that a request is about to be sent: what is to be told its end, and what is to be sent."""
         marks = self.begin("requesting", info, message)
-        try:
-            reply = ask(self.rewritten(marks, message))
-        except BaseException as error:
-            if marks is not None:
-                self.end("replied", marks, error)
-            raise
-        if marks is not None:
-            self.end("replied", marks, None)
-        return reply
+        if marks is None:
+            return untold, message
+        return partial(self._end_request, marks), self.rewritten(marks, message)
+
+    def _end_request(self, marks: Marks, error: BaseException | None) -> None:
+        if _must_wait():  # the collector has found a stream that was left
+            self._pending.append(partial(self.end, "replied", marks, error))
+        else:
+            self.end("replied", marks, error)
 
     # --- what happens ----------------------------------------------------------------------------------
 
@@ -213,33 +227,34 @@ class Events:
         """Tell what has happened, here if it may be, or by a worker; `make` makes what is told of it."""
         if not self._told[name]:
             return
-        if is_housekeeping() or threading.get_ident() == _collector or _is_inside_a_listener():
+        if _must_wait() or _is_inside_a_listener():
             self.note(name, make)
         else:
-            self._tell(name, make())
+            self._tell(name, make)
 
     def note(self, name: str, make: Callable[[], tuple[Any, ...]]) -> None:
         """Have a worker tell what has happened; one call that CPython does not interrupt."""
         if self._told[name]:
-            self._pending.append((name, make))
+            self._pending.append(partial(self._tell, name, make))
 
     def emit(self) -> None:
         """Tell what waits."""
         while self._pending:
             try:
-                name, make = self._pending.popleft()
+                tell = self._pending.popleft()
             except IndexError as error:
                 if is_alarm(error):
                     raise
                 return  # another thread was faster
-            self._tell(name, make())
+            tell()
 
-    def _tell(self, name: str, args: tuple[Any, ...]) -> None:
+    def _tell(self, name: str, make: Callable[[], tuple[Any, ...]]) -> None:
+        args = make()
         for _place, method in self._told[name]:
             self._call(name, method, args)
 
     def _call(self, name: str, method: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        before = getattr(_here, "is_told", False)
+        before = _here.is_told
         try:
             _here.is_told = True
             return method(*args)
@@ -263,6 +278,10 @@ class Events:
         self._log.note(logging.ERROR, text, self._pool, label, name, told(error), failure=error)
 
 
+def untold(_error: BaseException | None) -> None:
+    """The end of a request that no listener was told of."""
+
+
 def info_of(entry: Entry, now: float) -> ConnectionInfo:
     """What listeners are told of a connection."""
     from jetsocket.info import connection_info  # it is there since the pool was made
@@ -270,9 +289,14 @@ def info_of(entry: Entry, now: float) -> ConnectionInfo:
     return connection_info(entry, now)
 
 
+def _must_wait() -> bool:
+    """Whether no listener may be told anything in this thread just now."""
+    return is_housekeeping() or threading.get_ident() == _collector
+
+
 def _is_inside_a_listener() -> bool:
     """Whether this thread is inside a listener, which does something with a pool."""
-    if not getattr(_here, "is_told", False):
+    if not _here.is_told:
         return False
     frame = sys._getframe(1)
     while frame.f_back is not None:

@@ -15,10 +15,18 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionError, ConnectionInfo, ConnectionPool, HandshakeError, PoolExhaustedError
+from jetsocket import (
+    ConnectionError,
+    ConnectionInfo,
+    ConnectionPool,
+    HandshakeError,
+    PoolExhaustedError,
+    ReplyError,
+)
 from jetsocket.correlation import JsonRpc
 from jetsocket.events import Events, Listener
 from tests.servers import EchoServer, RawServer, response, wait_until
+from tests.services import Plain, service
 
 MakePool = Callable[..., ConnectionPool[Any]]
 
@@ -226,6 +234,66 @@ def test_each_request_is_told_with_its_end(echo: EchoServer, make_pool: MakePool
     assert [line[2] for line in asked] == [{"n": n} for n in (1, 2, 3, 4, 5)]
     assert [line[1] for line in told] == [line[3] for line in asked]
     assert [line[2] for line in told] == [None] * 4 + ["TimeoutError"]
+
+
+def test_with_a_correlation_those_of_request_many_and_stream_are_told_too(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool, notes: Notebook
+) -> None:
+    class Stamping(Listener):
+        def rewriting(self, token: None, message: Any) -> Any:
+            return {**message, "stamp": 1}
+
+    pool = make_pool(echo_server(service), correlation=Plain())
+    pool.listen(notes)
+    pool.listen(Stamping())
+    many = [{"n": 1}, {"do": "fail"}, {"do": "never"}, {"n": 2}]
+    parts = {"do": "parts", "parts": 2}
+    with pool.acquire("/") as conn:
+        first, *_, last = conn.request_many(many, 0.3)
+        assert first["stamp"] == last["stamp"] == 1
+        with pytest.raises(TypeError):
+            conn.request_many([{"n": 1}, 7], 5)  # none is sent
+        assert [part.get("part") for part in conn.stream(parts, 5)] == [0, 1, None]
+        assert notes.count("requesting") == notes.count("replied") == len(many) + 1
+        for part in conn.stream(parts, 5):
+            assert part["part"] == 0
+            break
+        conn.stream(parts, 5)  # dropped, unread
+        with pytest.raises(ReplyError):
+            list(conn.stream({"do": "fail"}, 5))
+        strikes = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+        with pytest.raises(KeyboardInterrupt):
+            strikes.start()
+            conn.request_many([{"do": "never"}, {"do": "never"}], 5)
+    asked, told = notes.of("requesting"), dict(line[1:] for line in notes.of("replied"))
+    assert [line[2] for line in asked[:8]] == [*many, parts, parts, parts, {"do": "fail"}]
+    ends = [told.pop(line[3]) for line in asked]
+    assert ends[:4] == [None, "ReplyError", "TimeoutError", None]
+    assert ends[4:] == [None, None, None, "ReplyError", "KeyboardInterrupt", "KeyboardInterrupt"]
+    assert not told
+
+
+def test_a_stream_that_the_collector_finds_waits_for_no_lock_of_a_listener(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool
+) -> None:
+    lock, told = threading.Lock(), threading.Event()
+
+    class Locking(Listener):
+        def replied(self, token: None, error: BaseException | None) -> None:
+            with lock:
+                told.set()
+
+    pool = make_pool(echo_server(service), correlation=Plain())
+    pool.listen(Locking())
+    with pool.acquire("/") as conn:
+        parts = conn.stream({"do": "parts", "parts": 2}, 5)
+        next(parts)
+        cycle: list[Any] = [parts]
+        cycle.append(cycle)
+        del parts, cycle
+        with lock:  # as if it were the listener's thread, in its own counter
+            gc.collect()
+        assert told.wait(5)
 
 
 def test_a_listener_may_rewrite_a_request_and_one_that_fails_changes_nothing(

@@ -1,13 +1,16 @@
 """Metrics and spans of pools by OpenTelemetry; needs the extra `opentelemetry`, and your SDK and exporter.
 
-Durations and counts are recorded as they happen, with the server's name; what is so at a moment is read from
-the pools when the SDK asks. No pool is kept open by that.
+Durations and counts are taken as they happen, with the server's name; what is so at a moment is read from the
+pools when the SDK asks. Durations are handed to it then, too: its `record` takes as long as a tenth of a
+request, which no caller has to wait for. No pool is kept open by that.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from time import monotonic
@@ -19,12 +22,22 @@ from jetsocket.contrib.measures import BOUNDS, MEASURES, NAME, Ledger, Measure, 
 from jetsocket.correlation import JsonRpc
 from jetsocket.events import Listener
 from jetsocket.exceptions import PoolExhaustedError, ReplyError
+from jetsocket.interrupts import is_alarm
 
 try:
     from opentelemetry import metrics, trace
     from opentelemetry.context import Context
-    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
-    from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
+    from opentelemetry.trace import (
+        Link,
+        NonRecordingSpan,
+        Span,
+        SpanKind,
+        Status,
+        StatusCode,
+        Tracer,
+        TracerProvider,
+    )
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     text = 'jetsocket.contrib.opentelemetry needs opentelemetry-api: pip install "jetsocket[opentelemetry]"'
@@ -35,6 +48,7 @@ __all__ = ["instrument"]
 _SCOPE = "jetsocket"
 _ERROR, _ADDRESS, _PORT = "error.type", "server.address", "server.port"
 _SYSTEM, _METHOD, _CODE = "rpc.system.name", "rpc.method", "rpc.response.status_code"
+_MOST_WAITING = 20_000  # durations, some 2 MB; those above it are recorded at once
 _NO_PARENT = Context()
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -91,7 +105,8 @@ def instrument(
 class _Instruments:
     """Those of one provider, for all pools: an SDK takes each once, and forgets none."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, *, is_global: bool) -> None:
+        self.durations = _Durations(is_global=is_global)
         self._ledger = Ledger()
         self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
         of = {measure.key: measure for measure in MEASURES}
@@ -123,6 +138,7 @@ class _Instruments:
         self._pools.add(pool)
 
     def _read(self, measure: Measure, _options: CallbackOptions) -> Iterable[Observation]:
+        self.durations.record()  # an SDK asks first, and adds up then
         for name, sums in self._ledger.read().items():
             for (key, labels, _), value in (sums.now if measure.kind == "now" else sums.ever).items():
                 if key == measure.key:
@@ -130,6 +146,7 @@ class _Instruments:
 
     def _count(self, _options: CallbackOptions) -> Iterable[Observation]:
         """Open connections, by server."""
+        self.durations.record()
         counts: dict[tuple[str, str, int | None, str], int] = {}
         for pool in list(self._pools):
             if pool.is_closed:
@@ -153,16 +170,78 @@ def _instruments_of(provider: MeterProvider | None) -> _Instruments:
             found = _by_provider.get(key)
             if found is None:
                 meter = metrics.get_meter(_SCOPE, meter_provider=None if key is _GLOBAL else provider)
-                found = _by_provider[key] = _Instruments(meter)
+                found = _by_provider[key] = _Instruments(meter, is_global=key is _GLOBAL)
         return found
 
 
+class _Durations:
+    """Durations that wait for the SDK to ask.
+
+    Neither those from before a global SDK was configured are kept, nor those of a forked child's parent.
+    """
+
+    def __init__(self, *, is_global: bool) -> None:
+        self.waiting: deque[tuple[Histogram, float, Attributes, Context | None]] = deque()
+        self._is_global = is_global
+        self._provider: MeterProvider | None = None
+        _all_durations.add(self)
+
+    def add(self, histogram: Histogram, seconds: float, attributes: Attributes) -> None:
+        """Have a duration recorded when the SDK asks; it does not copy the attributes before."""
+        if self._is_global and metrics.get_meter_provider() is not self._provider:
+            self._begin_anew()
+        if len(self.waiting) < _MOST_WAITING:
+            self.waiting.append((histogram, seconds, attributes, _exemplar()))
+        else:  # it asks rarely, or never
+            histogram.record(seconds, attributes)
+
+    def record(self) -> None:
+        """Record what waits; what comes meanwhile waits for the next time."""
+        if self._is_global and metrics.get_meter_provider() is not self._provider:
+            self._begin_anew()
+        for _ in range(len(self.waiting)):
+            try:
+                histogram, seconds, attributes, context = self.waiting.popleft()
+            except IndexError as error:
+                if is_alarm(error):
+                    raise
+                return  # another reader was faster
+            histogram.record(seconds, attributes, context)
+
+    def _begin_anew(self) -> None:
+        self.waiting.clear()
+        self._provider = metrics.get_meter_provider()
+
+
+def _exemplar() -> Context | None:
+    """What a duration is to be an example of: the sampled span of its caller, which is not kept for that."""
+    span = trace.get_current_span()
+    if span is trace.INVALID_SPAN:
+        return None
+    context = span.get_span_context()
+    if not context.trace_flags.sampled:
+        return None
+    return trace.set_span_in_context(NonRecordingSpan(context), _NO_PARENT)
+
+
+_all_durations: weakref.WeakSet[_Durations] = weakref.WeakSet()
+
+
+def _forget_the_parents() -> None:
+    for durations in list(_all_durations):
+        durations.waiting.clear()
+
+
+os.register_at_fork(after_in_child=_forget_the_parents)
+
+
 class _Meters(Listener):
-    """Records durations and counts as they happen."""
+    """Takes durations and counts as they happen."""
 
     def __init__(self, name: str, instruments: _Instruments) -> None:
         self._name = name
         self._to = instruments
+        self._add = instruments.durations.add
         self._of = lru_cache(256)(self._attributes)
 
     def _attributes(self, uri: str) -> Attributes:
@@ -172,40 +251,47 @@ class _Meters(Listener):
         return monotonic(), uri
 
     def acquired(self, token: Any, info: ConnectionInfo, waited: float, reused: bool) -> None:
-        self._to.wait_time.record(waited, self._of(info.uri))
+        self._add(self._to.wait_time, waited, self._of(info.uri))
 
     def refused(self, token: Any, error: BaseException) -> None:
         since, uri = token
         attributes = self._of(uri)
-        self._to.wait_time.record(monotonic() - since, {**attributes, _ERROR: type(error).__qualname__})
+        failed = {**attributes, _ERROR: type(error).__qualname__}
+        self._add(self._to.wait_time, monotonic() - since, failed)
         if isinstance(error, PoolExhaustedError):
             self._to.timeouts.add(1, attributes)
 
     def released(self, info: ConnectionInfo, used: float, reason: str | None) -> None:
-        self._to.use_time.record(used, self._of(info.uri))
+        self._add(self._to.use_time, used, self._of(info.uri))
 
     def connecting(self, uri: str, tokens: Sequence[Any]) -> float:
         return monotonic()
 
     def connected(self, token: Any, info: ConnectionInfo) -> None:
-        self._to.create_time.record(monotonic() - token, self._of(info.uri))
+        self._add(self._to.create_time, monotonic() - token, self._of(info.uri))
 
     def closed(self, info: ConnectionInfo, reason: str) -> None:
         self._to.closed.add(1, {**self._of(info.uri), "reason": reason})
 
 
 class _MetersOfCalls(_Meters):
-    """Records how long JSON-RPC calls took, too."""
+    """Takes how long JSON-RPC calls took, too."""
+
+    def __init__(self, name: str, instruments: _Instruments) -> None:
+        super().__init__(name, instruments)
+        self._of_call = lru_cache(256)(self._attributes_of_call)
+
+    def _attributes_of_call(self, uri: str, error: str | None) -> Attributes:
+        attributes = {**self._attributes(uri), _SYSTEM: "jsonrpc"}
+        return attributes if error is None else {**attributes, _ERROR: error}
 
     def requesting(self, info: ConnectionInfo, message: Any) -> tuple[float, str]:
         return monotonic(), info.uri
 
     def replied(self, token: Any, error: BaseException | None) -> None:
         since, uri = token
-        attributes = {**self._of(uri), _SYSTEM: "jsonrpc"}
-        if error is not None:
-            attributes[_ERROR] = type(error).__qualname__
-        self._to.call.record(monotonic() - since, attributes)
+        attributes = self._of_call(uri, None if error is None else type(error).__qualname__)
+        self._add(self._to.call, monotonic() - since, attributes)
 
 
 # --- spans ---------------------------------------------------------------------------------------------
@@ -228,8 +314,7 @@ class _Spans(Listener):
 
     def acquired(self, token: Span | None, info: ConnectionInfo, waited: float, reused: bool) -> None:
         if token is not None:
-            token.set_attribute("jetsocket.connection.id", info.id)
-            token.set_attribute("jetsocket.connection.reused", reused)
+            token.set_attributes({"jetsocket.connection.id": info.id, "jetsocket.connection.reused": reused})
             token.end()
 
     def refused(self, token: Span | None, error: BaseException) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -17,8 +18,9 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 
+import jetsocket.contrib.opentelemetry
 from jetsocket import ConnectionPool, HandshakeError, PoolExhaustedError, ReplyError
 from jetsocket.contrib.measures import BOUNDS
 from jetsocket.contrib.opentelemetry import instrument
@@ -344,3 +346,63 @@ def test_an_sdk_that_is_configured_later_counts_from_then_on() -> None:
         [sys.executable, "-W", "error", "-c", LATER], check=False, capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_durations_wait_for_the_sdk_to_ask_and_are_each_counted_once(
+    echo: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetsocket.contrib.opentelemetry, "_MOST_WAITING", 30)
+    readers = InMemoryMetricReader(), InMemoryMetricReader()
+    tracers = TracerProvider()
+    pool = make_pool(echo)
+    instrument(pool, MeterProvider(readers), NoOpTracerProvider())
+    with tracers.get_tracer("t").start_as_current_span("mine") as mine:
+        pool.request("/", 1)
+    for _ in range(40):  # more than may wait
+        pool.request("/", 1)
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover  # the child, in whose figures are those that were recorded before
+        counts = counts_of(readers[0])
+        os._exit(0 if counts["jetsocket.connection.use_time"] < 41 else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    [point] = points_of(readers[0])["jetsocket.connection.use_time"]
+    assert {each.trace_id for each in point.exemplars} == {mine.get_span_context().trace_id}
+    for reader in (*readers, *readers):
+        counts = counts_of(reader)
+        assert counts["jetsocket.connection.use_time"] == counts["jetsocket.connection.wait_time"] == 41
+    pool.request("/", 1)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(counts_of, readers * 5))
+    assert counts_of(readers[0])["jetsocket.connection.use_time"] == 42
+
+
+def points_of(reader: InMemoryMetricReader) -> dict[str, list[Any]]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    [scope] = data.resource_metrics[0].scope_metrics
+    return {metric.name: list(metric.data.data_points) for metric in scope.metrics}
+
+
+def counts_of(reader: InMemoryMetricReader) -> dict[str, int]:
+    points = points_of(reader).items()
+    return {name: sum(getattr(each, "count", 0) for each in several) for name, several in points}
+
+
+def test_requests_of_many_and_streams_have_spans_and_durations(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool, telemetry: Telemetry
+) -> None:
+    asked: list[Any] = []
+    pool = telemetry.instrument(
+        make_pool(echo_server(json_rpc(asked)), correlation=JsonRpc()), traceparent=True
+    )
+    with pool.acquire("/") as conn:
+        first, second = conn.request_many([{"method": "a"}, {"method": "fail"}])
+        assert first["result"] == "a"
+        assert isinstance(second, ReplyError)
+        assert [reply["result"] for reply in conn.stream({"method": "b"})] == ["b"]
+    spans = telemetry.spans("request")
+    assert [(span.attributes or {})["rpc.method"] for span in spans] == ["a", "fail", "b"]
+    sent = [message["params"]["_meta"]["traceparent"].split("-")[2] for message in asked]
+    assert sent == [f"{context_of(span).span_id:016x}" for span in spans]
+    calls = values(telemetry.points()["rpc.client.call.duration"], "error.type")
+    assert calls == {(None,): 2, ("ReplyError",): 1}
