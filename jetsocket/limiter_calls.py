@@ -65,7 +65,7 @@ def get_grant(
         if dial.grant is not None:
             return True
         if (grant := _ask(state, quota, dial, 0.0)) is not None:
-            return state.got_grant(dial, grant)
+            return _take(state, dial, grant)
         follows = state.none_for(dial, quota)
         if follows == "over":
             return False
@@ -79,10 +79,18 @@ def _wait(state: State, quota: Quota, dial: Dial, timeout: float) -> bool:
     while dial.is_wanted and state.asks_limiter(dial, quota, monotonic() + timeout + _PATIENCE):
         began = monotonic()
         if (grant := _ask(state, quota, dial, timeout)) is not None:
-            return state.got_grant(dial, grant)
+            return _take(state, dial, grant)
         dial.wait(began + _PAUSE - monotonic())
     state.drop_dial(dial)
     return False
+
+
+def _take(state: State, dial: Dial, grant: Grant) -> bool:
+    try:
+        return state.got_grant(dial, grant)
+    except BaseException:
+        state.give_back(grant)
+        raise
 
 
 class Wanted:

@@ -34,15 +34,16 @@ class Grant:
         quota: Of which limiter.
         token: What it gave.
         is_back: Whether it was released; guarded by the quota's lock.
+        is_lost: Whether it is another's now; guarded by the lock of the pool's state.
     """
 
-    __slots__ = ("is_back", "quota", "token")
+    __slots__ = ("is_back", "is_lost", "quota", "token")
 
     def __init__(self, quota: Quota, token: Hashable) -> None:
         """It was given."""
         self.quota = quota
         self.token = token
-        self.is_back = False
+        self.is_back = self.is_lost = False
 
     @property
     def fence(self) -> Any:

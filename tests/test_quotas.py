@@ -1,6 +1,6 @@
 """What a pool does with its limiters: who waits for them, who gets what they give, what they may ask for.
 
-Also tests: `limiter_calls`, `state/limiting`, `state/fields`.
+Also tests: `limiter_calls`.
 """
 
 from __future__ import annotations

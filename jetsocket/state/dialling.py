@@ -182,7 +182,7 @@ class Dialling(Limiting):
         if entry is not None:
             self._forget_unopened(entry)
         if is_asking or dial in self.dials:
-            dial.entry = None
+            dial.entry, dial.has_opened = None, False  # `opened` may have been struck
             self._end_dial(dial)
             self._plan()
 
@@ -201,7 +201,7 @@ class Dialling(Limiting):
     @step
     def drop_dial(self, dial: Dial) -> None:
         """A dial ends without a connection and without an error."""
-        entry, dial.entry = dial.entry, None
+        entry, dial.entry, dial.has_opened = dial.entry, None, False
         if entry is not None:
             self._forget_unopened(entry)
         self._end_dial(dial)

@@ -16,7 +16,6 @@ from jetsocket.entry import Entry
 from jetsocket.places import CHECKING, CLOSING, IDLE
 from jetsocket.state.locking import step
 from jetsocket.state.making_room import is_under
-from jetsocket.state.moves import SLOT_LOST
 from jetsocket.state.rebuilding import Rebuilding
 
 if TYPE_CHECKING:
@@ -184,8 +183,10 @@ class Limiting(Rebuilding):
 
     @step
     def give_back(self, grant: Grant) -> None:
-        """What a limiter gave was not needed."""
-        self._give_back(grant)
+        """What a limiter gave comes back, if no connection and no dial has it: its thread was struck."""
+        dials = [*self.dials, *self.asking.values()]
+        if not any(each.grant is grant for each in [*self.entries, *dials]):
+            self._give_back(grant)
 
     # --- what limiters want ------------------------------------------------------------------------------
 
@@ -217,8 +218,9 @@ class Limiting(Rebuilding):
         """
         for entry in self.entries:
             if entry.grant is not None and entry.grant.quota is quota and entry.grant.token == token:
+                entry.grant.is_lost = True
                 if entry.place in (IDLE, CHECKING):
-                    self._retire(entry, SLOT_LOST)
+                    self._retire(entry, "slot lost")
                 return entry
         for dial in self.dials:
             if dial.grant is not None and dial.grant.quota is quota and dial.grant.token == token:

@@ -27,9 +27,7 @@ LIMITERS = "limiters"
 """Tells the housekeeper that a limiter is to get something back, or has left a note."""
 
 GIVEN_UP = "given up"
-SLOT_LOST = "slot lost"
-NOT_PASSED_ON = (GIVEN_UP, SLOT_LOST)
-"""Why connections are closed whose limiter's slot goes to no other of this pool."""
+"""Why a connection is closed whose limiter's slot goes to no other of this pool: others wait for it."""
 
 _YIELD_PATIENCE = 0.25  # s for the closing handshake of a connection whose slot others wait for
 _LEAST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # s before a limiter is asked again for what is only kept
@@ -257,7 +255,7 @@ class Moves(Fields):
         if dial is not None and dial in self.dials and dial.room is entry:
             is_wanted = True
         if grant is not None:
-            is_passed_on = entry.closed_for not in NOT_PASSED_ON
+            is_passed_on = entry.closed_for != GIVEN_UP and not grant.is_lost
             if is_wanted and dial is not None and dial.quota is grant.quota and is_passed_on:
                 dial.grant = dial.grant or grant
             if dial is None or dial.grant is not grant:
@@ -312,4 +310,4 @@ def _told_of_end(entry: Entry, closed_at: float) -> tuple[ConnectionInfo, str]:
     return info_of(entry, closed_at), entry.closed_for
 
 
-__all__ = ["LIMITERS", "NEVER", "NOT_PASSED_ON", "SLOT_LOST", "TICK", "Moves"]
+__all__ = ["GIVEN_UP", "LIMITERS", "NEVER", "TICK", "Moves"]

@@ -14,8 +14,8 @@ from jetsocket.dials import Dial, dials_allowed
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError
 from jetsocket.hanging import refusal, too_many
-from jetsocket.state.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom
-from jetsocket.state.moves import NEVER, NOT_PASSED_ON, TICK
+from jetsocket.state.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom, is_under
+from jetsocket.state.moves import GIVEN_UP, NEVER, TICK
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ class Planning(MakingRoom):
         """A connection that is closing, and whose slot of that limiter's no dial has been promised."""
         assert self.lock.locked()
         for entry in self.closing:
-            is_free = entry.wanted_by is None and entry.closed_for not in NOT_PASSED_ON
-            if is_free and entry.grant is not None and entry.grant.quota is quota:
+            is_free = entry.wanted_by is None and entry.closed_for != GIVEN_UP
+            if is_free and is_under(entry, quota) and entry.grant is not None and not entry.grant.is_lost:
                 return entry
         return None
 

@@ -4,7 +4,7 @@ The state does no I/O, so its connections are stand-ins here. What the threads o
 turn: borrowers acquire, wait, release and drop leases, openers take up orders, the housekeeper scans for what
 was lost.
 
-Also tests: `moves`, `planning`, `rebuilding`, `dialling`, `housekeeping`.
+Also tests: `fields`, `moves`, `planning`, `rebuilding`, `dialling`, `limiting`, `housekeeping`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import random
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,11 +26,14 @@ import pytest
 
 import jetsocket
 from jetsocket import ConnectionPoolConfig, PoolClosedError
+from jetsocket import quotas as quotas_module
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry, key_of
 from jetsocket.exceptions import ConnectionError
+from jetsocket.limits import Limiter
 from jetsocket.places import LENT
+from jetsocket.quotas import Grant, Quota, Quotas
 from jetsocket.state import State
 from jetsocket.uris import parse
 from tests.books import faults_in
@@ -84,6 +88,8 @@ class Strike:
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
         file = frame.f_code.co_filename
+        if file == quotas_module.__file__:  # outside of the state: what it does is its own
+            return None
         if not (file.startswith(PACKAGE) or file == threading.__file__ or frame.f_code in STRUCK_HERE):
             return None
         frame.f_trace_opcodes = True
@@ -126,10 +132,29 @@ def give_back(state: State, borrower: Borrower, reason: str | None, gone: bool) 
 STRUCK_HERE = {acquire.__code__, give_back.__code__}
 
 
+class Few(Limiter):
+    """A limiter in memory."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.given = 0
+        self.out: set[Hashable] = set()
+
+    def acquire(self, timeout: float, wanted: Callable[[], bool]) -> Hashable | None:
+        if len(self.out) >= self.most:
+            return None
+        self.given += 1
+        self.out.add(self.given)
+        return self.given
+
+    def release(self, token: Hashable) -> None:
+        self.out.remove(token)  # KeyError the second time
+
+
 class Model:
     """A pool without I/O: its state, and all that its threads hold."""
 
-    def __init__(self, seed: int, strikes: float = 0.2) -> None:
+    def __init__(self, seed: int, strikes: float = 0.2, *, limited: bool = False) -> None:
         self.random = rnd = random.Random(seed)
         self.strikes = strikes
         self.struck = 0
@@ -149,6 +174,10 @@ class Model:
         self.waiting: list[Lease] = []
         self.kept: list[Lease] = []  # released, or struck: the user refers to them still
         self.dialling: list[tuple[Dial, Entry]] = []
+        self.limiter: Few | None = None
+        if limited:
+            self.limiter = Few(rnd.choice([0, 1, 2, 3]))
+            self.state.quotas = Quotas(self.limiter, lambda: None)
 
     # --- what threads do
 
@@ -227,11 +256,73 @@ class Model:
         self.work_on(dial, self._begin)
 
     def _begin(self, dial: Dial) -> None:
+        quotas = self.state.quotas
+        if quotas is not None and not self._has_grant(dial, quotas.all[0]):
+            return
         if dial.room is not None:
             self.state.room_is_closed(dial)
         entry = Entry(dial.target, Wire())  # type: ignore[arg-type]  # a stand-in
         if self.state.begin(dial, entry, NEVER):
             self.dialling.append((dial, entry))
+
+    def _has_grant(self, dial: Dial, quota: Quota) -> bool:
+        """What `limiter_calls.get_grant` does; False: the dial is over, or waits."""
+        state = self.state
+        while True:
+            if not state.asks_limiter(dial, quota, NEVER):
+                return False
+            if dial.room is not None and dial.room.grant is not None:
+                state.room_is_closed(dial)
+            if dial.grant is not None:
+                return True
+            if (grant := quota.acquire(0, bool)) is not None:
+                return self._takes(dial, grant)
+            if state.none_for(dial, quota) != "close room":
+                return False
+            state.room_is_closed(dial)
+
+    def _takes(self, dial: Dial, grant: Grant) -> bool:
+        try:
+            return self.state.got_grant(dial, grant)
+        except BaseException:
+            sys.settrace(None)
+            self.state.give_back(grant)
+            raise
+
+    def end_wait(self) -> None:
+        """A dial has waited for the limiter."""
+        for quota, dial in list(self.state.asking.items()):
+            self.work_on(dial, self._waited, quota)
+
+    def _waited(self, dial: Dial, quota: Quota) -> None:
+        if not dial.is_wanted or self.random.random() < 0.1:
+            self.state.drop_dial(dial)
+        elif (grant := quota.acquire(0, bool)) is not None and self._takes(dial, grant):
+            self._begin(dial)
+
+    def mind_limiter(self) -> None:
+        """The housekeeper reads what the limiter wants; a worker gives back what is not needed."""
+        if self.limiter is None or self.state.quotas is None:
+            return
+        quota = self.state.quotas.all[0]
+        what = self.random.choice(["release", "release", "give up", "take back", "lose", "other limit"])
+        if what == "give up":
+            returned = self.random.random() < 0.5
+            self.call(partial(self.state.give_up, quota, self.random.choice([1, 2]), returned=returned))
+        elif what == "take back":
+            self.call(partial(self.state.give_up, quota, 0, returned=False))
+        elif what == "lose" and self.limiter.out:
+            entry = self.call(self.state.lose, quota, self.random.choice(sorted(self.limiter.out)))  # type: ignore[type-var]  # they are numbers
+            if isinstance(entry, Entry):
+                self.call(self.state.slot_is_free, entry)
+        elif what == "other limit":
+            self.limiter.most = self.random.choice([0, 1, 2, 3])
+        self.release_grants()
+
+    def release_grants(self) -> None:
+        while self.state.spent:
+            grant = self.state.spent.popleft()
+            grant.quota.release(grant)
 
     def end_dial(self) -> None:
         if self.dialling:
@@ -338,10 +429,30 @@ class Model:
             has_been_told = borrower not in self.state.line
             if has_been_told and borrower.wake is not None and borrower.wake.locked():
                 found.append("a waiter sleeps on")
+        if self.limiter is not None:
+            found += self.wrong_with_grants(self.limiter)
         lent_to = {entry.borrower for entry in self.state.entries if entry.place == LENT}
         if extra := {*self.state.lent, *self.state.line, *lent_to} - mine:
             found.append(f"{len(extra)} have or wait for a connection that no thread knows of")
         return found
+
+    def wrong_with_grants(self, limiter: Few) -> Iterator[str]:
+        state = self.state
+        dials = [*state.dials, *state.asking.values()]
+        held = [each.grant for each in [*state.entries, *dials] if each.grant is not None]
+        if len(set(held)) != len(held):
+            yield "a grant is held twice"
+        lost = [grant for grant in held if grant.is_lost]
+        held = [grant for grant in held if not grant.is_lost]
+        if any(grant.is_back for grant in held) or set(held) & set(state.spent):
+            yield "a grant is held that was given back"
+        tokens = {grant.token for grant in [*lost, *held, *state.spent] if not grant.is_back}
+        if tokens != limiter.out:
+            yield f"{tokens} are known, {limiter.out} are out"
+        if any(dial in state.dials for dial in state.asking.values()):
+            yield "a dial waits for the limiter, and is being opened"
+        if state.to_give_up != sum(quota.to_give_up for quota in state.quotas.all if state.quotas):
+            yield "what is to be given up does not add up"
 
     # --- from beginning to end
 
@@ -349,6 +460,8 @@ class Model:
         """Do so many steps, and look after each; then everybody leaves, and everything is as it began."""
         often = [self.acquire] * 4 + [self.release] * 4 + [self.begin_dial, self.end_dial] * 3
         seldom = [self.leave, self.close_some, self.drop, self.check, self.plan, self.refuse, self.suspect]
+        if self.limiter is not None:
+            seldom += [self.end_wait, self.mind_limiter] * 2
         for number in range(steps):
             what = self.random.choice([*often, *seldom, self.others])
             what()
@@ -362,7 +475,8 @@ class Model:
         self.strikes = 0.0
         for target in TARGETS:
             self.state.keep(key_of(target), target, 0)
-        while self.leases or self.waiting or self.dialling or self.state.dials:
+        while self.leases or self.waiting or self.dialling or self.state.dials or self.state.asking:
+            self.end_wait()
             while self.waiting:
                 self.leave()
             while self.leases:
@@ -376,6 +490,8 @@ class Model:
         for entry in self.state.open_entries():
             self.state.retire_if_idle(entry, "the end")
         self.state.forget(list(self.state.closing))
+        self.release_grants()
+        assert self.limiter is None or self.limiter.out == set()
         state, cap = self.state, self.state.config.max_connections
         assert self.wrong() == []
         assert (state.entries, state.lent, state.idle.keys, len(state.line)) == (set(), {}, [], 0)
@@ -400,12 +516,23 @@ def test_random_steps_that_are_struck_anywhere_lose_nothing(seed: int) -> None:
     assert model.struck > 0
 
 
+@pytest.mark.parametrize("seed", range(0, 40, 4))
+def test_under_a_limiter_nothing_is_lost_either(seed: int) -> None:
+    for each in range(seed, seed + 4):
+        Model(each, limited=True).run(150)
+
+
+def test_under_a_limiter_without_strikes_nothing_has_to_be_found() -> None:
+    for seed in range(12):
+        Model(seed, strikes=0.0, limited=True).run(150)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_very_many_random_steps_lose_nothing() -> None:
     struck = 0
     for seed in range(1000, 1000 + SEEDS):
-        model = Model(seed)
+        model = Model(seed, limited=seed % 2 == 1)
         model.run(300)
         struck += model.struck
     assert struck > 10 * SEEDS
