@@ -184,8 +184,9 @@ class Limiting(Rebuilding):
     @step
     def give_back(self, grant: Grant) -> None:
         """What a limiter gave comes back, if no connection and no dial has it: its thread was struck."""
-        dials = [*self.dials, *self.asking.values()]
-        if not any(each.grant is grant for each in [*self.entries, *dials]):
+        held = [entry.grant for entry in self.entries]
+        held += [dial.grant for dial in [*self.dials, *self.asking.values()]]
+        if not any(each is grant for each in held):
             self._give_back(grant)
 
     # --- what limiters want ------------------------------------------------------------------------------
