@@ -230,9 +230,11 @@ GRACE = 2.0  # s that a closed or forgotten pool's thread has to end
 
 @pytest.fixture(autouse=True)
 def no_leaked_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves a non-daemon thread, or a thread of the library, behind."""
+    """Fail a test that leaves a non-daemon thread, or a thread of the library, behind, or an exception."""
     before = set(threading.enumerate())
     yield
+    left = sys.exc_info()[1]
+    assert left is None, f"{left!r} is taken for handled still, see tests/moments.py"
     if request.node.stash.get(FAILED, False):
         return  # its traceback may keep a pool alive, and says more
 
