@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 DIST ?= dist
 JOBS ?= 6
+UV ?=
 
 # The first Python >= 3.10 that really runs and can make environments. Override: make test PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
@@ -94,7 +95,8 @@ clean: ## Remove everything that was made here, .venv too
 	    .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find jetsocket tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment; a stamp file for each set of extras that is in it.
+# One environment; a stamp file for each set of extras that is in it. pip installs them, or UV=/path/to/uv, which takes
+# a tenth of the time.
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo "No Python >= 3.10 with venv and ensurepip was found. Install one" \
 	    "(Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -104,6 +106,7 @@ $(VENV)/.made:
 
 $(VENV)/.has-%: $(VENV)/.made pyproject.toml
 	@echo "Installing jetsocket[$*] into $(VENV)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -e ".[$*]" \
-	    >$(VENV)/pip-$*.log 2>&1 || { cat $(VENV)/pip-$*.log >&2; exit 1; }
+	@{ [ -n "$(UV)" ] && $(UV) pip install --quiet --python $(BIN)/python -e ".[$*]"; } >$(VENV)/pip-$*.log 2>&1 || \
+	    $(BIN)/python -m pip install --disable-pip-version-check --no-input -e ".[$*]" \
+	    >>$(VENV)/pip-$*.log 2>&1 || { cat $(VENV)/pip-$*.log >&2; exit 1; }
 	@touch $@

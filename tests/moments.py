@@ -12,7 +12,7 @@ def changes_what_is_handled(frame: FrameType) -> bool:
     """Whether the next bytecode begins or ends the handling of an exception.
 
     CPython runs no signal handler there, and would not clean up after one: what a trace function raises there
-    leaves the thread with an exception that it takes for handled ever after, as the context of all that follow.
+    the thread takes for handled ever after: it is the context of all that it raises later.
     """
     code, at = frame.f_code.co_code, frame.f_lasti
     if at < 0 or PUSH is None:  # nothing has run yet; or before 3.11, whose blocks undo themselves
