@@ -14,7 +14,6 @@ from jetsocket import ConnectionPool
 from jetsocket.contrib.flask.command import group
 from jetsocket.contrib.flask.leftovers import Leftovers
 from jetsocket.contrib.flask.pools import DEFAULT_PREFIX, PLAIN, Pools
-from jetsocket.mapping import check_prefix
 
 __all__ = ["JetSocket"]
 
@@ -45,11 +44,12 @@ class JetSocket:
 
         Raises:
             TypeError: `config_prefix` is not a str.
-            ValueError: It is empty, or ends with an underscore.
+            ValueError: It is empty.
         """
         if not isinstance(config_prefix, str):
             raise TypeError(f"config_prefix must be a str, not {type(config_prefix).__name__}")
-        check_prefix("config_prefix", config_prefix)
+        if not config_prefix:
+            raise ValueError("config_prefix must not be empty")
         self._prefix = config_prefix
         self._apps: WeakSet[Flask] = WeakSet()
         if app is not None:
