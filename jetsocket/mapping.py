@@ -14,7 +14,7 @@ from jetsocket.config import ConnectionPoolConfig
 from jetsocket.interrupts import is_alarm
 from jetsocket.sections import FIELDS, KEYS, OPTIONS, Reader
 
-__all__ = ["arguments_of"]
+__all__ = ["arguments_of", "check_prefix"]
 
 _KNOWN = (*(key for key in KEYS if key != "CONFIG"), *(field.upper() for field in FIELDS))
 _TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("", "none", "null")
@@ -32,14 +32,13 @@ def arguments_of(config: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
 
     Raises:
         TypeError: A key is unknown, or an argument is of the wrong type.
-        ValueError: A value is refused, or a path can't be imported.
+        ValueError: A value is refused, a path can't be imported, or the prefix is empty or ends with "_".
     """
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a mapping, not {type(config).__name__}")
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-    if not prefix:
-        raise ValueError("prefix must not be empty")
+    check_prefix("prefix", prefix)
     start = f"{prefix}_"
     given: dict[str, Any] = {}
     figures: dict[str, Any] = {}
@@ -62,7 +61,21 @@ def arguments_of(config: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
     return arguments
 
 
+def check_prefix(name: str, prefix: str) -> None:
+    """Refuse a prefix under which nothing would be found.
+
+    Raises:
+        ValueError: It is empty, or ends with an underscore.
+    """
+    if not prefix:
+        raise ValueError(f"{name} must not be empty")
+    if prefix.endswith("_"):
+        raise ValueError(f"{name} must be without the underscore at its end: {prefix.rstrip('_')!r}")
+
+
 def _hint(start: str, name: str) -> str:
+    if name == "MANAGER_KWARGS":  # what the argument is called
+        name = "OPTIONS"
     if name.lower() in OPTIONS:
         return f'; it belongs into {start}OPTIONS, as "{name.lower()}"'
     return nearest(start + name, (start + each for each in _KNOWN))

@@ -117,6 +117,8 @@ def _section_hint(key: str) -> str:
         return f'; it belongs into CONFIG, as "{key.lower()}"'
     if key.lower() in OPTIONS:
         return f'; it belongs into OPTIONS, as "{key.lower()}"'
+    if key.lower() == "manager_kwargs":  # what the argument is called
+        key = "OPTIONS"
     return nearest(key, KEYS) or f"; known are {', '.join(KEYS)}"
 
 
@@ -157,8 +159,10 @@ class Reader:
                 arguments[key.lower()] = self._argument(key, given[key])
         if not self.faults:
             config, correlation, on_push = map(arguments.get, ("config", "correlation", "on_push"))
-            label = self._label("CONFIG" if on_push is None else "ON_PUSH")
-            self._note(_refusal(partial(check_together, config, correlation, on_push)), f"{label}: ")
+            shared = _refusal(partial(check_together, config, correlation, None))
+            self._note(shared, f"{self._field_label('max_in_flight')}: ")
+            pushed = _refusal(partial(check_together, None, correlation, on_push))
+            self._note(pushed, f"{self._label('ON_PUSH')}: ")
         return arguments
 
     def _note(self, refusal: str | None, before: str = "") -> bool:

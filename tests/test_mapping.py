@@ -112,6 +112,9 @@ def test_a_fake_pool_takes_settings() -> None:
         ("J_CONNECT_TIMEOUT", "1", TypeError, 'it belongs into J_OPTIONS, as "connect_timeout"'),
         ("J_CONFIG", {}, TypeError, "J_CONFIG is unknown"),
         ("J_", "1", TypeError, "J_ is unknown"),
+        ("J_MANAGER_KWARGS", "{}", TypeError, "did you mean 'J_OPTIONS'?"),
+        ("J_MAX_IN_FLIGHT", "2", ValueError, "J_MAX_IN_FLIGHT: max_in_flight of more than 1 needs a corr"),
+        ("J_ON_PUSH", print, ValueError, "J_ON_PUSH: on_push needs a correlation"),
         ("J_MAX_CONNECTIONS", SECRET, ValueError, "J_MAX_CONNECTIONS must be an integer"),
         ("J_MAX_CONNECTIONS", "", ValueError, "J_MAX_CONNECTIONS must be an integer"),
         ("J_MAX_CONNECTIONS", "0", ValueError, "J_MAX_CONNECTIONS must be 1 or more"),
@@ -135,6 +138,11 @@ def test_what_is_wrong_is_named_and_no_value_shown(
         ConnectionPool.from_mapping({key: value}, "J")
     assert told in str(raised.value)
     assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_prefix_with_its_underscore_finds_nothing_and_is_refused() -> None:
+    with pytest.raises(ValueError, match="prefix must be without the underscore at its end: 'J'"):
+        ConnectionPool.from_mapping({"J_BASE_URI": "ws://h"}, "J_")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_none_is_as_if_it_were_not_there(given: dict[str, Any]) -> None:
         ({"PROXY": SECRET}, "key", 'it belongs into OPTIONS, as "proxy"'),
         ({5: SECRET}, "key", "a key must be a str, not int"),
         ({"QQQQ": SECRET}, "key", "known are BASE_URI, CONFIG"),
+        ({"manager_kwargs": {}}, "key", "did you mean 'OPTIONS'?"),
         (
             {"CONFIG": {"max_conections": 1}},
             "config",
@@ -135,7 +136,7 @@ def test_none_is_as_if_it_were_not_there(given: dict[str, Any]) -> None:
         (
             {"CONFIG": {"max_in_flight": 2}},
             "value",
-            '["CONFIG"]: max_in_flight of more than 1 needs a correl',
+            '["CONFIG"]["max_in_flight"]: max_in_flight of more than 1 needs a correl',
         ),
         ({"OPTIONS": SECRET}, "value", '["OPTIONS"] must be a mapping'),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from jetsocket import ConnectionPool
@@ -48,7 +48,7 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         for listener in self._listeners:
             fresh.listen(listener)
         # No lock, which a fork might copy while another thread holds it: of two made at once, one is kept.
-        kept = self._made.setdefault(alias, (section, fresh))[1]
+        kept = self._made.setdefault(alias, (_as_it_is(section), fresh))[1]
         if kept is not fresh:
             fresh.close()
         elif (directory := getattr(settings, "JETSOCKET_STATUS_DIR", None)) is not None:
@@ -80,17 +80,22 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         if listener not in self._listeners:
             self.listen(listener)
 
-    def close_all(self) -> None:
-        """Close those that are made. The next look-up makes another, of the settings as they are then."""
+    def close_all(self, *, but: Collection[str] = ()) -> None:
+        """Close those that are made. The next look-up makes another, of the settings as they are then.
+
+        Args:
+            but: Aliases of those that are kept.
+        """
         for alias in list(self._made):
-            self._close(alias)
+            if alias not in but:
+                self._close(alias)
 
     def close_changed(self) -> None:
         """Close those whose settings are others by now."""
         found = getattr(settings, "JETSOCKET", {})
         now = found if isinstance(found, Mapping) else {}
         for alias, (section, _pool) in list(self._made.items()):
-            if alias not in now or now[alias] != section:
+            if alias not in now or _as_it_is(now[alias]) != section:
                 self._close(alias)
 
     def _close(self, alias: str) -> None:
@@ -104,6 +109,13 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
             told = ", ".join(map(repr, known)) or "none"
             raise KeyError(f"settings.JETSOCKET has no pool {alias!r}; known are {told}")
         return known[alias]
+
+
+def _as_it_is(section: Any) -> Any:
+    """A copy of a section and of the mappings in it, which may be changed in place."""
+    if not isinstance(section, Mapping):
+        return section
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in section.items()}
 
 
 def sections() -> Mapping[str, Any]:
@@ -133,6 +145,8 @@ pool: Any = ConnectionProxy(pools, "default")
 def _settings_changed(*, setting: str, **_: object) -> None:
     if setting == "JETSOCKET":
         pools.close_changed()
+    elif setting == "JETSOCKET_STATUS_DIR":  # into which a pool writes from its beginning on
+        pools.close_all()
 
 
 setting_changed.connect(_settings_changed, dispatch_uid="jetsocket")

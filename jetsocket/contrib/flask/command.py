@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 import click
 from flask import current_app
@@ -31,10 +30,10 @@ def _status(name: str | None) -> None:
 
     Workers tell it where JETSOCKET_STATUS_DIR is configured.
     """
-    with _look_up() as pools:
+    with _pools_of_this_command() as pools:
         settings = {each: pools.settings(each) for each in _chosen(pools, name)}
-        directories = pools.directories()
-    _end(commands.status(settings, sys.stdout, directories))
+        code = commands.status(settings, sys.stdout, pools.directories())
+    sys.exit(code)
 
 
 @group.command("check")
@@ -42,9 +41,9 @@ def _status(name: str | None) -> None:
 @click.option("--path", default="", help="Relative to the base URI.")
 def _check(name: str | None, path: str) -> None:
     """Connect, and have the server answer a ping. Exit code 1 if one can't be reached."""
-    with _look_up() as pools:
-        chosen = {each: pools[each] for each in _chosen(pools, name)}
-    _end(commands.check(chosen, sys.stdout, path))
+    with _pools_of_this_command() as pools:
+        code = commands.check({each: pools[each] for each in _chosen(pools, name)}, sys.stdout, path)
+    sys.exit(code)
 
 
 @group.command("call")
@@ -53,9 +52,9 @@ def _check(name: str | None, path: str) -> None:
 @click.argument("message")
 def _call(name: str | None, path: str, message: str) -> None:
     """Send MESSAGE to PATH, and print the reply."""
-    with _look_up() as pools:
-        pool = pools[name or _usual(pools)]
-    _end(commands.call(pool, path, message, sys.stdout, sys.stderr))
+    with _pools_of_this_command() as pools:
+        code = commands.call(pools[name or _usual(pools)], path, message, sys.stdout, sys.stderr)
+    sys.exit(code)
 
 
 @group.command("ping")
@@ -64,15 +63,20 @@ def _call(name: str | None, path: str, message: str) -> None:
 @click.argument("path", default="")
 def _ping(name: str | None, count: int, path: str) -> None:
     """Send pings to PATH, and show how long each pong takes."""
-    with _look_up() as pools:
-        pool = pools[name or _usual(pools)]
-    _end(commands.ping(pool, path, sys.stdout, sys.stderr, count))
+    with _pools_of_this_command() as pools:
+        code = commands.ping(pools[name or _usual(pools)], path, sys.stdout, sys.stderr, count)
+    sys.exit(code)
 
 
 @contextmanager
-def _look_up() -> Iterator[Pools]:
-    """The application's pools; what is wrong with their settings is said without a traceback."""
+def _pools_of_this_command() -> Iterator[Pools]:
+    """The application's pools; what is wrong with their settings is said without a traceback.
+
+    Those that the command makes tell no other process what they do, and are closed at its end. In a test, the
+    process may have pools of its own beside it.
+    """
     pools: Pools = current_app.extensions["jetsocket"]
+    made, publishes = pools.made(), pools.publishes
     pools.publishes = False  # this process is no worker
     try:
         yield pools
@@ -80,6 +84,9 @@ def _look_up() -> Iterator[Pools]:
         if is_alarm(error):
             raise
         raise click.ClickException(str(error.args[0])) from error
+    finally:
+        pools.publishes = publishes
+        pools.close_all(but=made)
 
 
 def _chosen(pools: Pools, name: str | None) -> list[str]:
@@ -89,9 +96,3 @@ def _chosen(pools: Pools, name: str | None) -> list[str]:
 def _usual(pools: Pools) -> str:
     names = list(pools)
     return names[0] if len(names) == 1 else PLAIN
-
-
-def _end(code: int) -> NoReturn:
-    pools: Pools = current_app.extensions["jetsocket"]
-    pools.close_all()
-    sys.exit(code)

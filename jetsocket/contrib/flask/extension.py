@@ -14,6 +14,7 @@ from jetsocket import ConnectionPool
 from jetsocket.contrib.flask.command import group
 from jetsocket.contrib.flask.leftovers import Leftovers
 from jetsocket.contrib.flask.pools import DEFAULT_PREFIX, PLAIN, Pools
+from jetsocket.mapping import check_prefix
 
 __all__ = ["JetSocket"]
 
@@ -44,12 +45,11 @@ class JetSocket:
 
         Raises:
             TypeError: `config_prefix` is not a str.
-            ValueError: It is empty.
+            ValueError: It is empty, or ends with an underscore.
         """
         if not isinstance(config_prefix, str):
             raise TypeError(f"config_prefix must be a str, not {type(config_prefix).__name__}")
-        if not config_prefix:
-            raise ValueError("config_prefix must not be empty")
+        check_prefix("config_prefix", config_prefix)
         self._prefix = config_prefix
         self._apps: WeakSet[Flask] = WeakSet()
         if app is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from jetsocket import ConnectionPool
@@ -79,9 +79,15 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         found = [self._config.get(f"{prefix}_STATUS_DIR") for prefix in self._prefixes]
         return list(dict.fromkeys(os.fspath(each) for each in found if each))
 
-    def close_all(self) -> None:
-        """Close those that are made. The next look-up makes another, of the settings as they are then."""
+    def close_all(self, *, but: Collection[str] = ()) -> None:
+        """Close those that are made. The next look-up makes another, of the settings as they are then.
+
+        Args:
+            but: Names of those that are kept.
+        """
         for home in list(self._made):
+            if self._name(*home) in but:
+                continue
             pool = self._made.pop(home, None)
             if pool is not None:  # no other thread closes it, too
                 pool.close()

@@ -8,14 +8,18 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("django")
 
+from django.test import override_settings
+
 from jetsocket import ConnectionPool
 from jetsocket.contrib.django import pool, pools
+from jetsocket.contrib.status import read
 from jetsocket.correlation import JsonRpc
 from jetsocket.events import Listener
 from tests.servers import EchoServer, wait_until
@@ -90,6 +94,26 @@ def test_a_pool_of_changed_settings_is_closed_and_others_stay(use: Use, echo: Ec
     assert pools["default"].config.max_connections == 2
     assert pools["same"] is same
     wait_until(lambda: echo.open_now == 0)
+
+
+def test_settings_that_were_changed_in_place_are_changed_too(use: Use, echo: EchoServer) -> None:
+    """As a shallow copy leads to: `{**settings.JETSOCKET}`, and its section is the same object."""
+    section: dict[str, Any] = {"BASE_URI": echo.uri, "CONFIG": {"max_connections": 3}}
+    use(default=section)
+    before = pools["default"]
+    section["CONFIG"]["max_connections"] = 2
+    use(default=section)
+    assert before.is_closed
+    assert pools["default"].config.max_connections == 2
+
+
+def test_another_directory_is_written_to_from_then_on(use: Use, echo: EchoServer, tmp_path: Path) -> None:
+    use(default={"BASE_URI": echo.uri})
+    before = pools["default"]
+    with override_settings(JETSOCKET_STATUS_DIR=tmp_path):
+        assert pools["default"].request("/", [1]) == [1]
+        wait_until(lambda: [each["pools"][0]["name"] for each in read(tmp_path)] == ["default"])
+    assert before.is_closed
 
 
 def test_close_all_closes_and_the_next_use_makes_anew(use: Use, echo: EchoServer) -> None:

@@ -47,6 +47,22 @@ def test_check_ends_with_1_where_a_server_cannot_be_reached(echo: EchoServer) ->
     assert echo.paths[-1] == "/x"
 
 
+def test_pools_that_are_in_use_in_this_process_stay(echo: EchoServer, tmp_path: Path) -> None:
+    app = Flask("app")
+    app.config.update(
+        JETSOCKET_BASE_URI=echo.uri,
+        JETSOCKET_POOLS={"other": {"BASE_URI": echo.uri}},
+        JETSOCKET_STATUS_DIR=tmp_path,
+    )
+    jet = JetSocket(app)
+    with jet.pool.acquire("/") as conn:
+        assert app.test_cli_runner().invoke(args=["jetsocket", "check"]).exit_code == 0
+        assert conn.request([1]) == [1]
+    assert list(app.extensions["jetsocket"].made()) == ["default"]
+    assert app.extensions["jetsocket"].publishes
+    jet.close_all()
+
+
 def test_call_prints_the_reply(echo: EchoServer) -> None:
     assert run(["call", "/", '{"id": 1}'], JETSOCKET_BASE_URI=echo.uri).output == '{"id": 1}\n'
     sections = {"one": {}, "two": {"BASE_URI": echo.uri}}

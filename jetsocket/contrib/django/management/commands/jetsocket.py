@@ -47,6 +47,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
 
     def handle(self, *, part: str, alias: str | None, **options: Any) -> None:
         """Do it, and end with its exit code."""
+        of_this_process = pools.made()  # `call_command`: some may be in use
         try:
             chosen = list(pools) if alias is None else [alias]
             if part == "status":
@@ -61,7 +62,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
                 raise
             raise CommandError(str(error.args[0])) from error
         finally:
-            pools.close_all()
+            pools.close_all(but=of_this_process)
         if code:
             sys.exit(code)
 

@@ -54,6 +54,14 @@ def test_check_tells_whether_servers_can_be_reached(use: Use, echo: EchoServer) 
     assert "FAIL  gone: " in out
 
 
+def test_pools_that_are_in_use_in_this_process_stay(use: Use, echo: EchoServer) -> None:
+    use(default={"BASE_URI": echo.uri}, other={"BASE_URI": echo.uri})
+    with pools["default"].acquire("/") as conn:
+        assert run("check")[0] == run("status")[0] == 0
+        assert conn.request([1]) == [1]
+    assert list(pools.made()) == ["default"]
+
+
 def test_call_prints_the_reply_and_ping_the_times(use: Use, echo: EchoServer) -> None:
     use(nodes={"BASE_URI": echo.uri})
     assert run("call", "/", '{"n": 1}')[:2] == (0, '{"n": 1}\n')  # the only one
