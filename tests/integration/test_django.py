@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,28 @@ def test_gunicorn_ends_the_connections_in_order(
         process.send_signal(signal.SIGTERM)
         process.wait(PROMPT)
     wait_until(lambda: service.codes and set(service.codes) == {AWAY}, message=f"{service.codes}")
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_uvicorn_asks_in_threads_and_ends_the_connections_in_order(
+    node: tuple[Node, EchoServer], tmp_path: Path
+) -> None:
+    pytest.importorskip("uvicorn")
+    service, server = node
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", f"--port={port}", "asgi:application"]
+    path = os.pathsep.join([str(ROOT), str(EXAMPLE)])
+    with running(command, tmp_path / "log", NODE=server.uri, PYTHONPATH=path) as process:
+        wait_for_port(port, process)
+        with ThreadPoolExecutor(4) as clients:
+            answers = list(clients.map(lambda _: get(port, "/heights/40"), range(8)))
+        assert answers == [{"heights": [2 * block for block in range(40)]}] * 8
+        assert get(port, "/height/21") == {"height": 42}
+        assert server.most_open <= 4
+        process.send_signal(signal.SIGTERM)
+        process.wait(PROMPT)
+    wait_until(lambda: len(service.codes) == server.opened, message=f"{service.codes}")
+    assert set(service.codes) == {AWAY}
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

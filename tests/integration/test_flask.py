@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -64,6 +65,14 @@ def gunicorn(port: int, *options: str) -> list[str]:
     return [sys.executable, "-m", "gunicorn", "--chdir", str(EXAMPLE), *options, *fixed]
 
 
+def uwsgi(port: int) -> list[str]:
+    """What the page says, which has a program of uWSGI's own."""
+    page = (ROOT / "docs" / "flask.md").read_text(encoding="utf-8")
+    [told] = [line for line in page.splitlines() if line.startswith("$ uwsgi ")]
+    words = shlex.split(told.removeprefix("$ uwsgi ").replace("localhost:8080", f"{LOCALHOST}:{port}"))
+    return [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()", *words]
+
+
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
@@ -72,6 +81,7 @@ def gunicorn(port: int, *options: str) -> list[str]:
         ("waitress", AWAY),
         ("waitress-serve", AWAY),
         ("waitress without the line", CUT),
+        ("uwsgi", AWAY),
     ],
 )
 def test_sigterm_ends_what_is_under_way_and_the_connections_in_order(
@@ -86,7 +96,10 @@ def test_sigterm_ends_what_is_under_way_and_the_connections_in_order(
     (tmp_path / "wsgi.py").write_text(
         f"import signal\nfrom app import create_app\n{line}\n", encoding="utf-8"
     )
+    if kind == "uwsgi":
+        pytest.importorskip("pyuwsgi")
     command = {
+        "uwsgi": uwsgi(port),
         "sync": gunicorn(port),
         "gthread": gunicorn(port, "--threads=4", "--preload"),
         "waitress": [sys.executable, str(EXAMPLE / "serve.py")],
@@ -101,7 +114,7 @@ def test_sigterm_ends_what_is_under_way_and_the_connections_in_order(
 
         def height(block: int) -> int:
             with urllib.request.urlopen(
-                f"http://localhost:{port}/height/{block}", timeout=PATIENCE
+                f"http://{LOCALHOST}:{port}/height/{block}", timeout=PATIENCE
             ) as response:
                 answer: dict[str, int] = json.load(response)
             return answer["height"]
@@ -116,7 +129,8 @@ def test_sigterm_ends_what_is_under_way_and_the_connections_in_order(
                 assert under_way.result(PATIENCE) == 200
             else:
                 assert isinstance(under_way.exception(PATIENCE), OSError)
-    wait_until(lambda: service.codes == [code], message=f"{service.codes}")
+    wait_until(lambda: len(service.codes) == server.opened, message=f"{service.codes}")
+    assert set(service.codes) == {code}
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

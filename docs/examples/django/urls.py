@@ -1,5 +1,8 @@
-"""One view, and one for the load balancer."""
+"""A view, one that is async, and one for the load balancer."""
 
+import asyncio
+
+from asgiref.sync import sync_to_async
 from django.http import JsonResponse
 from django.urls import path
 
@@ -17,4 +20,15 @@ def height(request, block):
     return JsonResponse({"height": reply["result"]})
 
 
-urlpatterns = [path("height/<int:block>", height), path("health", health)]
+async def many(request, count):
+    """So many heights, each asked in a thread of its own, for the pool blocks: a view for uvicorn."""
+    ask = sync_to_async(pool.request, thread_sensitive=False)
+    asked = [ask("/", {"method": "height", "params": [block]}, timeout=2.0) for block in range(count)]
+    return JsonResponse({"heights": [reply["result"] for reply in await asyncio.gather(*asked)]})
+
+
+urlpatterns = [
+    path("height/<int:block>", height),
+    path("heights/<int:count>", many),
+    path("health", health),
+]
