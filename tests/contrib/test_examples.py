@@ -32,7 +32,7 @@ def run(example: str, *command: str, **environment: str) -> subprocess.Completed
 
 
 @pytest.mark.parametrize(
-    ("example", "needs"), [("script", "jetsocket"), ("celery", "celery"), ("notebook", "IPython")]
+    ("example", "needs"), [("script", "jetsocket"), ("celery", "redis"), ("notebook", "IPython")]
 )
 def test_their_tests_pass(example: str, needs: str, tmp_path: Path) -> None:
     if find_spec(needs) is None:

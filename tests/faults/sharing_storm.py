@@ -26,18 +26,20 @@ class Struck(BaseException):
 class Worker:
     """One thread: requests, subscriptions and leases by turns, each of which it can tell from others'."""
 
-    def __init__(self, number: int, pool: ConnectionPool[Any], until: float, outcomes: Counter[str]) -> None:
-        self.number, self.pool, self.until, self.outcomes = number, pool, until, outcomes
+    def __init__(
+        self, number: int, pool: ConnectionPool[Any], over: threading.Event, outcomes: Counter[str]
+    ) -> None:
+        self.number, self.pool, self.over, self.outcomes = number, pool, over, outcomes
         self.chance, self.turn = random.Random(number), 0
         self.thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
-        while monotonic() < self.until:
+        while not self.over.is_set():
             with contextlib.suppress(Struck):
                 self.work()
 
     def work(self) -> None:
-        while monotonic() < self.until:
+        while not self.over.is_set():
             self.turn += 1
             try:
                 self.chance.choices([self.ask, self.subscribe, self.lease], [70, 15, 15])[0]()
@@ -75,18 +77,20 @@ class Worker:
 
 
 def storm(uri: str, max_in_flight: str, seconds: str) -> None:
-    """Strike for so long; print how many strikes came out and what went well, or fail."""
+    """Strike for so long, and until enough strikes came out and enough went well; print how many, or fail."""
     warnings.simplefilter("ignore")  # of leases that were dropped
-    until, outcomes = monotonic() + float(seconds), Counter[str]()
+    began, enough, over, outcomes = monotonic(), 10 * int(seconds), threading.Event(), Counter[str]()
     config = ConnectionPoolConfig(max_connections=4, max_in_flight=int(max_in_flight), acquire_timeout=20)
     pool = ConnectionPool[Any](config, base_uri=uri, correlation=Plain(), on_push=lambda uri, message: None)
-    workers = [Worker(number, pool, until, outcomes) for number in range(THREADS)]
+    workers = [Worker(number, pool, over, outcomes) for number in range(THREADS)]
     for worker in workers:
         worker.thread.start()
-    while monotonic() < until:
+    while monotonic() < began + int(seconds) or min(outcomes["struck"], outcomes["right"]) <= enough:
+        assert monotonic() < began + int(seconds) + 30, outcomes
         sleep(0.003)
         ident = ctypes.c_ulong(random.choice(workers).thread.ident or 0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Struck))
+    over.set()
     for worker in workers:
         worker.thread.join(30)
         assert not worker.thread.is_alive(), "a thread hangs"
