@@ -84,6 +84,8 @@ class Dispatcher(Sending):
                     self.fail(error)
                     return
                 self.last_read = monotonic()
+                if len(self._under_way) > 1:
+                    wire.acknowledge()
                 if read is not None and (self._hand_out_replies(queue, read) or box.has_mail):
                     continue
                 self._take(queue)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,8 @@ from jetsocket import ConnectionPool, DecodeError, InvalidStateError, TimeoutErr
 from jetsocket.correlation import Asked
 from jetsocket.messages import Codec
 from tests import scripts, service_fixtures
-from tests.servers import EchoServer, wait_until
+from tests.awake import awake
+from tests.servers import EchoServer, RawServer, frame, read_client_frame, upgrade, wait_until
 from tests.services import MakePool, Plain, Service
 
 server = service_fixtures.server
@@ -497,3 +499,30 @@ def test_one_that_was_shared_and_owes_a_ping_is_lent(server: EchoServer, make_po
         assert conn.request({"n": 1}, 5)["n"] == 1
     assert pool.request("/", {"n": 2}, 5)["n"] == 2
     assert server.opened == 1
+
+
+# --- servers that hold small messages back
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="the kernel can't be asked to")
+def test_a_server_that_waits_for_acknowledgements_does_not_wait_long(
+    raw_server: Callable[..., RawServer],
+) -> None:
+    """Without TCP_NODELAY it holds the second reply back until the first is acknowledged: some 40 ms."""
+    rounds = 20
+
+    def script(sock: socket.socket) -> None:
+        upgrade(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        while (first := read_client_frame(sock)).opcode == 1:
+            for asked in (first, read_client_frame(sock)):
+                sock.sendall(frame(1, json.dumps({"id": json.loads(asked.payload)["id"]}).encode()))
+
+    with (
+        ConnectionPool[Any](base_uri=raw_server(script).uri, correlation=Plain()) as pool,
+        pool.acquire("/") as conn,
+    ):
+        began = awake()
+        for _ in range(rounds):
+            assert len(conn.request_many([{"n": 1}, {"n": 2}], 5)) == 2
+        assert awake() - began < rounds * 0.02

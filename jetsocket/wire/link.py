@@ -243,6 +243,11 @@ class Link:
             error.__cause__ = cause.with_traceback(None)
         return error
 
+    def acknowledge(self) -> None:
+        """Have the server told what has come, at once: it may hold back its next message until then."""
+        if (stream := self._stream) is not None:
+            stream.acknowledge()
+
     def _live_stream(self) -> Stream:
         if self._stream is None:
             raise InvalidStateError("not connected; call connect() first", current_state="new")

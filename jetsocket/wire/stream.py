@@ -17,7 +17,7 @@ from collections.abc import Callable
 from jetsocket.clock import monotonic
 from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.process_id import PID, getpid
-from jetsocket.wire.sockets import CLOSED, ClosedSocket, Socket, stopped_answering
+from jetsocket.wire.sockets import CLOSED, ClosedSocket, Socket, acknowledge, stopped_answering
 from jetsocket.wire.tls import Tls
 from jetsocket.wire.waits import Poll, ask_kernel, pollers, wait_for, waiting
 
@@ -95,7 +95,11 @@ class Stream:
     @property
     def waiting(self) -> int:
         """How many B the kernel has for the reader; 0 where it does not tell."""
-        return waiting(self._sock.fileno())
+        return waiting(self.fileno())
+
+    def acknowledge(self) -> None:
+        """See `sockets.acknowledge`; for the reader."""
+        acknowledge(self._sock)
 
     @property
     def untaken(self) -> int:
@@ -139,7 +143,8 @@ class Stream:
                 tls.feed(ciphertext or b"")
         except BaseException as error:
             if isinstance(error, ssl.SSLError) and not is_alarm(error):
-                self._send_alert()
+                with suppress(OSError):  # an alert, a courtesy: the connection is lost either way
+                    self.flush_now()
             self.broken = True
             raise
 
@@ -321,10 +326,6 @@ class Stream:
         except BaseException:
             self._take_back(size)
             raise
-
-    def _send_alert(self) -> None:
-        with suppress(OSError):  # a courtesy: the connection is lost either way
-            self.flush_now()
 
     def _flush(self, deadline: float | None) -> None:
         while not self.flush_now():
