@@ -180,10 +180,13 @@ def hear(state: State) -> None:
 
 
 def leave(state: State, deadline: float) -> None:
-    """The process ends: give limiters back what they gave, and let go of them, until then (monotonic, s)."""
+    """The process ends: give limiters back what they gave, and let go of them, until then (monotonic, s).
+
+    What a daemon thread is using just now is open until the process has ended, so its slot is not given back.
+    """
     if state.quotas is None:
         return
-    held = [entry.grant for entry in state.open_entries()]
+    held = [entry.grant for entry in state.open_entries() if not entry.wire.connected]
     for grant in [*held, *list(state.spent)]:
         if grant is not None:
             run(partial(grant.quota.release, grant))

@@ -110,6 +110,8 @@ SWALLOW_NOTHING = {  # no handler raises these
     "_Fault",
     "Forked",
     "StillOpenError",
+    "Away",
+    "NoScriptError",
 }
 # Where no signal handler ever runs: threads of the library's own, and finalizers, whose errors go nowhere.
 IN_OTHER_THREADS = {
@@ -118,6 +120,7 @@ IN_OTHER_THREADS = {
     "on_push.py: _handle",
     *(f"opening.py: {name}" for name in ("start_threads", "_run", "_serve", "_park")),
     "threads.py: start",
+    *(f"session.py: {name}" for name in ("_run", "_read_inbox", "_connect")),
     *(f"workers.py: {name}" for name in ("run", "submit", "_park")),
 }
 NOT_IN_USE = {"__main__.py", "housekeeper.py"}

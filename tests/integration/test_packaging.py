@@ -160,6 +160,23 @@ class Hello(pydantic.BaseModel):
 with ConnectionPool(base_uri=sys.argv[1], manager_kwargs={"message_type": Hello}) as pool:
     assert pool.request("/", {"n": 1}, timeout=10) == Hello(n=1)
 """,
+    "redis": """
+import socket, sys
+from jetsocket import ConnectionError, ConnectionPool
+from jetsocket.contrib.redis import RedisLimiter
+with socket.socket() as closed:
+    closed.bind(("127.0.0.1", 0))
+    url = "redis://127.0.0.1:%d" % closed.getsockname()[1]
+    for on_error in ("open", "closed"):
+        limiter = RedisLimiter(url, "example", limit=2, on_error=on_error)
+        with ConnectionPool(base_uri=sys.argv[1], limiter=limiter) as pool:
+            try:
+                assert pool.request("/", [1], timeout=10) == [1]
+            except ConnectionError as error:
+                assert on_error == "closed" and "Redis at 127.0.0.1" in str(error)
+            else:
+                assert on_error == "open"
+""",
     "speed": PLAIN
     + """
 assert "websockets.speedups" in sys.modules
