@@ -169,13 +169,17 @@ def _cell_of(borrower: Borrower) -> str | None:
 
 
 def _frame_of_a_cell(shell: Any) -> FrameType | None:
-    """The innermost frame on this thread's stack whose code is a cell's."""
+    """The outermost frame on this thread's stack whose code is a cell's: that of the one that is run.
+
+    A function that another cell has defined makes pools for whichever calls it.
+    """
     names, frame = getattr(shell, "user_ns", None), sys._getframe(2)
-    found: FrameType | None = frame
-    while found is not None and not (
-        found.f_globals is names and _cell_named(found.f_code.co_filename) is not None
-    ):
-        found = found.f_back
+    found: FrameType | None = None
+    above: FrameType | None = frame
+    while above is not None:
+        if above.f_globals is names and _cell_named(above.f_code.co_filename) is not None:
+            found = above
+        above = above.f_back
     return found
 
 

@@ -213,6 +213,18 @@ def test_equal_lines_of_other_cells_are_other_pools(session: Session) -> None:
     assert not any(session.names[name].is_closed for name in "abcd")
 
 
+def test_a_function_of_another_cell_makes_pools_for_whichever_calls_it(session: Session) -> None:
+    session.run("def make():\n    return ConnectionPool(base_uri=uri)")
+    session.run("first = make()")
+    session.run("second = make()")
+    assert not session.names["first"].is_closed
+    before = session.names["first"]
+    with pytest.warns(UserWarning, match="an earlier run made at this line is closed"):
+        session.run("first = make()")
+    assert before.is_closed
+    assert not session.names["second"].is_closed
+
+
 def test_the_magic_shows_the_pools(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     session.run("%load_ext jetsocket")
     assert repr(session.run("%jetsocket status")) == "no pool is open"
