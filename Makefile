@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 DIST ?= dist
-JOBS ?= 8
+JOBS ?= 6
 UV ?=
 
 # The first Python >= 3.10 that really runs and can make environments. Override: make test PYTHON=/path/to/python
@@ -44,8 +44,8 @@ help: ## Say what there is to make
 demo: $(VENV)/.has-demo ## Share 8 connections among 32 threads, before your eyes
 	@$(BIN)/python -m jetsocket demo $(ARGS)
 
-test: $(VENV)/.has-test ## Run the tests, JOBS=8 at a time: they wait more than they compute
-	@$(BIN)/python -m pytest --jobs $(JOBS) $(ARGS)
+test: $(VENV)/.has-test ## Run the tests, JOBS=6 at a time: they wait more than they compute
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.has-lint ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import gc
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +23,6 @@ from hypothesis import HealthCheck, settings
 from tests.books import faults
 from tests.faults.proxy import FaultProxy
 from tests.servers import LOCALHOST, EchoServer, RawServer, Script, SerialSSLSocket, wait_until
-from tests.side_by_side import SideBySide
 from tests.sizes import size
 
 # How long an example takes is up to whatever else this machine does.
@@ -41,15 +42,10 @@ STUCK = 30.0  # s after a test's timeout, or after the last test: what still run
 _stderr = pytest.StashKey[int]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--jobs", type=int, default=0, metavar="N", help="run tests in N forked processes")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_stderr] = os.dup(2)  # the real one: later pytest puts a file in its place
-    if (jobs := config.getoption("jobs")) > 1:
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         faulthandler.register(signal.SIGTERM, file=config.stash[_stderr], chain=True)  # what it waited for
-        config.pluginmanager.register(SideBySide(jobs))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -68,6 +64,24 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the process if the interpreter's end hangs."""
     faulthandler.dump_traceback_later(STUCK, exit=True, file=config.stash[_stderr])
+
+
+def _are_compiled() -> bool:
+    """Whether the last of the tests has been collected here before, by this Python."""
+    last = Path(__file__).parent / "wire" / "__pycache__"
+    return any(last.glob(f"test_websocket.{sys.implementation.cache_tag}-pytest-*.pyc"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Where nothing is compiled yet, one worker does it, and the others wait for that."""
+    if not hasattr(session.config, "workerinput") or sys.dont_write_bytecode or _are_compiled():
+        return (yield)
+    with Path(__file__).open(encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _are_compiled():
+            return (yield)
+    return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
