@@ -411,6 +411,15 @@ def test_what_is_only_kept_yields_and_comes_back(echo: EchoServer) -> None:
         wait_until(lambda: len(limiter.out) == 3, 15)
 
 
+def test_at_the_cap_what_is_kept_is_replaced_after_its_end(echo: EchoServer) -> None:
+    limiter = Recording(2)
+    with pool_to(echo, limiter, max_lifetime=1.0) as pool:
+        assert pool.prewarm("/", 2, keep=True) == 2
+        wait_until(lambda: echo.opened >= 6, 15)
+        assert faults(pool) == []
+    assert echo.most_open == 2
+
+
 def test_prewarm_opens_what_the_limiter_has(echo: EchoServer) -> None:
     limiter = Recording(2)
     config = ConnectionPoolConfig(acquire_timeout=0.5)

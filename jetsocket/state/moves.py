@@ -260,6 +260,8 @@ class Moves(Fields):
                 dial.grant = dial.grant or grant
             if dial is None or dial.grant is not grant:
                 self._give_back(grant)
+                if is_passed_on:  # else others get it
+                    grant.quota.keep_again_at = 0.0
             entry.grant = None
         if entry.was_opened and self.events is not None:
             self.events.note("closed", partial(_told_of_end, entry, monotonic()))
