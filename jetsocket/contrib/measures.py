@@ -12,12 +12,18 @@ from typing import Any, TypeAlias
 
 from jetsocket import ConnectionPool, Histogram
 from jetsocket.correlation import JsonRpc
+from jetsocket.interrupts import is_alarm
+from jetsocket.logs import POOL_LOG
+from jetsocket.user_errors import told
 
 BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds (s) of the buckets of every duration."""
 
 NAME = "jetsocket.pool.name"
 """The attribute that every figure has."""
+
+LIMITER = "jetsocket.limiter.name"
+"""The attribute that the figures of limiters have, too."""
 
 SUM = -1
 """The place of a duration's sum (s), beside those of its buckets."""
@@ -37,7 +43,8 @@ class Measure:
     Attributes:
         key: What this package calls it.
         name: What it is called elsewhere.
-        kind: "now" (it rises and falls), "ever" (it only grows) or "times" (a duration, in buckets).
+        kind: "now" (it rises and falls), "most" (likewise, and of what several tell the largest counts),
+            "ever" (it only grows) or "times" (a duration, in buckets).
         unit: By UCUM.
         labels: The attributes that it has beside the name of its pool.
         text: What it is.
@@ -85,7 +92,24 @@ MEASURES = (
         ("rpc.system.name",),
         "From a request to its reply",
     ),
+    Measure("limiter_max", "jetsocket.limiter.max", "most", "{slot}", (LIMITER,), "Most slots there are"),
+    Measure("limiter_held", "jetsocket.limiter.held", "now", "{slot}", (LIMITER,), "Slots of this process"),
+    Measure("limiter_others", "jetsocket.limiter.others", "most", "{slot}", (LIMITER,), "Slots of others"),
+    Measure("limiter_waiting", "jetsocket.limiter.waiting", "most", "{waiter}", (LIMITER,), "Who waits"),
+    Measure("limiter_lost", "jetsocket.limiter.lost", "ever", "{slot}", (LIMITER,), "Slots that were lost"),
+    Measure("limiter_errors", "jetsocket.limiter.errors", "ever", "{error}", (LIMITER,), "Errors of it"),
 )
+
+_OF_LIMITERS = {
+    "limiter_max": "limit",
+    "limiter_held": "held",
+    "limiter_others": "others",
+    "limiter_waiting": "waiting",
+    "limiter_lost": "lost",
+    "limiter_errors": "errors",
+}
+"""Which figure of `Limiter.stats` each is. They are a process's: pools that share a limiter tell the same."""
+_GROW = ("limiter_lost", "limiter_errors")
 
 
 @dataclass
@@ -100,14 +124,19 @@ class Sums:
     now: Figures = field(default_factory=dict)
     ever: Figures = field(default_factory=dict)
 
+    def of(self, measure: Measure) -> Figures:
+        """The figures among which a measure's are."""
+        return self.now if measure.kind in ("now", "most") else self.ever
 
-@dataclass
+
+@dataclass(eq=False)
 class _Known:
     """What is remembered of a pool, to tell of it once it is gone."""
 
     pool: weakref.ref[Pool]
     name: str
     ever: Figures = field(default_factory=dict)
+    has_failed: bool = False
 
 
 class Ledger:
@@ -150,14 +179,16 @@ class Ledger:
 
     def read(self) -> dict[str, Sums]:
         """The sums of the pools of each name."""
+        limits = [(known, _limits_of(known)) for known in list(self._known)]  # not with the lock: users' code
         with self._lock:
             if self._pid != os.getpid():  # what was counted before the fork is the parent's
                 self._pid, self._gone = os.getpid(), {}
                 for known in self._known:
                     known.ever = {}
             found: dict[str, Sums] = {}
-            for known in list(self._known):
-                self._read(known, found)
+            for known, of_limiters in limits:
+                if known in self._known:
+                    self._read(known, of_limiters, found)
             for name, gone in list(self._gone.items()):
                 if name in found or self._keeps_all:
                     _add(gone, found.setdefault(name, Sums()).ever)
@@ -165,12 +196,14 @@ class Ledger:
                     del self._gone[name]
             return found
 
-    def _read(self, known: _Known, found: dict[str, Sums]) -> None:
+    def _read(self, known: _Known, of_limiters: Sums, found: dict[str, Sums]) -> None:
         """Add what a pool tells to what was found; of one that is gone, keep what it has counted."""
         pool = known.pool()
         is_closed = pool is None or pool.is_closed
         if pool is not None:
             figures = figures_of(pool)
+            figures.now.update(of_limiters.now)
+            figures.ever.update(of_limiters.ever)
             known.ever = figures.ever
             if not is_closed:
                 sums = found.setdefault(known.name, Sums())
@@ -208,6 +241,27 @@ def figures_of(pool: Pool) -> Sums:
     return Sums(now, ever)
 
 
+def _limits_of(known: _Known) -> Sums:
+    """What the limiters of a pool tell; if that fails, the log says so once."""
+    sums, pool = Sums(), known.pool()
+    try:
+        limits = {} if pool is None else pool.limits()
+    except Exception as error:  # the user's code
+        if is_alarm(error, users_code=True):
+            raise
+        if not known.has_failed:
+            known.has_failed = True
+            text = "[%s] stats() of a limiter failed: metrics lack the figures of limiters: %s"
+            POOL_LOG.warning(text, known.name, told(error))
+        return sums
+    for limiter, stats in limits.items():
+        for key, name in _OF_LIMITERS.items():
+            value = stats.get(name)
+            if isinstance(value, (int, float)):
+                (sums.ever if key in _GROW else sums.now)[key, (limiter,), 0] = value
+    return sums
+
+
 def durations(figures: Mapping[Key, float], name: str) -> dict[Labels, tuple[list[int], float]]:
     """A duration, by its labels: how often it fell into each bucket, the last being the rest; its sum (s)."""
     found: dict[Labels, tuple[list[int], float]] = {}
@@ -233,11 +287,15 @@ def _add_times(figures: Figures, name: str, labels: Labels, times: Histogram) ->
 
 def _add(more: Figures, to: Figures) -> None:
     for key, value in more.items():
-        to[key] = to.get(key, 0) + value
+        if key[0] in _OF_LIMITERS:  # which tell the same to each pool
+            to[key] = max(to.get(key, 0), value)
+        else:
+            to[key] = to.get(key, 0) + value
 
 
 __all__ = [
     "BOUNDS",
+    "LIMITER",
     "MEASURES",
     "NAME",
     "SUM",

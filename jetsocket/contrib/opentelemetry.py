@@ -129,7 +129,9 @@ class _Instruments:
                 meter.create_observable_up_down_counter(
                     each.name, [partial(self._read, each)], each.unit, each.text
                 )
-            elif key in ("messages", "io"):
+            elif each.kind == "most":
+                meter.create_observable_gauge(each.name, [partial(self._read, each)], each.unit, each.text)
+            elif each.kind == "ever" and key not in ("timeouts", "closed"):
                 meter.create_observable_counter(each.name, [partial(self._read, each)], each.unit, each.text)
 
     def observe(self, pool: Pool) -> None:
@@ -140,7 +142,7 @@ class _Instruments:
     def _read(self, measure: Measure, _options: CallbackOptions) -> Iterable[Observation]:
         self.durations.record()  # an SDK asks first, and adds up then
         for name, sums in self._ledger.read().items():
-            for (key, labels, _), value in (sums.now if measure.kind == "now" else sums.ever).items():
+            for (key, labels, _), value in sums.of(measure).items():
                 if key == measure.key:
                     yield Observation(value, {NAME: name, **dict(zip(measure.labels, labels, strict=True))})
 

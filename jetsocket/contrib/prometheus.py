@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from time import sleep
-from typing import Any
+from typing import Any, Literal
 
 from jetsocket.contrib.measures import (
     BOUNDS,
@@ -91,7 +91,7 @@ class PoolCollector:
         for measure in MEASURES:
             family = _family(measure)
             for name, each in sums.items():
-                _fill(family, measure, name, each.now if measure.kind == "now" else each.ever)
+                _fill(family, measure, name, each.of(measure))
             yield family
 
 
@@ -132,7 +132,7 @@ def labels_of(measure: Measure) -> list[str]:
 
 def _family(measure: Measure) -> Metric:
     name, labels = name_of(measure), labels_of(measure)
-    if measure.kind == "now":
+    if measure.kind in ("now", "most"):
         return GaugeMetricFamily(name, measure.text, labels=labels)
     if measure.kind == "ever":
         return CounterMetricFamily(name, measure.text, labels=labels)
@@ -258,8 +258,9 @@ def _files_of_this_program() -> _Files:
 def _metric(measure: Measure) -> Any:
     """It is in no registry: what is in this process is not what is to be told."""
     name, labels = name_of(measure), labels_of(measure)
-    if measure.kind == "now":
-        return Gauge(name, measure.text, labels, registry=None, multiprocess_mode="livesum")
+    if measure.kind in ("now", "most"):
+        mode: Literal["livesum", "livemax"] = "livesum" if measure.kind == "now" else "livemax"
+        return Gauge(name, measure.text, labels, registry=None, multiprocess_mode=mode)
     if measure.kind == "ever":
         return Counter(name, measure.text, labels, registry=None)
     return Histogram(name, measure.text, labels, registry=None, buckets=BOUNDS)

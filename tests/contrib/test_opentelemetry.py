@@ -25,6 +25,7 @@ from jetsocket import ConnectionPool, HandshakeError, PoolExhaustedError, ReplyE
 from jetsocket.contrib.measures import BOUNDS
 from jetsocket.contrib.opentelemetry import instrument
 from jetsocket.correlation import JsonRpc
+from jetsocket.limits import LocalLimiter
 from tests.contrib.jsonrpc import json_rpc
 from tests.servers import EchoServer, RawServer, response, wait_until
 
@@ -295,6 +296,26 @@ def test_pools_of_one_name_are_told_of_together_and_one_that_is_gone_of_no_more(
     assert values(points["jetsocket.messages"], "direction")["sent",] == 2  # it has sent one
     first.close()
     assert not telemetry.points().keys() & {"jetsocket.connection.max", "jetsocket.connection.count"}
+
+
+def test_limiters_say_how_many_slots_they_have_and_who_holds_them(
+    echo: EchoServer, make_pool: MakePool, telemetry: Telemetry
+) -> None:
+    limiter = LocalLimiter(7)
+    with (
+        ConnectionPool[Any](base_uri=echo.uri, name="p", limiter=limiter) as first,
+        ConnectionPool[Any](base_uri=echo.uri, name="p", limiter=limiter) as second,
+    ):
+        for pool in (first, second):
+            telemetry.instrument(pool).request("/", 1)
+        points = telemetry.points()
+        told = {
+            name: values(points[f"jetsocket.limiter.{name}"]) for name in ("max", "held", "others", "lost")
+        }
+        assert told == {"max": {(): 7}, "held": {(): 2}, "others": {(): 0}, "lost": {(): 0}}
+        assert values(
+            points["jetsocket.limiter.errors"], "jetsocket.pool.name", "jetsocket.limiter.name"
+        ) == {("p", "LocalLimiter"): 0}
 
 
 def test_a_pool_is_instrumented_once(echo: EchoServer, make_pool: MakePool, telemetry: Telemetry) -> None:

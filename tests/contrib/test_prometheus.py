@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from jetsocket import ConnectionError, ConnectionPool, PoolExhaustedError
 from jetsocket.contrib.prometheus import PoolCollector, instrument
 from jetsocket.correlation import JsonRpc
+from jetsocket.limits import Limiter
 from tests.contrib.jsonrpc import json_rpc
 from tests.servers import LOCALHOST, EchoServer, wait_until
 
@@ -144,6 +145,81 @@ def test_pools_of_one_name_are_told_of_together_and_their_sums_never_fall(
     assert scraped(collector=collector)[sent] == 0
 
 
+class Telling(Limiter):
+    """A limiter that says of itself what it is told to."""
+
+    def __init__(self, name: str, **stats: Any) -> None:
+        self.name = name
+        self.told: Any = stats
+
+    def acquire(self, timeout: float, wanted: Callable[[], bool]) -> Hashable | None:
+        return object()
+
+    def release(self, token: Hashable) -> None:
+        pass
+
+    def stats(self) -> Mapping[str, Any]:
+        if isinstance(self.told, Exception):
+            raise self.told
+        return dict(self.told)
+
+
+def of_limiters(told: Mapping[str, float]) -> dict[str, float]:
+    return {
+        name.removeprefix("jetsocket_limiter_"): value for name, value in told.items() if "limiter" in name
+    }
+
+
+def test_limiters_say_how_many_slots_they_have_and_who_holds_them(echo: EchoServer) -> None:
+    """Once, however many pools share them."""
+    account = Telling("account", limit=20, held=3, others=15, waiting=2, lost=1, errors=4, away=False)
+    other = Telling("other", limit=5, held="many", others=None)
+    with (
+        ConnectionPool[Any](base_uri=echo.uri, name="p", limiter=account) as pool,
+        ConnectionPool[Any](base_uri=echo.uri, name="p", limiter=account) as same,
+        ConnectionPool[Any](
+            base_uri=echo.uri, name="q", limiter={echo.uri.rstrip("/"): other, "ws://h.test": account}
+        ) as by_origin,
+    ):
+        collector = PoolCollector(pool, same, by_origin)
+        at = "{jetsocket_limiter_name=account,jetsocket_pool_name=p}"
+        told = of_limiters(scraped(collector=collector))
+        assert {name: value for name, value in told.items() if name.endswith(at)} == {
+            f"max{at}": 20,
+            f"held{at}": 3,
+            f"others{at}": 15,
+            f"waiting{at}": 2,
+            f"lost_total{at}": 1,
+            f"errors_total{at}": 4,
+        }
+        assert told["max{jetsocket_limiter_name=other,jetsocket_pool_name=q}"] == 5
+        assert told["max{jetsocket_limiter_name=account,jetsocket_pool_name=q}"] == 20
+        assert not [name for name in told if name.startswith(("held{jetsocket_limiter_name=other", "away"))]
+        same.close()
+        account.told["lost"] = 2  # what was lost before is no more for a pool that is gone
+        assert of_limiters(scraped(collector=collector))[f"lost_total{at}"] == 2
+
+
+def test_a_limiter_that_cannot_say_costs_only_its_own_figures(
+    echo: EchoServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limiter = Telling("account", limit=20)
+    limiter.told = KeyError("secret")
+    with ConnectionPool[Any](base_uri=echo.uri, name="p", limiter=limiter) as pool:
+        collector = PoolCollector(pool)
+        for _ in range(2):
+            told = scraped(collector=collector)
+            assert told["jetsocket_connection_max{jetsocket_pool_name=p}"] == 10
+            assert of_limiters(told) == {}
+        [line] = [record.getMessage() for record in caplog.records if "limiter" in record.getMessage()]
+        assert line.startswith(
+            "[p] stats() of a limiter failed: metrics lack the figures of limiters: KeyError"
+        )
+        assert "secret" not in line
+        limiter.told = {"limit": 20}
+        assert of_limiters(scraped(collector=collector))
+
+
 def test_a_collector_keeps_no_pool_open(echo: EchoServer) -> None:
     pool = ConnectionPool[Any](base_uri=echo.uri)
     collector = PoolCollector(pool)
@@ -215,6 +291,7 @@ import os, struct, sys, threading
 from prometheus_client import CollectorRegistry, multiprocess
 from jetsocket import ConnectionPool
 from jetsocket.contrib.prometheus import instrument
+from jetsocket.limits import LocalLimiter
 from tests.servers import wait_until
 
 def told():
@@ -238,7 +315,7 @@ def work(pool, times):
     for _ in range(times):
         pool.request("/", 1)
 
-pool = ConnectionPool(base_uri=os.environ["URI"], name="p")
+pool = ConnectionPool(base_uri=os.environ["URI"], name="p", limiter=LocalLimiter(7))
 instrument(pool, multiprocess=True)
 assert "jetsocket-prometheus" not in {thread.name for thread in threading.enumerate()}
 work(pool, 3)
@@ -257,6 +334,8 @@ expect(30, "jetsocket_connection_max")
 expect(3, "jetsocket_connection_count", "idle")
 expect(3, "jetsocket_connection_create_time_seconds_count")
 expect(0, "jetsocket_connection_timeouts_total")
+expect(7, "jetsocket_limiter_max")
+expect(3, "jetsocket_limiter_held")
 os.write(write, b"xx")
 for child in children:
     assert os.waitpid(child, 0)[1] == 0

@@ -15,6 +15,7 @@ from prometheus_client import start_http_server
 from jetsocket import ConnectionPool, ConnectionPoolConfig, PoolExhaustedError
 from jetsocket.contrib.prometheus import instrument
 from jetsocket.correlation import JsonRpc
+from jetsocket.limits import LocalLimiter
 from jetsocket.testing import FakeServer
 
 
@@ -41,7 +42,8 @@ def main(port: int = 9464, seconds: float = 3600.0) -> None:
     with FakeServer() as server:
         server.on({"method": "height"}).reply({"result": 7})
         server.on({"method": "report"}).delay(0.05).reply({"result": "long"})
-        with ConnectionPool(config, base_uri=server.uri, name="node", correlation=JsonRpc()) as pool:
+        options = {"name": "node", "correlation": JsonRpc(), "limiter": LocalLimiter(4)}
+        with ConnectionPool(config, base_uri=server.uri, **options) as pool:
             instrument(pool)
             print(f"http://127.0.0.1:{port}/metrics", flush=True)
             threads = [threading.Thread(target=work, args=(pool, number, ended)) for number in range(12)]

@@ -24,6 +24,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
+def slots(limiter: Mapping[str, Any]) -> str:
+    """What a limiter says of its slots, in words."""
+    figures = limiter["figures"]
+    of = f" of {figures['limit']}" if "limit" in figures else ""
+    told = [f"{figures['held']}{of} slots held here"] if "held" in figures else []
+    told += [f"{figures['limit']} slots"] if of and not told else []
+    told += [f"{figures['others']} by others"] if "others" in figures else []
+    told += [f"{figures[key]} {key}" for key in ("waiting", "lost") if key in figures]
+    told += [f"{figures['errors']} errors"] if "errors" in figures else []
+    told += ["its server is away"] if limiter["away"] else []
+    return f"limiter {limiter['name']}: {', '.join(told) or 'it tells no figures'}"
+
+
 def as_text(reports: Iterable[Mapping[str, Any]]) -> str:
     """What workers say, as `read` returns it, in lines for a terminal."""
     return "\n".join(_lines([dict(each) for each in reports]))
@@ -51,6 +64,8 @@ def _pool(pool: Mapping[str, Any]) -> Iterator[str]:
         f"  {totals.get('acquires', 0)} acquires, {totals.get('reuses', 0)} of them reused,"
         f" {totals.get('timeouts', 0)} timed out; {totals.get('connect_errors', 0)} connect errors"
     )
+    for limiter in pool["limiters"]:
+        yield f"  {slots(limiter)}"
     if pool["discards"]:
         yield "  not kept: " + ", ".join(f"{count} {name}" for name, count in pool["discards"].items())
     for lease in pool["leases"]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from jetsocket.contrib.status.lines import duration
+from jetsocket.contrib.status.lines import duration, slots
 from jetsocket.contrib.status.plots import plot
 from jetsocket.contrib.status.reports import Report, merged
 from jetsocket.contrib.status.style import CSS, SCRIPT
@@ -119,9 +119,16 @@ def _figures(pool: Report) -> Iterator[str]:
         yield f"<li><b>{now[name]}</b>{name}{picture}<small>peak {peak}{of}</small></li>"
     yield "</ul>"
     yield f'<p class="quiet">Plots: the last 5 minutes, a line a minute. {"".join(_totals(pool))}</p>'
+    for limiter in pool["limiters"]:
+        kind = "bad" if limiter["away"] else "quiet"
+        yield f'<p class="{kind}">{escape(_begun(slots(limiter)))}.</p>'
     if pool["discards"]:
         reasons = ", ".join(f"{count} {escape(reason)}" for reason, count in pool["discards"].items())
         yield f'<p class="quiet">Connections not kept, by reason: {reasons}.</p>'
+
+
+def _begun(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _totals(pool: Report) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from jetsocket import ConnectionInfo, ConnectionPool, LeaseInfo
-from jetsocket.contrib.status.watching import SERIES, SLOTS, Watch, figures
+from jetsocket.contrib.status.watching import SERIES, SLOTS, Watch, figures, told
 from jetsocket.interrupts import is_alarm
 
 R = TypeVar("R")
@@ -20,8 +20,11 @@ Report: TypeAlias = dict[str, Any]
 """A worker's: `worker`, `pid`, `host`, `written` (s since the epoch), `pools`, and where it was read from a
 directory, `late` (s since its process should have written again)."""
 
-VERSION = 1
+VERSION = 2
 MOST_POOLS = 50
+MOST_LIMITERS = 20  # of a pool
+SLOT_FIGURES = ("limit", "held", "others", "waiting", "lost", "errors")
+"""Which figures of a limiter are told, as far as it has them."""
 MOST_ROWS = 100  # connections of a pool that are listed, and as many leases
 _MOST_FIGURES = 200
 _LARGEST = 10**18
@@ -40,12 +43,13 @@ def of_worker(worker: Mapping[str, Any], pools: Mapping[str, ConnectionPool[Any]
         pools: By names that are fit to be shown.
         now: s since the epoch.
     """
-    told = [_of_pool(name, pool, Watch.of(pool)) for name, pool in list(pools.items())[:MOST_POOLS]]
-    return {"version": VERSION, **worker, "written": now, "late": 0.0, "pools": told}
+    of_pools = [_of_pool(name, pool, Watch.of(pool), now) for name, pool in list(pools.items())[:MOST_POOLS]]
+    return {"version": VERSION, **worker, "written": now, "late": 0.0, "pools": of_pools}
 
 
-def _of_pool(name: str, pool: ConnectionPool[Any], watch: Watch) -> Report:
+def _of_pool(name: str, pool: ConnectionPool[Any], watch: Watch, now: float) -> Report:
     connections, leases, stats = pool.connections(), pool.leases(), pool.stats()
+    limiters, failures = _of_limiters(pool, now)
     return {
         "name": name,
         "closed": pool.is_closed,
@@ -56,9 +60,27 @@ def _of_pool(name: str, pool: ConnectionPool[Any], watch: Watch) -> Report:
         "connections": [_of_connection(each) for each in connections[:MOST_ROWS]],
         "leases": [_of_lease(each) for each in leases[:MOST_ROWS]],
         "not_listed": max(0, len(connections) - MOST_ROWS),
-        "errors": watch.errors(),
+        "limiters": limiters,
+        "errors": [*failures, *watch.errors()],
         "history": watch.history(),
     }
+
+
+def _of_limiters(pool: ConnectionPool[Any], now: float) -> tuple[list[Report], list[Report]]:
+    """What a pool's limiters say; and why they can't, as errors of the pool."""
+    try:
+        limits = pool.limits()
+    except Exception as error:  # the user's code
+        if is_alarm(error, users_code=True):
+            raise
+        return [], [{"at": round(now, 3), "doing": "stats() of a limiter", "text": told(error), "count": 1}]
+    return [_of_limiter(name, stats) for name, stats in list(limits.items())[:MOST_LIMITERS]], []
+
+
+def _of_limiter(name: str, stats: Mapping[str, Any]) -> Report:
+    told = {key: stats.get(key) for key in SLOT_FIGURES}
+    figures = {key: each for key, each in told.items() if type(each) is int and 0 <= each <= _LARGEST}
+    return {"name": text(name, 100), "away": stats.get("away") is True, "figures": figures}
 
 
 def _of_connection(info: ConnectionInfo) -> Report:
@@ -131,12 +153,19 @@ def _pool(raw: Mapping[str, Any]) -> Report:
         "connections": [_connection(_object(each)) for each in _list(raw["connections"], MOST_ROWS)],
         "leases": [_lease(_object(each)) for each in _list(raw["leases"], MOST_ROWS)],
         "not_listed": _whole(raw["not_listed"]),
+        "limiters": [_limiter(_object(each)) for each in _list(raw["limiters"], MOST_LIMITERS)],
         "errors": [_error(_object(each)) for each in _list(raw["errors"], MOST_ROWS)],
         "history": {
             "until": _whole(history["until"]),
             **{name: [_or_none(each, _whole) for each in _list(history[name], SLOTS)] for name in SERIES},
         },
     }
+
+
+def _limiter(raw: Mapping[str, Any]) -> Report:
+    figures = _table(raw["figures"], _whole)
+    known = {key: figures[key] for key in SLOT_FIGURES if key in figures}
+    return {"name": _text(raw["name"]), "away": _flag(raw["away"]), "figures": known}
 
 
 def _connection(raw: Mapping[str, Any]) -> Report:
@@ -263,8 +292,31 @@ def _merged(pools: list[Report]) -> Report:
         "discards": dict(sum((Counter(pool["discards"]) for pool in pools), Counter())),
         "not_listed": sum(pool["not_listed"] for pool in pools),
         "history": _joined([pool["history"] for pool in pools]),
+        "limiters": _shared([pool["limiters"] for pool in pools]),
         **rows,
     }
+
+
+def _shared(of_workers: list[list[Report]]) -> list[Report]:
+    """One for each limiter of that name: what these workers hold together, and others besides."""
+    found: dict[str, list[Report]] = {}
+    for limiters in of_workers:
+        for each in limiters:
+            found.setdefault(each["name"], []).append(each)
+    shared = []
+    for name, limiters in found.items():
+        figures = [each["figures"] for each in limiters]
+        joined = {
+            # The limit and who waits are of all who share it, and so is what is held in all.
+            key: (max if key in ("limit", "waiting") else sum)(each[key] for each in figures if key in each)
+            for key in SLOT_FIGURES
+            if any(key in each for each in figures)
+        }
+        if "others" in joined:
+            held_in_all = max(each.get("held", 0) + each.get("others", 0) for each in figures)
+            joined["others"] = max(0, held_in_all - joined.get("held", 0))
+        shared.append({"name": name, "away": any(each["away"] for each in limiters), "figures": joined})
+    return shared
 
 
 def _joined(histories: list[Report]) -> Report:

@@ -25,6 +25,7 @@ from jetsocket.contrib import status
 from jetsocket.contrib.status import directory as shared
 from jetsocket.contrib.status.reports import checked, merged, of_worker
 from jetsocket.contrib.status.watching import SERIES, SLOTS
+from jetsocket.limits import LocalLimiter
 from tests.contrib.status.client import ask, shown
 from tests.contrib.status.test_clearing import post, visit
 from tests.servers import EchoServer, wait_until
@@ -117,7 +118,7 @@ def test_one_that_hangs_is_said_to(
 
 def a_report(**changed: Any) -> dict[str, Any]:
     """What a worker might write, but for what is changed."""
-    pool = ConnectionPool(base_uri="ws://localhost", name="nodes")
+    pool = ConnectionPool(base_uri="ws://localhost", name="nodes", limiter=LocalLimiter(7))
     try:
         told = of_worker(shared.this_process(), {"nodes": pool}, time.time())
     finally:
@@ -152,8 +153,8 @@ def with_pool(**changed: Any) -> dict[str, Any]:
         b"[]",
         b"[" * 100_000,
         b"\xff",
-        b'{"version": 1}',
-        json.dumps(a_report(version=2)).encode(),
+        b'{"version": 2}',
+        json.dumps(a_report(version=1)).encode(),
         json.dumps(a_report(pid=1)).encode(),
         json.dumps(a_report(pid=True)).encode(),
         json.dumps(a_report(written=float("nan"))).encode(),
@@ -166,6 +167,10 @@ def with_pool(**changed: Any) -> dict[str, Any]:
         json.dumps(with_pool(now={})).encode(),
         json.dumps(with_pool(discards={"<b>": 1})).encode(),
         json.dumps(with_pool(totals={"a": "b"})).encode(),
+        json.dumps(with_pool(limiters=[{}])).encode(),
+        json.dumps(with_pool(limiters=[{"name": "a", "away": 0, "figures": {}}])).encode(),
+        json.dumps(with_pool(limiters=[{"name": "a", "away": False, "figures": {"held": -1}}])).encode(),
+        json.dumps(with_pool(limiters=[{"name": "a", "away": False, "figures": {}}] * 99)).encode(),
         json.dumps(with_pool(history={name: [0] * 9999 for name in ("until", *SERIES)})).encode(),
         json.dumps(with_pool(errors=[{"at": 10**17, "doing": "", "text": "", "count": 1}])).encode(),
         b'{"version": ' + b"9" * 10_000 + b"}",
@@ -311,3 +316,22 @@ def test_figures_of_workers_are_added_second_by_second() -> None:
     assert pool["history"]["lent"][-5:] == [None, 1, 12, 3, 30]
     assert pool["totals"] == {"acquires": 4, "wait_time_p99": 101}
     assert (pool["workers"], pool["max_connections"]) == (2, 20)
+
+
+def test_slots_of_workers_are_added_and_those_of_others_are_what_is_left() -> None:
+    first, second = a_report(worker="a"), a_report(worker="b")
+    account: dict[str, Any] = {"limit": 20, "held": 3, "others": 10, "waiting": 2, "lost": 1, "errors": 5}
+    first["pools"][0]["limiters"] = [{"name": "account", "away": False, "figures": account}]
+    second["pools"][0]["limiters"] = [
+        {"name": "account", "away": True, "figures": {**account, "held": 4, "others": 9, "waiting": 3}},
+        {"name": "other", "away": False, "figures": {"limit": 5}},
+    ]
+    (pool,) = merged([first, second])
+    figures = {"limit": 20, "held": 7, "others": 6, "waiting": 3, "lost": 2, "errors": 10}
+    assert pool["limiters"] == [
+        {"name": "account", "away": True, "figures": figures},
+        {"name": "other", "away": False, "figures": {"limit": 5}},
+    ]
+    text = status.as_text([{**report, "late": 0.0} for report in (first, second)])
+    said = "7 of 20 slots held here, 6 by others, 3 waiting, 2 lost, 10 errors, its server is away"
+    assert f"  limiter account: {said}\n  limiter other: 5 slots\n" in f"{text}\n"

@@ -11,7 +11,7 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from html import unescape
 from html.parser import HTMLParser
 from types import FrameType
@@ -25,6 +25,7 @@ from jetsocket.contrib import status
 from jetsocket.contrib.status.lines import duration
 from jetsocket.contrib.status.plots import plot
 from jetsocket.correlation import JsonRpc
+from jetsocket.limits import Limiter
 from tests.contrib.status.client import ask, shown, told
 from tests.servers import Connection, EchoServer, refusing_port
 
@@ -270,6 +271,55 @@ def test_what_was_discarded_and_what_went_wrong(echo: EchoServer, make_pool: Mak
     read = text_of(ask(page).body)
     assert "Last errors" in read and f"127.0.0.1:{port}" in read
     assert all(reason in read for reason in told["discards"])
+
+
+class Account(Limiter):
+    """Says of itself what it is told to."""
+
+    name = "the <account>"
+    told: Any = None
+
+    def acquire(self, timeout: float, wanted: Callable[[], bool]) -> Hashable | None:
+        return object()
+
+    def release(self, token: Hashable) -> None:
+        pass
+
+    def stats(self) -> Any:
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
+
+
+def test_what_limiters_say_of_their_slots(make_pool: MakePool) -> None:
+    account = Account()
+    account.told = {
+        "limit": 20,
+        "held": 3,
+        "others": 12,
+        "waiting": 1,
+        "lost": 0,
+        "errors": 0,
+        "secret": "s3",
+    }
+    with ConnectionPool[Any](base_uri="ws://localhost", name="p", limiter=account) as pool:
+        page = shown(pool)
+        (limiter,) = ask(page, "/status.json").json["workers"][0]["pools"][0]["limiters"]
+        assert limiter.pop("figures") == {key: account.told[key] for key in list(account.told)[:-1]}
+        assert limiter == {"name": "the <account>", "away": False}
+        said = "Limiter the <account>: 3 of 20 slots held here, 12 by others, 1 waiting, 0 lost, 0 errors."
+        assert said in text_of(ask(page).body)
+        account.told = {"away": True, "held": True, "limit": -1, "others": None}
+        body = ask(page).body
+        assert 'class="bad">Limiter the &lt;account&gt;: its server is away.' in body
+        account.told = {}
+        assert "Limiter the <account>: it tells no figures." in text_of(ask(page).body)
+        account.told = KeyError("s3")
+        told = ask(page, "/status.json").json["workers"][0]["pools"][0]
+        assert told["limiters"] == []
+        assert [(each["doing"], each["text"]) for each in told["errors"]] == [
+            ("stats() of a limiter", "KeyError")
+        ]
 
 
 def test_nothing_is_shown_as_it_came(make_pool: MakePool) -> None:
