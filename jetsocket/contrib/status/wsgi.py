@@ -56,8 +56,8 @@ def app(
     Args:
         pools: A mapping of names to pools, which is kept and read again each time, so it may grow; or pools,
             by their own names, which are not kept: one that nothing else refers to closes itself.
-        permission: Is given the WSGI environ of each request; only True lets it in. What it raises is logged,
-            and closes.
+        permission: Is given the WSGI environ of each request; only True lets it in. What it raises, or
+            returns instead, is logged, and closes; an async function never says True.
         clear: Have buttons that close the idle connections of a pool, and the lent ones when they come back.
         directory: Show all workers that were given the same one, instead of the one that answers.
 
@@ -65,7 +65,7 @@ def app(
         The application, to be mounted anywhere.
 
     Raises:
-        TypeError: They are no pools, or `permission` is not callable, or an async function.
+        TypeError: They are no pools, `permission` is not callable, or `clear` is no bool.
     """
     if permission is not None and not callable(permission):
         raise TypeError(f"permission must be callable, not {type(permission).__name__}")
@@ -101,7 +101,8 @@ class _Application:
             return _answer(start_response, "405 Method Not Allowed", b"", "text/plain", Allow="GET, HEAD")
         if path == "":
             where = quote(environ.get("SCRIPT_NAME", "").strip("/"), encoding="latin-1")
-            return _answer(start_response, "302 Found", b"", "text/plain", Location=f"/{where}/")
+            there = f"/{where}/" if where else "/"  # two slashes would lead to another host
+            return _answer(start_response, "302 Found", b"", "text/plain", Location=there)
         if path == "/clear" and self._clears:
             return _answer(start_response, "405 Method Not Allowed", b"", "text/plain", Allow="POST")
         if path not in _PATHS:

@@ -138,7 +138,9 @@ def test_other_methods_and_paths(
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-@pytest.mark.parametrize(("mount", "where"), [("/pools", "/pools/"), ("//evil.example", "/evil.example/")])
+@pytest.mark.parametrize(
+    ("mount", "where"), [("/pools", "/pools/"), ("//evil.example", "/evil.example/"), ("", "/"), ("//", "/")]
+)
 def test_the_mount_itself_leads_to_the_page(make_pool: MakePool, mount: str, where: str) -> None:
     answer = ask(shown(make_pool("ws://localhost")), "", SCRIPT_NAME=mount)
     assert (answer.status, answer.headers["Location"]) == (302, where)
