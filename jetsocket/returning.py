@@ -15,6 +15,7 @@ from jetsocket.entry import Entry
 from jetsocket.events import info_of
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed
+from jetsocket.places import CLOSING, GONE
 from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.state.moves import NEVER
@@ -59,6 +60,7 @@ class Returning:
             return
         borrower.reason = "interrupted"  # unless we get further
         lease._released = True
+        entry: Entry | None = None
         try:
             entry, lease._entry = lease._entry, None
             if entry is not None:
@@ -80,11 +82,12 @@ class Returning:
                 tell_released(state, borrower, lease._shown, by_worker=True)
             raise
         finally:
+            uses = 0 if entry is None else entry.uses
             state.come_back(borrower)
         if borrower.reason is not None or borrower.warned:
             self._tell(lease, entry)
         if state.events is not None:
-            tell_released(state, borrower, entry)
+            tell_released(state, borrower, entry, uses=uses)
 
     def _leave_share(self, lease: Lease[Any]) -> None:
         """Give up a place on a connection that others use, too; say if it is not to be used any longer."""
@@ -271,12 +274,25 @@ def close_now(wire: WebSocket, code: int = 1000, reason: str = "") -> bool:
     return gone
 
 
-def tell_released(state: State, borrower: Borrower, entry: Entry | None, *, by_worker: bool = False) -> None:
-    """Tell listeners that a lease has ended."""
+def tell_released(
+    state: State, borrower: Borrower, entry: Entry | None, *, by_worker: bool = False, uses: int = 0
+) -> None:
+    """Tell listeners that a lease has ended.
+
+    Args:
+        state: The pool's.
+        borrower: Whose lease it was.
+        entry: Its connection.
+        by_worker: Not in this thread.
+        uses: How often that had been lent when it came back. If no other has had it since and it is closed,
+            it was clean, and is not lent again for the pool's reasons: it was cleared, the pool drains.
+    """
     events = state.events
     if events is not None and entry is not None and events.wants("released"):
         now = monotonic()
         used, reason = now - borrower.taken_at, borrower.reason
+        if reason is None and entry.uses == uses and entry.place in (CLOSING, GONE):
+            reason = entry.closed_for
         told = events.note if by_worker else events.tell
         told("released", lambda: (info_of(entry, now), used, reason))
 

@@ -321,6 +321,22 @@ def test_a_listener_may_rewrite_a_request_and_one_that_fails_changes_nothing(
         assert conn.request_many([{"n": 0}, {"n": 2}]) == [{"n": 0}, {"n": 2, "stamp": "seen 2"}]
 
 
+def test_a_clean_lease_whose_connection_is_not_lent_again_says_why(
+    echo: EchoServer, make_pool: MakePool, notes: Notebook
+) -> None:
+    pool = make_pool(echo)
+    pool.listen(notes)
+    with pool.acquire("/"), pool.acquire("/"):
+        pool.clear()
+    with pool.acquire("/"):
+        with pool.acquire("/"):
+            pool.resize(1)
+        assert not pool.drain(0)
+    assert [line[2] for line in notes.of("released")] == ["cleared", "cleared", "resized", "pool closed"]
+    wait_until(lambda: notes.count("closed") == 4)
+    assert sorted(line[2] for line in notes.of("closed")) == ["cleared", "cleared", "pool closed", "resized"]
+
+
 def test_what_close_cuts_is_told_as_released_and_closed(
     echo: EchoServer, make_pool: MakePool, notes: Notebook
 ) -> None:
