@@ -29,9 +29,12 @@ class FleetCensus:
         served: (when, which process) for each message, in order.
         foreign: (owner, sender) of each message that came on another process's connection.
         by_process: How many each has open now.
+        more: (when, how many) each time that there were more than `limit`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 1_000_000) -> None:
+        self.limit = limit
+        self.more: list[tuple[float, int]] = []
         self._lock = threading.Lock()
         self._open: list[tuple[str, Connection]] = []
         self.most_open = 0
@@ -46,6 +49,8 @@ class FleetCensus:
             self.opened += 1
             self._open = [*self._still_open(self.most_open), (owner, conn)]
             self.most_open = max(self.most_open, len(self._open))
+            if len(self._open) > self.limit:
+                self.more.append((monotonic(), len(self._open)))
         for text in conn:
             message = json.loads(text)
             self.served.append((monotonic(), owner))
@@ -56,7 +61,7 @@ class FleetCensus:
 
     def _still_open(self, most: int) -> list[tuple[str, Connection]]:
         found = [each for each in self._open if each[1].is_open]
-        if 0 < most <= len(found):
+        if min(self.limit, most) <= len(found) and most > 0:
             sleep(_GRACE)
             found = [each for each in found if each[1].is_open]
         return found
@@ -75,6 +80,10 @@ class FleetCensus:
         with self._lock:
             self._open = self._still_open(0)
             self.most_open = len(self._open)
+
+    def first_turn(self, owner: str) -> float:
+        """When a process was served first."""
+        return next(when for when, each in list(self.served) if each == owner)
 
     def turns(self, since: float, until: float) -> Counter[str]:
         """How often each process was served."""

@@ -6,12 +6,14 @@ Only what redis-py documents of its `Connection` is used, so that 5.0 does as we
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis import ConnectionPool, Redis, RedisCluster
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.retry import Retry
@@ -99,6 +101,11 @@ class Source:
             encoding="utf-8",
             protocol=2,  # nothing comes unasked
         )
+        known = inspect.signature(AbstractConnection).parameters
+        names = ("driver_info",) if "driver_info" in known else ("lib_name", "lib_version")
+        for name in ("driver_info", "lib_name", "lib_version"):  # of a command that may not be allowed
+            settings.pop(name, None)
+        settings.update(dict.fromkeys(names))
         return pool.connection_class(**settings)
 
     def _pool_of_node(self, cluster: RedisCluster) -> ConnectionPool:
@@ -160,8 +167,8 @@ class Link:
         Args:
             call: What it is told.
             timeout: s for the answer.
-            again: Whether to say it once more on a new connection, where the old one turns out to be lost.
-                The same call does no harm a second time. To connect may take long.
+            again: Whether to say it once more on a new connection, where one turns out to be lost. The same
+                call does no harm a second time. To connect may take long.
 
         Raises:
             RedisError, RedisClusterException, OSError: There was no answer, or Redis refuses. The connection
@@ -169,7 +176,7 @@ class Link:
         """
         keys = call.keys()
         arguments: list[Any] = [len(keys), *keys, *call.arguments()]
-        if again and self.is_open:
+        if again:
             try:
                 return self._run(arguments, timeout)
             except (LostError, OSError) as error:
