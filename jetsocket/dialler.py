@@ -34,9 +34,12 @@ def connect(
         wire.connect(target, dialled_at=address_for, **options)
         return
 
-    def connect_to_it() -> WebSocket:
+    def connect_to_it(learn: Callable[[bytes], object]) -> WebSocket:
         another = new()
-        another.connect(target, dialled_at=address_for, **{**options, "deadline": deadline_in(time)})
+        try:
+            another.connect(target, dialled_at=address_for, **{**options, "deadline": deadline_in(time)})
+        finally:
+            learn(another._request)
         return another
 
     detour = seam.detour(target, connect_to_it)

@@ -16,6 +16,9 @@ from jetsocket.uris import Target
 if TYPE_CHECKING:
     from jetsocket.wire.websocket import WebSocket
 
+Reaches: TypeAlias = "Callable[[Callable[[bytes], object]], WebSocket]"
+"""Connects to the real server, and tells what was sent to it."""
+
 Address: TypeAlias = tuple[str, int]
 """IP address and port."""
 
@@ -66,8 +69,9 @@ class Seam:
 
     Attributes:
         correlation: The pool's.
-        detour: Asked before each dial, with the target and a function that connects to the real one; what it
-            raises, the dial raises. None, nearly always: nothing is between.
+        detour: Asked before each dial, with the target and a function that connects to the real one (which
+            tells the head of the request that was sent there, of a refused one, too); what it raises, the
+            dial raises. None, nearly always: nothing is between.
     """
 
     __slots__ = ("correlation", "detour")
@@ -75,7 +79,7 @@ class Seam:
     def __init__(self, correlation: Correlation | None) -> None:
         """Nothing is between."""
         self.correlation = correlation
-        self.detour: Callable[[Target, Callable[[], WebSocket]], Detour] | None = None
+        self.detour: Callable[[Target, Reaches], Detour] | None = None
 
 
 def seam_of(pool: Any) -> Seam:
@@ -85,4 +89,4 @@ def seam_of(pool: Any) -> Seam:
     return seam
 
 
-__all__ = ["Address", "Detour", "Origin", "Seam", "address_for", "divert", "restore", "seam_of"]
+__all__ = ["Address", "Detour", "Origin", "Reaches", "Seam", "address_for", "divert", "restore", "seam_of"]

@@ -37,9 +37,10 @@ def test_an_origin_is_dialled_elsewhere(echo: EchoServer) -> None:
 def test_a_pool_takes_a_detour(echo: EchoServer, echo_server: Any) -> None:
     other = echo_server()
     asked: list[Any] = []
+    sent: list[bytes] = []
 
     def detour(target: Any, connect: Any) -> Detour:
-        wire = connect()
+        wire = connect(sent.append)
         asked.append((target.uri, wire.connected))
         wire.shutdown()
         return Detour((other.host, other.port), [("X-Known", "1")])
@@ -50,6 +51,7 @@ def test_a_pool_takes_a_detour(echo: EchoServer, echo_server: Any) -> None:
             conn.send("hello")
             assert conn.recv_raw() == "hello"
         assert asked == [(echo.uri_for("x"), True)]
+        assert [head.split(b"\r\n")[0] for head in sent] == [b"GET /x HTTP/1.1"]
         assert (echo.opened, other.opened) == (1, 1)
 
         def refuse(target: Any, connect: Any) -> Detour:

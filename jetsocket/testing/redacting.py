@@ -39,6 +39,15 @@ class Redactor:
             self._names.add(_plain(name))
         self._secrets: set[str] = set()
 
+    def learn_head(self, request: bytes) -> None:
+        """The same of the head of that request; b"": none was sent."""
+        first, *lines = request.decode("latin-1").split("\r\n")
+        pairs = (line.partition(":") for line in lines if line)
+        self.learn_request(
+            first.partition(" ")[2].rpartition(" ")[0],
+            {name: value.strip() for name, _, value in pairs},
+        )
+
     def learn_request(self, target: str, headers: Mapping[str, str]) -> None:
         """Keep what was secret in the upgrade request from being told in messages."""
         secret = [(name, value) for name, value in headers.items() if self._is_secret_header(name, value)]

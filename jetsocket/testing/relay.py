@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from jetsocket import HandshakeError
 from jetsocket.correlation.base import Correlation
-from jetsocket.seams import Detour
+from jetsocket.seams import Detour, Reaches
 from jetsocket.testing.judging import Guest
 from jetsocket.testing.matching import differences
 from jetsocket.testing.payloads import Payload, payload_of, shown
 from jetsocket.testing.redacting import Redactor, same, target_without_values
 from jetsocket.testing.replies import Replies
 from jetsocket.testing.server import FakeServer
-from jetsocket.testing.tape import Closed, Exchange, Recorded, Said, raw, said
+from jetsocket.testing.tape import Closed, Exchange, Recorded, Said, kept_headers, raw, said
 from jetsocket.testing.upstream import Upstream
 from jetsocket.testing.verdicts import Problem
 from jetsocket.uris import Target
@@ -88,12 +88,12 @@ class Relay(FakeServer):
 
     # --- in the pool's threads -------------------------------------------------------------------------
 
-    def detour(self, target: Target, connect: Callable[[], WebSocket]) -> Detour:
+    def detour(self, target: Target, reach: Reaches) -> Detour:
         """Where a new connection of the pool's goes: here.
 
         What only records reaches the real server first, and fails as that does.
         """
-        ticket, line = str(next(self._tickets)), _Line()
+        ticket, line, connect = str(next(self._tickets)), _Line(), partial(reach, self.redactor.learn_head)
         if self._records:
             line.connect = connect
             if not self._plays:
@@ -108,7 +108,8 @@ class Relay(FakeServer):
             if error.status_code is not None:
                 kept = target_without_values(target.resource)
                 body = error.body.decode("utf-8", "replace")[:_REFUSED_BODY]
-                self.tape.append(Recorded(kept, status=error.status_code, body=body, is_used=True))
+                headers = kept_headers(error.headers, error.retry_after)
+                self.tape.append(Recorded(kept, None, error.status_code, body, headers, is_used=True))
                 self.has_news = True
             raise
 
@@ -130,7 +131,7 @@ class Relay(FakeServer):
             line.playing.is_used = True
             if response is None and line.playing.status != 101:
                 self._guests[endpoint].seen._status = line.playing.status
-                return refusal(line.playing.status, line.playing.body, {})
+                return refusal(line.playing.status, line.playing.body, line.playing.headers)
         return response
 
     def _choose(self, offered: list[str], endpoint: Endpoint) -> str | None:
@@ -383,7 +384,8 @@ class Relay(FakeServer):
 
         kept = []
         for each in self.tape:
-            again = Recorded(each.target, each.subprotocol, each.status, self.redactor.hidden(each.body))
+            body, headers = self.redactor.hidden(each.body), self.redactor.hidden(each.headers)
+            again = Recorded(each.target, each.subprotocol, each.status, body, headers)
             again.opening = [hide(event) for event in each.opening]
             for exchange in each.exchanges:
                 sent = hide(exchange.sent)

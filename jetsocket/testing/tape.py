@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +21,18 @@ from typing import Any, TypeVar
 from jetsocket.testing.payloads import Payload
 
 _FORMAT = "jetsocket recording 1"
+_FIGURE = re.compile(r"[0-9]+(\.[0-9]+)?")
+_OF_THEN = frozenset({
+    "age",
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "location",  # a redirect of a recording leads nowhere
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+})  # fmt: skip
 _FORMS = ("json", "text", "base64", "binary")
 
 T = TypeVar("T")
@@ -65,6 +79,7 @@ class Recorded:
         subprotocol: The one that was agreed on.
         status: The answer to the upgrade.
         body: What a refusal said.
+        headers: Its headers; secret values are hidden.
         opening: What came before anything was asked.
         exchanges: The rest.
         is_used: Whether it was played.
@@ -74,6 +89,7 @@ class Recorded:
     subprotocol: str | None = None
     status: int = 101
     body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
     opening: list[Said | Closed] = field(default_factory=list)
     exchanges: list[Exchange] = field(default_factory=list)
     is_used: bool = False
@@ -102,6 +118,22 @@ def raw(message: Said) -> Any:
     return base64.b64decode(message.value) if message.form == "base64" else message.value
 
 
+def kept_headers(headers: Mapping[str, str], retry_after: float | None) -> dict[str, str]:
+    """The headers of a refusal that say the same when they are sent again.
+
+    Args:
+        headers: As they came.
+        retry_after: s that they ask for: a date would have passed by then.
+    """
+    kept = {name: value for name, value in headers.items() if name.lower() not in _OF_THEN}
+    for name, value in kept.items():
+        if name.lower() == "retry-after" and retry_after is not None and not _FIGURE.fullmatch(value):
+            kept[name] = str(math.ceil(retry_after))
+        elif name.lower() == "content-type" and "charset" in value.lower():
+            kept[name] = f"{value.partition(';')[0]}; charset=utf-8"  # as the body is kept
+    return kept
+
+
 # --- the file
 
 
@@ -127,6 +159,7 @@ def _connection(each: dict[str, Any]) -> Recorded:
         None if each["subprotocol"] is None else _of(str, each["subprotocol"]),
         _of(int, each.get("status", 101)),
         _of(str, each.get("body", "")),
+        {name: _of(str, value) for name, value in each.get("headers", {}).items()},
     )
     events = found.opening
     for line in each["messages"]:
@@ -173,6 +206,8 @@ def _block(each: Recorded) -> str:
     head: dict[str, Any] = {"path": each.target, "subprotocol": each.subprotocol}
     if each.status != 101:
         head |= {"status": each.status, "body": each.body}
+        if each.headers:
+            head["headers"] = each.headers
     lines = ",\n".join(f"  {_json(line)}" for line in _lines(each))
     return _json(head)[:-1] + (f', "messages": [\n{lines}\n]}}' if lines else ', "messages": []}')
 
@@ -221,4 +256,4 @@ def save(path: Path, connections: list[Recorded]) -> None:
         raise
 
 
-__all__ = ["Closed", "Exchange", "Recorded", "Said", "load", "raw", "said", "save", "text_of"]
+__all__ = ["Closed", "Exchange", "Recorded", "Said", "kept_headers", "load", "raw", "said", "save", "text_of"]

@@ -255,6 +255,7 @@ class Connecting(Channel, websocket.WebSocket):
             upgrade.finish(self._stream)
         except (WebSocketException, OSError) as error:
             self._stream.close()
+            self._request = upgrade.request  # what it has of secrets may be in the refusal, too
             raise_alarm_behind(error)
             _fail_handshake(upgrade, error, self.target)
         except BaseException:

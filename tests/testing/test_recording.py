@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from jetsocket.correlation import JsonRpc, Jupyter
 from jetsocket.testing import ANY, FakePool, FakeServer, record, replay
 from jetsocket.testing.redacting import Redactor, same, target_without_values
 from jetsocket.testing.replies import Replies
-from jetsocket.testing.tape import Closed, Exchange, Recorded, Said, load, said, save, text_of
+from jetsocket.testing.tape import Closed, Exchange, Recorded, Said, kept_headers, load, said, save, text_of
 from tests.servers import RawServer, after_upgrade, wait_until
 
 
@@ -112,6 +113,59 @@ def test_pushes_refusals_and_close_codes_are_played_too(real: FakeServer, file: 
         talk(pool)
     with replay(file) as fake:
         talk(fake)
+
+
+def test_a_refusal_keeps_its_headers(real: FakeServer, file: Path) -> None:
+    date = "Sun, 06 Nov 1994 08:49:37 GMT"
+    far = f"Thu, 01 Jan {time.gmtime().tm_year + 2} 00:00:00 GMT"
+
+    def talk(pool: ConnectionPool[Any], kept: str = "s3cret-echo") -> list[HandshakeError]:
+        told = []
+        for _ in range(4):
+            with pytest.raises(HandshakeError) as refused:
+                pool.acquire("/feed?key=query-s3cret")
+            told.append(refused.value)
+        assert [each.body for each in told] == [f"no {kept}".encode()] * 4
+        assert told[0].headers["x-limit"] == "60" and told[0].headers["content-type"] == "text/plain"
+        assert [each.retry_after for each in told[:2]] == [7, 0.5]
+        assert told[2].retry_after is not None and told[2].retry_after > 86400 * 200
+        assert (told[3].retry_after, told[3].status_code) == (None, 503)
+        return told
+
+    more = {
+        "Content-Type": "text/plain",
+        "X-Limit": "60",
+        "Set-Cookie": "sid=s3cret-sid",
+        "X-Echo": "s3cret-echo",
+    }
+    for wait in ("7", "0.5", far, "soon"):
+        real.reject_once(
+            429 if wait != "soon" else 503,
+            body="no s3cret-echo",
+            headers={**more, "Retry-After": wait, "Date": date},
+        )
+    kwargs = {"connect_attempts": 1, "extra_headers": {"X-Api-Key": "s3cret-echo"}}
+    with ConnectionPool(base_uri=real.uri, manager_kwargs=kwargs) as pool, record(pool, file):
+        talk(pool)
+    text = file.read_text(encoding="utf-8")
+    assert "s3cret" not in text and '"set-cookie": "***", "x-echo": "***"' in text
+    assert "1994" not in text and "GMT" not in text
+    with replay(file, manager_kwargs={"connect_attempts": 1}) as fake:
+        assert talk(fake, "***")[0].headers["x-echo"] == "***"
+
+
+@pytest.mark.parametrize(
+    ("came", "kept"),
+    [
+        ({"Date": "x", "Content-Length": "3", "Location": "/other", "Server": "x"}, {"Server": "x"}),
+        ({"Content-Type": "text/html; Charset=latin-1"}, {"Content-Type": "text/html; charset=utf-8"}),
+        ({"Content-Type": "text/html"}, {"Content-Type": "text/html"}),
+        ({"Retry-After": "30"}, {"Retry-After": "30"}),
+        ({"retry-after": "in a minute"}, {"retry-after": "60"}),
+    ],
+)
+def test_which_headers_of_a_refusal_are_kept(came: dict[str, str], kept: dict[str, str]) -> None:
+    assert kept_headers(came, 59.2) == kept
 
 
 def test_a_correlation_tells_whose_reply_it_is(real: FakeServer, file: Path) -> None:
@@ -363,7 +417,7 @@ def test_a_tape_is_read_as_it_was_written(tmp_path: Path) -> None:
                 Exchange(said(b"\x00", b"\x00")),
             ],
         ),
-        Recorded("/b", status=401, body="no"),
+        Recorded("/b", status=401, body="no", headers={"retry-after": "7"}),
         Recorded("/c"),
     ]
     path = tmp_path / "a.json"
@@ -385,6 +439,8 @@ def test_a_tape_is_read_as_it_was_written(tmp_path: Path) -> None:
         {"path": "/", "subprotocol": None, "messages": [], "status": "401"},
         {"path": "/", "subprotocol": None, "messages": [], "status": True},
         {"path": "/", "subprotocol": None, "messages": [], "status": 401, "body": None},
+        {"path": "/", "subprotocol": None, "messages": [], "status": 401, "headers": ["a"]},
+        {"path": "/", "subprotocol": None, "messages": [], "status": 401, "headers": {"a": 1}},
         {"path": "/", "subprotocol": None, "messages": [{"sent": 1, "as": "base64"}]},
         {"path": "/", "subprotocol": None, "messages": [{"sent": "*", "as": "base64"}]},
         {"path": "/", "subprotocol": None, "messages": [{"received": {}, "as": "text"}]},
