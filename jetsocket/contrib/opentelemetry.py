@@ -7,14 +7,12 @@ request, which no caller has to wait for. No pool is kept open by that.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from jetsocket import ConnectionInfo
@@ -22,37 +20,26 @@ from jetsocket.contrib.measures import BOUNDS, MEASURES, NAME, Ledger, Measure, 
 from jetsocket.correlation import JsonRpc
 from jetsocket.events import Listener
 from jetsocket.exceptions import PoolExhaustedError, ReplyError
-from jetsocket.interrupts import is_alarm
 
 try:
     from opentelemetry import metrics, trace
     from opentelemetry.context import Context
-    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
-    from opentelemetry.trace import (
-        Link,
-        NonRecordingSpan,
-        Span,
-        SpanKind,
-        Status,
-        StatusCode,
-        Tracer,
-        TracerProvider,
-    )
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+    from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     text = 'jetsocket.contrib.opentelemetry needs opentelemetry-api: pip install "jetsocket[opentelemetry]"'
     raise ImportError(text) from error
+
+from jetsocket.contrib.durations import Attributes, Durations, Series
 
 __all__ = ["instrument"]
 
 _SCOPE = "jetsocket"
 _ERROR, _ADDRESS, _PORT = "error.type", "server.address", "server.port"
 _SYSTEM, _METHOD, _CODE = "rpc.system.name", "rpc.method", "rpc.response.status_code"
-_MOST_WAITING = 20_000  # durations, some 2 MB; those above it are recorded at once
 _NO_PARENT = Context()
 _PROPAGATOR = TraceContextTextMapPropagator()
-
-Attributes: TypeAlias = dict[str, str | int]
 
 
 class _Global:
@@ -106,7 +93,7 @@ class _Instruments:
     """Those of one provider, for all pools: an SDK takes each once, and forgets none."""
 
     def __init__(self, meter: Meter, *, is_global: bool) -> None:
-        self.durations = _Durations(is_global=is_global)
+        self.durations = Durations(is_global=is_global)
         self._ledger = Ledger()
         self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
         of = {measure.key: measure for measure in MEASURES}
@@ -176,65 +163,13 @@ def _instruments_of(provider: MeterProvider | None) -> _Instruments:
         return found
 
 
-class _Durations:
-    """Durations that wait for the SDK to ask.
+class _Here(NamedTuple):
+    """What is told of one server."""
 
-    Neither those from before a global SDK was configured are kept, nor those of a forked child's parent.
-    """
-
-    def __init__(self, *, is_global: bool) -> None:
-        self.waiting: deque[tuple[Histogram, float, Attributes, Context | None]] = deque()
-        self._is_global = is_global
-        self._provider: MeterProvider | None = None
-        _all_durations.add(self)
-
-    def add(self, histogram: Histogram, seconds: float, attributes: Attributes) -> None:
-        """Have a duration recorded when the SDK asks; it does not copy the attributes before."""
-        if self._is_global and metrics.get_meter_provider() is not self._provider:
-            self._begin_anew()
-        if len(self.waiting) < _MOST_WAITING:
-            self.waiting.append((histogram, seconds, attributes, _exemplar()))
-        else:  # it asks rarely, or never
-            histogram.record(seconds, attributes)
-
-    def record(self) -> None:
-        """Record what waits; what comes meanwhile waits for the next time."""
-        if self._is_global and metrics.get_meter_provider() is not self._provider:
-            self._begin_anew()
-        for _ in range(len(self.waiting)):
-            try:
-                histogram, seconds, attributes, context = self.waiting.popleft()
-            except IndexError as error:
-                if is_alarm(error):
-                    raise
-                return  # another reader was faster
-            histogram.record(seconds, attributes, context)
-
-    def _begin_anew(self) -> None:
-        self.waiting.clear()
-        self._provider = metrics.get_meter_provider()
-
-
-def _exemplar() -> Context | None:
-    """What a duration is to be an example of: the sampled span of its caller, which is not kept for that."""
-    span = trace.get_current_span()
-    if span is trace.INVALID_SPAN:
-        return None
-    context = span.get_span_context()
-    if not context.trace_flags.sampled:
-        return None
-    return trace.set_span_in_context(NonRecordingSpan(context), _NO_PARENT)
-
-
-_all_durations: weakref.WeakSet[_Durations] = weakref.WeakSet()
-
-
-def _forget_the_parents() -> None:
-    for durations in list(_all_durations):
-        durations.waiting.clear()
-
-
-os.register_at_fork(after_in_child=_forget_the_parents)
+    attributes: Attributes
+    waits: Series
+    uses: Series
+    dials: Series
 
 
 class _Meters(Listener):
@@ -243,37 +178,38 @@ class _Meters(Listener):
     def __init__(self, name: str, instruments: _Instruments) -> None:
         self._name = name
         self._to = instruments
-        self._add = instruments.durations.add
-        self._of = lru_cache(256)(self._attributes)
+        self._at = lru_cache(256)(self._here)
 
-    def _attributes(self, uri: str) -> Attributes:
-        return _attributes(self._name, *_server_of(uri))
+    def _here(self, uri: str) -> _Here:
+        attributes, to = _attributes(self._name, *_server_of(uri)), self._to
+        histograms = to.wait_time, to.use_time, to.create_time
+        return _Here(attributes, *(to.durations.series(each, attributes) for each in histograms))
 
     def acquiring(self, uri: str) -> tuple[float, str]:
         return monotonic(), uri
 
     def acquired(self, token: Any, info: ConnectionInfo, waited: float, reused: bool) -> None:
-        self._add(self._to.wait_time, waited, self._of(info.uri))
+        self._at(info.uri).waits.add(waited)
 
     def refused(self, token: Any, error: BaseException) -> None:
         since, uri = token
-        attributes = self._of(uri)
+        attributes = self._at(uri).attributes
         failed = {**attributes, _ERROR: type(error).__qualname__}
-        self._add(self._to.wait_time, monotonic() - since, failed)
+        self._to.durations.series(self._to.wait_time, failed).add(monotonic() - since)
         if isinstance(error, PoolExhaustedError):
             self._to.timeouts.add(1, attributes)
 
     def released(self, info: ConnectionInfo, used: float, reason: str | None) -> None:
-        self._add(self._to.use_time, used, self._of(info.uri))
+        self._at(info.uri).uses.add(used)
 
     def connecting(self, uri: str, tokens: Sequence[Any]) -> float:
         return monotonic()
 
     def connected(self, token: Any, info: ConnectionInfo) -> None:
-        self._add(self._to.create_time, monotonic() - token, self._of(info.uri))
+        self._at(info.uri).dials.add(monotonic() - token)
 
     def closed(self, info: ConnectionInfo, reason: str) -> None:
-        self._to.closed.add(1, {**self._of(info.uri), "reason": reason})
+        self._to.closed.add(1, {**self._at(info.uri).attributes, "reason": reason})
 
 
 class _MetersOfCalls(_Meters):
@@ -281,19 +217,20 @@ class _MetersOfCalls(_Meters):
 
     def __init__(self, name: str, instruments: _Instruments) -> None:
         super().__init__(name, instruments)
-        self._of_call = lru_cache(256)(self._attributes_of_call)
+        self._calls_at = lru_cache(256)(self._calls)
 
-    def _attributes_of_call(self, uri: str, error: str | None) -> Attributes:
-        attributes = {**self._attributes(uri), _SYSTEM: "jsonrpc"}
-        return attributes if error is None else {**attributes, _ERROR: error}
+    def _calls(self, uri: str, error: str | None) -> Series:
+        attributes = {**self._at(uri).attributes, _SYSTEM: "jsonrpc"}
+        if error is not None:
+            attributes[_ERROR] = error
+        return self._to.durations.series(self._to.call, attributes)
 
     def requesting(self, info: ConnectionInfo, message: Any) -> tuple[float, str]:
         return monotonic(), info.uri
 
     def replied(self, token: Any, error: BaseException | None) -> None:
         since, uri = token
-        attributes = self._of_call(uri, None if error is None else type(error).__qualname__)
-        self._add(self._to.call, monotonic() - since, attributes)
+        self._calls_at(uri, None if error is None else type(error).__qualname__).add(monotonic() - since)
 
 
 # --- spans ---------------------------------------------------------------------------------------------
@@ -392,8 +329,8 @@ def _server_of(uri: str) -> tuple[str, int | None]:
     return parts.hostname or "", parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
 
 
-def _attributes(name: str, address: str, port: int | None) -> Attributes:
-    attributes: Attributes = {NAME: name, _ADDRESS: address}
+def _attributes(name: str, address: str, port: int | None) -> dict[str, str | int]:
+    attributes: dict[str, str | int] = {NAME: name, _ADDRESS: address}
     if port is not None:
         attributes[_PORT] = port
     return attributes

@@ -1,4 +1,7 @@
-"""OpenTelemetry is told what pools do: metrics whose sums agree with the server's, and spans with parents."""
+"""OpenTelemetry is told what pools do: metrics whose sums agree with the server's, and spans with parents.
+
+Also tests: `durations`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 
-import jetsocket.contrib.opentelemetry
+import jetsocket.contrib.durations
 from jetsocket import ConnectionPool, HandshakeError, PoolExhaustedError, ReplyError
 from jetsocket.contrib.measures import BOUNDS
 from jetsocket.contrib.opentelemetry import instrument
@@ -150,10 +153,16 @@ def test_their_sums_agree_with_the_servers(
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(work, range(60)))
     wait_until(lambda: not pool.stats().connecting)
-    stats, points = pool.stats(), telemetry.points()
+    wait_until(lambda: pool.stats().active_connections + pool.stats().idle_connections == server.open_now)
     direction = "direction"
+
+    def received() -> tuple[float, float]:
+        points = telemetry.points()  # what is being closed still gets close frames
+        return values(points["jetsocket.io"], direction)["received",], pool.stats().bytes_received
+
+    wait_until(lambda: len(set(received())) == 1)
+    points = telemetry.points()
     assert values(points["jetsocket.messages"], direction)["sent",] == len(asked) == 60
-    assert values(points["jetsocket.io"], direction)["received",] == stats.bytes_received
     for name in ("wait_time", "use_time"):
         assert values(points[f"jetsocket.connection.{name}"]) == {(): 60}
     assert values(points["jetsocket.connection.create_time"]) == {(): server.opened}
@@ -372,7 +381,7 @@ def test_an_sdk_that_is_configured_later_counts_from_then_on() -> None:
 def test_durations_wait_for_the_sdk_to_ask_and_are_each_counted_once(
     echo: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jetsocket.contrib.opentelemetry, "_MOST_WAITING", 30)
+    monkeypatch.setattr(jetsocket.contrib.durations, "_MOST_WAITING", 30)
     readers = InMemoryMetricReader(), InMemoryMetricReader()
     tracers = TracerProvider()
     pool = make_pool(echo)
@@ -427,3 +436,20 @@ def test_requests_of_many_and_streams_have_spans_and_durations(
     assert sent == [f"{context_of(span).span_id:016x}" for span in spans]
     calls = values(telemetry.points()["rpc.client.call.duration"], "error.type")
     assert calls == {(None,): 2, ("ReplyError",): 1}
+
+
+def test_where_there_are_too_many_servers_durations_are_recorded_at_once(
+    echo: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetsocket.contrib.durations, "_MOST_SERIES", 1)
+    reader = InMemoryMetricReader()
+    pool = make_pool(echo)
+    instrument(pool, MeterProvider([reader]), NoOpTracerProvider())
+    for host in ("127.0.0.1", "localhost"):
+        assert pool.request(f"ws://{host}:{echo.port}/", 1) == 1
+    for name in ("wait_time", "use_time", "create_time"):
+        points = points_of(reader)[f"jetsocket.connection.{name}"]
+        assert {point.attributes["server.address"]: point.count for point in points} == {
+            "127.0.0.1": 1,
+            "localhost": 1,
+        }
