@@ -11,6 +11,7 @@ import signal
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
@@ -53,11 +54,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """End the process if the exception of a timeout was lost: where a finalizer runs, it is only printed."""
     marker = item.get_closest_marker("timeout")
     seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
-    faulthandler.dump_traceback_later(seconds + STUCK, exit=True, file=item.config.stash[_stderr])
-    try:
-        return (yield)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    _watch(item.config, time.monotonic() + seconds + STUCK)
+    return (yield)
+
+
+_watched = pytest.StashKey[float]()
+SLACK = 10.0  # s: each setting of the dump's clock starts a thread, so it is set for some tests at once
+
+
+def _watch(config: pytest.Config, until: float) -> None:
+    if not until <= config.stash.get(_watched, 0.0) <= until + SLACK:
+        config.stash[_watched] = until + SLACK
+        seconds = until + SLACK - time.monotonic()
+        faulthandler.dump_traceback_later(seconds, exit=True, file=config.stash[_stderr])
 
 
 @pytest.hookimpl(trylast=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import scripts
 from tests.benchmarks import ethereum, multiplex, report
 from tests.benchmarks.peers import AIOHTTP, OURS, PICOWS, SPEED, WEBSOCKET_CLIENT, Place
 from tests.benchmarks.registry import WORKS
@@ -54,7 +55,7 @@ def all_jobs() -> dict[str, list[Job]]:
 MEASURE = """
 import json, os, sys
 from tests.benchmarks.child import measure
-for request in json.load(sys.stdin):
+for request in json.loads(sys.argv[1]):
     print(json.dumps(measure(request)), flush=True)
 os._exit(0)
 """
@@ -66,11 +67,9 @@ def test_each_measurement_runs(contender: str, place: Place) -> None:
         pytest.importorskip(needed, exc_type=ImportError)
     wanted = all_jobs()[contender]
     requests = json.dumps([job.request | {"place": place} for job in wanted])
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE], input=requests, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, f"{[job.key for job in wanted][len(lines)]}: {done.stderr}"
+    done = scripts.run(MEASURE, requests)
+    lines = done.out.splitlines()
+    assert done.status == 0, f"{[job.key for job in wanted][len(lines)]}: {done.err}"
     for job, line in zip(wanted, lines, strict=True):
         figures = json.loads(line)
         assert figures, job.key

@@ -21,9 +21,13 @@ def _samplers() -> list[str]:
 @pytest.fixture(autouse=True)
 def no_sampler_from_elsewhere(request: pytest.FixtureRequest) -> Iterator[None]:
     """What samples for a page that is gone ends by itself."""
-    gc.collect()
-    wait_until(lambda: not _samplers(), _PATIENCE, "the sampler of another test ends")
+    _await_the_end("another test")
     yield
     if not request.node.stash.get(FAILED, False):
+        _await_the_end("this test")
+
+
+def _await_the_end(whose: str) -> None:
+    if _samplers():
         gc.collect()
-        wait_until(lambda: not _samplers(), _PATIENCE, "the sampler of this test ends")
+        wait_until(lambda: not _samplers(), _PATIENCE, f"the sampler of {whose} ends")
