@@ -244,7 +244,7 @@ class Asking(PooledConnection[T]):
                     out -= under_way[0].size
                     outcomes.append(self._next_outcome(under_way, deadline, limit))
                 try:
-                    under_way.append(self._begin_one_of_many(message, size, deadline, limit))
+                    under_way.append(self._begin_one(message, size, deadline, limit))
                     out += size
                 except JetSocketError as error:
                     if is_alarm(error) or isinstance(error, InvalidStateError):
@@ -263,9 +263,7 @@ class Asking(PooledConnection[T]):
             raise
         return outcomes
 
-    def _begin_one_of_many(
-        self, message: Any, size: int, deadline: float | None, limit: float | None
-    ) -> _UnderWay:
+    def _begin_one(self, message: Any, size: int, deadline: float | None, limit: float | None) -> _UnderWay:
         tell_end, sent = self._tell_asked(message)
         request = Request()
         try:
@@ -322,9 +320,10 @@ class Asking(PooledConnection[T]):
     def _stream(
         self, where: Dispatcher, request: Request, limit: float | None, tell_end: EndOfRequest
     ) -> Iterator[T]:
+        sent_at = None if self._deadline is not None else monotonic()  # a callback's is not counted
         try:
             yield cast("T", None)  # what `stream` itself takes
-            yield from self._replies_to(where, request, limit)
+            yield from self._replies_to(where, request, limit, sent_at)
         except GeneratorExit:  # who stops reading has got what was wanted
             tell_end(None)
             raise
@@ -336,12 +335,17 @@ class Asking(PooledConnection[T]):
         finally:
             where.give_up(request)
 
-    def _replies_to(self, where: Dispatcher, request: Request, limit: float | None) -> Iterator[T]:
+    def _replies_to(
+        self, where: Dispatcher, request: Request, limit: float | None, sent_at: float | None
+    ) -> Iterator[T]:
         asked, matching, uri = request.asked, self._matching, self._told().target.redacted
         failure: JetSocketError | None = None
         while asked is not None and asked.key is not None:
             self._current()
             self._wait(where, request, self._until(limit), limit)
+            if sent_at is not None:
+                self._terms.reply_time.add(monotonic() - sent_at)
+                sent_at = None
             while request.arrived:
                 reply = request.arrived.popleft()
                 error = matching.error_in(reply)

@@ -98,7 +98,8 @@ class PoolStats:
         wait_time: From `acquire` to the lease, connecting included.
         lend_time: From the lease to its return.
         connect_time: From the beginning of a dial to its connection, `configure` included.
-        reply_time: From the moment that a `request` has left to its reply; those of callbacks not counted.
+        reply_time: From the moment that a request has left to its reply, of a `stream` the first; those of
+            callbacks not counted.
     """
 
     total_connections: int

@@ -271,6 +271,8 @@ def test_with_a_correlation_those_of_request_many_and_stream_are_told_too(
     assert ends[:4] == [None, "ReplyError", "TimeoutError", None]
     assert ends[4:] == [None, None, None, "ReplyError", "KeyboardInterrupt", "KeyboardInterrupt"]
     assert not told
+    # Those that ran out of time, or were struck, or are dropped unread, have no reply.
+    assert pool.stats().reply_time.count == len(ends) - 4
 
 
 def test_a_stream_that_the_collector_finds_waits_for_no_lock_of_a_listener(
