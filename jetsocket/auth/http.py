@@ -83,7 +83,7 @@ def _ask(session: Any, method: str, url: str, timeout: float, given: dict[str, A
         is_whole = not in_pieces or _read(answer, deadline)
     except Exception as error:  # noqa: BLE001  # whatever a session raises; it is told
         raise_alarm_behind(error)
-        _fail(error, url, timeout, deadline)
+        _fail(error, url, given, timeout, deadline)
     if not is_whole:
         if monotonic() >= deadline:
             raise _late(url, timeout)
@@ -98,7 +98,7 @@ def _read(answer: Any, deadline: float) -> bool:
     """Read the body, as far as that goes; whether all of it came."""
     raw, pieces, size = answer.raw, [], 0
     try:
-        for piece in raw.stream(_PIECE, decode_content=True):
+        for piece in _pieces_of(raw):
             pieces.append(piece)
             size += len(piece)
             if size > MOST or monotonic() > deadline:
@@ -107,6 +107,15 @@ def _read(answer: Any, deadline: float) -> bool:
         raw.close()  # one that was read to its end has left its connection to the session
     answer.raw = io.BytesIO(b"".join(pieces))
     return True
+
+
+def _pieces_of(raw: Any) -> Iterator[bytes]:
+    """A body as it comes."""
+    if not hasattr(raw, "read1"):  # urllib3 before 2.2 waits for whole pieces, whatever the time
+        yield from raw.stream(_PIECE, decode_content=True)
+        return
+    while piece := raw.read1(_PIECE, decode_content=True):
+        yield piece
 
 
 def _is_of_requests(session: Any) -> bool:
@@ -121,8 +130,8 @@ def refuse(answer: Any, url: str, *, lacks: str = "", said: str = "") -> NoRetur
         answer: The answer.
         url: Where it came from.
         lacks: What it has not.
-        said: What of it to quote, if it does not lack anything; "": the first line of its body that says
-            something.
+        said: What of it to quote, if it does not lack anything; "": the first line of a refusal's body that
+            says something to people. What else is in JSON, and what is no refusal, may be the ticket.
     """
     headers = Headers([*answer.headers.items()])
     body = bytes(answer.content)[:_MOST_QUOTED]
@@ -130,7 +139,9 @@ def refuse(answer: Any, url: str, *, lacks: str = "", said: str = "") -> NoRetur
     text = f"it answered {told(answer)}"
     if lacks:
         text += f" without {lacks}"
-    elif said := said or first_words(body, headers, told(answer)):
+    elif not said and answer.status_code >= 400:
+        said = first_words(body, headers, told(answer), is_quotable=False)
+    if said and not lacks:
         text += f' and says "{censored(said, secrets, cut=len(body) >= _MOST_QUOTED)}"'
     wait = retry_after(headers)
     if wait:
@@ -157,11 +168,14 @@ def _secrets_of(answer: Any) -> set[str]:
     request = getattr(answer, "request", None)
     if request is None:
         return set()
-    url = str(request.url)
-    head = f"GET {url.partition('://')[2]} HTTP/1.1\r\n"
-    head += "".join(f"{name}: {_text(value)}\r\n" for name, value in request.headers.items())
-    found = secrets_of(head.encode("latin-1", "replace"))
+    found = _secrets_in(str(request.url), request.headers)
     return found | set(_values_in(getattr(request, "body", None)))
+
+
+def _secrets_in(url: str, headers: Mapping[str, Any]) -> set[str]:
+    head = f"GET {url.partition('://')[2]} HTTP/1.1\r\n"
+    head += "".join(f"{name}: {_text(value)}\r\n" for name, value in headers.items())
+    return secrets_of(head.encode("latin-1", "replace"))
 
 
 def _values_in(body: object) -> Iterator[str]:
@@ -191,7 +205,7 @@ def _leaves(value: object) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for each in value.values():
             yield from _leaves(each)
-    elif isinstance(value, list):
+    elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _leaves(each)
 
@@ -205,7 +219,7 @@ def _late(url: str, timeout: float) -> TimeoutError:
     return TimeoutError(text, operation="connect", timeout=timeout)
 
 
-def _fail(error: Exception, url: str, timeout: float, deadline: float) -> NoReturn:
+def _fail(error: Exception, url: str, given: Mapping[str, Any], timeout: float, deadline: float) -> NoReturn:
     """Raise what tells of a request that had no answer; the system's own error is its cause."""
     causes = [*_chain(error)]
     if any("timeout" in type(each).__name__.lower() for each in causes) or monotonic() >= deadline:
@@ -213,7 +227,8 @@ def _fail(error: Exception, url: str, timeout: float, deadline: float) -> NoRetu
     own = next((each for each in causes if _is_systems(each)), None)
     if own is None:
         raise_alone(ConnectionError(no_ticket(url, type(error).__name__)), as_cause(error, text=""))
-    cause = as_cause(own)
+    secrets = _secrets_in(url, given.get("headers", {})) | {*_leaves([given.get("json"), given.get("data")])}
+    cause = as_cause(own, secrets.union(*map(_secrets_of, causes)))  # some have the request
     raise_alone(ConnectionError(no_ticket(url, f"{cause}")), cause)
 
 

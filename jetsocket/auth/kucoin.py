@@ -45,7 +45,8 @@ class KuCoin(TicketAuth):
     def _read(self, answer: Any) -> object:
         said = json_of(answer, self._url)
         if member(said, "code") != "200000":
-            refuse(answer, self._url, said=str(member(said, "msg") or member(said, "code") or ""))
+            why = str(member(said, "msg") or member(said, "code") or "")
+            refuse(answer, self._url, lacks="" if why else "'code'", said=why)
         endpoint, token = member(said, "data.instanceServers.0.endpoint"), member(said, "data.token")
         if not isinstance(endpoint, str) or not isinstance(token, str):
             refuse(answer, self._url, lacks="'data.token' and 'data.instanceServers.0.endpoint'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from jetsocket.uris import redact
 
 __all__ = ["SignalR"]
 
+_AS_HTTP = re.compile("^ws(s?)(?=://)", re.IGNORECASE)
 _MOST_REDIRECTS = 100  # as Microsoft's clients have it
 
 
@@ -38,7 +40,8 @@ class SignalR(Auth):
         """Say where the hub is.
 
         Args:
-            hub_url: Its URL, of http or https, as other clients take it; with a query, if it wants one.
+            hub_url: Its URL, of http or https, as other clients take it, or of ws or wss; with a query, if it
+                wants one.
             token: A bearer token for `negotiate` and the connection, or a function that returns one. Where
                 `negotiate` gives another one, that is sent instead.
             headers: Of `negotiate`, or a function that is asked for them each time.
@@ -49,7 +52,9 @@ class SignalR(Auth):
             ValueError: `hub_url` is none, or `token` can't be sent.
             ImportError: There is no `session`, and the extra `http` is not installed.
         """
-        self._url = check_url("hub_url", hub_url)
+        self._url = check_url(
+            "hub_url", _AS_HTTP.sub(r"http\1", hub_url) if isinstance(hub_url, str) else hub_url
+        )
         check_session(session)
         self._session = session
         self._headers = check_headers("headers", headers)

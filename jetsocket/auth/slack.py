@@ -37,5 +37,6 @@ class SlackSocketMode(TicketAuth):
     def _read(self, answer: Any) -> object:
         said = json_of(answer, self._url)
         if member(said, "ok") is not True:  # its status is 200 then, too
-            refuse(answer, self._url, said=str(member(said, "error") or ""))
+            why = str(member(said, "error") or "")
+            refuse(answer, self._url, lacks="" if why else "'ok'", said=why)
         return super()._read(answer)

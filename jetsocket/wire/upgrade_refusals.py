@@ -32,20 +32,21 @@ _TRY_WITHOUT_DEFLATE = (
 )
 
 
-def first_words(body: bytes, headers: Mapping[str, str], known: str = "") -> str:
+def first_words(body: bytes, headers: Mapping[str, str], known: str = "", *, is_quotable: bool = True) -> str:
     """The first line of a body that says more than `known`; "" if there is none, or it is no text.
 
     Args:
         body: The beginning of it.
         headers: Of the answer; names are case-insensitive.
         known: The status line, which many bodies repeat.
+        is_quotable: Whether JSON that has no words for people may be shown as it is.
     """
     kind = headers.get("content-type", "").lower()
     if headers.get("content-encoding", "identity").lower() != "identity" or kind.startswith(_NO_TEXT):
         return ""
     text = _decoded(body, kind).lstrip("\ufeff \t\r\n")
     if "json" in kind or text.startswith(("{", "[")):
-        lines = _of_json(text)
+        lines = _of_json(text, is_quotable)
     elif "html" in kind or text.startswith("<"):
         import html
 
@@ -73,7 +74,7 @@ def _decoded(body: bytes, kind: str) -> str:
     return body.decode("latin-1")
 
 
-def _of_json(text: str) -> Iterator[str]:
+def _of_json(text: str, is_quotable: bool) -> Iterator[str]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -81,7 +82,8 @@ def _of_json(text: str) -> Iterator[str]:
             raise
         value = None
     yield from _messages(value, 3)
-    yield text.replace("\n", " ")
+    if is_quotable:
+        yield text.replace("\n", " ")
 
 
 def _messages(value: object, depth: int) -> Iterator[str]:

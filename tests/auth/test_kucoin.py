@@ -52,6 +52,7 @@ def test_private_feeds_sign_each_request(server: EchoServer, http: responses.Req
     [
         ({"code": "429000", "msg": "Too many requests"}, '200 OK and says "Too many requests"'),
         ({"code": "400001"}, '200 OK and says "400001"'),
+        ({"data": {"token": "x"}}, "200 OK without 'code'"),
         (
             {"code": "200000", "data": {"token": "x", "instanceServers": []}},
             "200 OK without 'data.token'",

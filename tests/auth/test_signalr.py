@@ -63,6 +63,13 @@ def test_a_query_and_the_first_version_of_the_protocol(
     assert auth.prepare("wss://hub/", 5).uri == f"{server.uri}/hub/?a=1&id=id-0"
 
 
+@pytest.mark.parametrize("scheme", ["wss", "https"])
+def test_a_hub_may_be_given_as_a_websocket(http: responses.RequestsMock, scheme: str) -> None:
+    http.post("https://app.example/hub/negotiate", json=negotiated())
+    prepared = SignalR(f"{scheme}://app.example/hub").prepare("wss://hub/", 5)
+    assert prepared.uri == "wss://app.example/hub?id=to%2Fken-0"
+
+
 def test_a_token_goes_to_both(server: EchoServer, http: responses.RequestsMock, make_pool: MakePool) -> None:
     sent = header_matcher({"Authorization": f"Bearer {SECRET}", "X-Key": "k"})
     http.post(f"{hub(server)}/negotiate", json=negotiated(), match=[sent])

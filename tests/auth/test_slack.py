@@ -38,7 +38,8 @@ def test_each_connection_has_an_address_of_its_own(
     [
         ({"ok": False, "error": "invalid_auth"}, '200 OK and says "invalid_auth"'),
         ({"ok": True}, "200 OK without 'url'"),
-        ([], "200 OK"),
+        ({"ok": False, "url": "wss://s3cret"}, "200 OK without 'ok'"),
+        ([], "200 OK without 'ok'"),
     ],
 )
 def test_a_refusal_says_why(
@@ -51,7 +52,7 @@ def test_a_refusal_says_why(
     assert caught.value.status_code == 200
     assert told in str(caught.value)
     assert str(caught.value).startswith(f"cannot connect to wss://slack/: there is no ticket from {URL}: ")
-    assert TOKEN not in str(caught.value)
+    assert TOKEN not in str(caught.value) and "s3cret" not in str(caught.value)
 
 
 def test_a_token_that_can_not_be_sent_is_refused_unseen() -> None:

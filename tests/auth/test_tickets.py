@@ -5,6 +5,7 @@ Also tests: `http`.
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import pickle
@@ -25,7 +26,7 @@ from jetsocket import ConnectionError, HandshakeError, JetSocketError, PoolExhau
 from jetsocket.auth import Prepared, TicketAuth
 from tests.auth.conftest import Door, call
 from tests.crowds import crowd, errors
-from tests.servers import EchoServer, RawServer, hold, refusing_port, wait_until
+from tests.servers import EchoServer, RawServer, drip, hold, refusing_port, wait_until
 
 MakePool = Callable[..., Any]
 URL = "https://api.example/tickets"
@@ -353,6 +354,21 @@ def test_a_refusal_names_its_status_and_what_it_says(
     assert SECRET.encode() in error.body
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"data": {"ticket": SECRET}}, "it answered 500 Internal Server Error"),
+        ({"error": "busy", "token": SECRET}, 'it answered 500 Internal Server Error and says "busy"'),
+    ],
+)
+def test_json_of_a_refusal_that_says_nothing_to_people_may_be_a_ticket(
+    server: EchoServer, http: responses.RequestsMock, make_pool: MakePool, body: Any, told: str
+) -> None:
+    http.post(URL, status=500, json=body)
+    error = told_by(make_pool(server, manager_kwargs={"auth": ticket_auth()}), HandshakeError)
+    assert str(error).endswith(told)
+
+
 def test_form_values_are_secret_too(
     server: EchoServer, http: responses.RequestsMock, make_pool: MakePool
 ) -> None:
@@ -415,6 +431,16 @@ def test_no_answer_has_the_systems_error_as_its_cause(server: EchoServer, make_p
     assert str(error).endswith("Connection refused")
 
 
+@pytest.mark.parametrize("given", [{}, {"json": None, "data": {"password": SECRET}}])
+def test_a_systems_error_that_repeats_what_was_sent_is_censored(
+    server: EchoServer, http: responses.RequestsMock, make_pool: MakePool, given: dict[str, Any]
+) -> None:
+    http.post(URL, body=OSError(5, f"can't send {SECRET}"))
+    error = told_by(make_pool(server, manager_kwargs={"auth": secret_auth(**given)}), ConnectionError)
+    assert isinstance(error.__cause__, OSError) and error.__cause__.errno == 5
+    assert str(error).endswith("can't send ***")
+
+
 def test_an_unknown_host_is_told(
     server: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, no_proxy_from_outside: None
 ) -> None:
@@ -441,6 +467,49 @@ def test_a_mute_service_is_late_within_the_dials_time(
     assert not isinstance(error, PoolExhaustedError)
     assert error.timeout == 0.3
     assert "s were not enough for the answer" in str(error)
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 500000\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_a_service_that_drips_its_answer_is_late_as_one_that_is_mute(
+    raw_server: Callable[..., RawServer], framing: bytes
+) -> None:
+    whole = threading.Event()
+
+    def answer(sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n")
+        drip(sock, b"1\r\n \r\n" * 200, 0.02, 6)
+        whole.set()
+
+    auth = secret_auth(raw_server(answer).uri.replace("ws:", "http:") + "/")
+    with pytest.raises(TimeoutError, match="s were not enough for the answer"):
+        auth.prepare("ws://h/", 0.15)
+    assert not whole.is_set()
+
+
+def test_a_sessions_connection_is_used_again(raw_server: Callable[..., RawServer]) -> None:
+    ticket = b'{"data": {"ticket": "t"}}'
+    coded = gzip.compress(ticket)
+    answers = iter(
+        [
+            b"Content-Length: %d\r\n\r\n%b" % (len(ticket), ticket),
+            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(ticket), ticket),
+            b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(coded), coded),
+            b"Content-Length: %d\r\n\r\n%b" % (len(ticket), ticket),
+        ]
+    )
+
+    def answer(sock: socket.socket) -> None:
+        while sock.recv(65536):
+            sock.sendall(b"HTTP/1.1 200 OK\r\n" + next(answers))
+
+    service = raw_server(answer)
+    with requests.Session() as session:
+        auth = TicketAuth(
+            service.uri.replace("ws:", "http:") + "/", session, "GET", ticket="data.ticket", place="query:t"
+        )
+        assert [auth.prepare("ws://h/", 5).uri for _ in range(4)] == ["ws://h/?t=t"] * 4
+    assert service.accepted == 1
 
 
 def test_what_a_function_raises_is_the_cause_as_it_is(
