@@ -134,7 +134,6 @@ def soak(tmp_path: Path, minutes: float, seed: int, report: Report) -> None:
         wait_until(lambda: len(census.by_process) == 8, 20)
         sleep(2)
         ratios = [ratio(census, 20.0, 8)]
-        calm = census.opened
         until, next_calm = monotonic() + minutes * 60, monotonic() + 150
         while monotonic() < until:
             trouble.something()
@@ -156,15 +155,15 @@ def soak(tmp_path: Path, minutes: float, seed: int, report: Report) -> None:
         "redis fleet",
         minutes=minutes,
         seed=seed,
-        done=dict(trouble.done),
+        **trouble.done,
         turns=len(census.served),
         opened=census.opened,
-        opened_before=calm,
-        met=dict(trouble.met),
+        errors=sum(count for name, count in trouble.met.items() if name.endswith("Error")),
         lost=trouble.lost,
+        foreign=len(census.foreign) + trouble.met["foreign"],
         more_than_limit=len(census.more),
-        unexplained=unexplained,
-        ratios=[round(each, 3) for each in ratios],
+        unexplained=len(unexplained),
+        turns_ratio=round(max(ratios), 3),
         late_comer_s=round(first_turn, 3),
     )
     assert unexplained == []

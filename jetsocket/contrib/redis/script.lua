@@ -296,7 +296,9 @@ else
       index = index + 1
     end
   end
-  if want == 1 then -- what is idle, at once; those who wait themselves have nothing idle
+  -- What is idle, at once; those who wait themselves have nothing idle.
+  local with_none = call('ZCOUNT', waiters, '-inf', '(' .. whole_number(PLACE))
+  if want == 1 and waiting - with_none < call('ZCARD', held) then
     for _, id in ipairs(call('ZREVRANGE', held, 0, CHUNK - 1)) do
       if not call('ZSCORE', waiters, id) and call('SISMEMBER', told, id) == 0 then tell(id, IDLE, 0) end
     end
