@@ -18,8 +18,8 @@ import pytest
 
 pytest.importorskip("redis")
 
-from jetsocket import ConnectionPool, PoolExhaustedError
-from jetsocket.contrib.redis import RedisLimiter
+from jetsocket import ConnectionPool, PoolExhaustedError, clock
+from jetsocket.contrib.redis import RedisLimiter, desk, line, link, session
 from jetsocket.testing import check_limiter
 from tests.awake import awake
 from tests.contrib.redis.test_limiter import Owner, always, threads
@@ -438,6 +438,40 @@ def test_at_redis_s_clock_forward_each_takes_its_slots_again(redis: RedisServer,
         sleep(LEASE / 3 + 0.5)
         assert one.limiter.stats()["held"] + len(one.owner.lost_tokens) == 3
         assert client.zcard("{js:fleet}:leases") <= 3
+
+
+def test_a_machine_that_was_suspended_for_longer_than_its_lease(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own clock, which counts that, jumps; and Redis has given its slots to others meanwhile."""
+    with Bound(redis.url, lease=10.0) as one, Bound(redis.url, lease=10.0) as other, redis.client() as client:
+        tokens = [get(one.limiter) for _ in range(3)]
+        for key in ("leases", "members"):
+            for each, score in client.zrange(f"{{js:fleet}}:{key}", 0, -1, withscores=True):
+                client.zadd(f"{{js:fleet}}:{key}", {each: score - 11_000})
+        for _ in range(3):
+            get(other.limiter)
+        for module in (desk, line, link, session):
+            monkeypatch.setattr(module, "with_sleep", lambda: clock.with_sleep() + 11)
+        start = awake()
+        wait_until(lambda: len(one.owner.lost_tokens) == 3, 5)
+        assert awake() - start < 1.0
+        assert {token for token, _ in one.owner.lost_tokens} == set(tokens)
+
+
+def test_a_machine_that_was_suspended_keeps_what_nobody_has_taken(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Bound(redis.url, lease=10.0) as one:
+        for _ in range(3):
+            get(one.limiter)
+        for module in (desk, line, link, session):
+            monkeypatch.setattr(module, "with_sleep", lambda: clock.with_sleep() + 11)
+        calls = redis.calls()
+        wait_until(lambda: redis.calls() > calls, 5)
+        sleep(0.5)
+        assert one.owner.lost_tokens == []
+        assert one.limiter.stats()["held"] == 3
 
 
 def test_a_late_comer_has_its_first_turn_within_a_second(

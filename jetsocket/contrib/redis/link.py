@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -252,4 +253,4 @@ class Link:
 
 def here() -> str:
     """Which process this is, for people."""
-    return f"{os.uname().nodename}:{os.getpid()}"
+    return f"{socket.gethostname()}:{os.getpid()}"
