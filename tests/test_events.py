@@ -212,10 +212,10 @@ def test_their_sums_agree_with_the_servers(echo: EchoServer, make_pool: MakePool
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
     pool.close()
-    stats = pool.stats()
-    assert notes.count("acquired") == notes.count("released") == stats.acquires == 80
     # A dial for which no caller waits any more may have been under way when the pool was closed.
     wait_until(lambda: notes.count("connecting") == notes.count("connected") + notes.count("connect_failed"))
+    stats = pool.stats()
+    assert notes.count("acquired") == notes.count("released") == stats.acquires == 80
     assert notes.count("connected") == notes.count("closed") == stats.total_connections
     assert notes.count("connected") <= len(echo.paths) <= notes.count("connecting")
     assert sum(line[3] for line in notes.of("acquired")) == stats.reuses

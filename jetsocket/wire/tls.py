@@ -6,6 +6,7 @@ thread may send while another receives.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import ssl
@@ -21,7 +22,9 @@ from jetsocket.interrupts import is_alarm
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
 _RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1
 _MOST_REPLIES = 65536  # bytes that reading has produced (KeyUpdates' answers), and the peer does not take
-_FORK_PATIENCE = 1.0  # s that a fork waits for threads that are inside OpenSSL: for milliseconds, as a rule
+_GATE_PATIENCE = (
+    1.0  # s that a fork and the exit wait for threads inside OpenSSL: for milliseconds, as a rule
+)
 
 
 def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
@@ -38,13 +41,14 @@ class ReentryError(OSError):
         super().__init__(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
 
 
-class _ForkGate:
-    """Lets a fork wait for a moment in which no thread is inside OpenSSL.
+class _Gate:
+    """Lets a fork, and the interpreter's end, wait for a moment in which no thread is inside OpenSSL.
 
     OpenSSL has locks of its own. One that is held at the fork stays locked in the child for ever, whose next
-    handshake would hang. Nothing is held meanwhile: other hooks that run before a fork wait for locks of
+    handshake would hang; and all are freed as the process ends, under a daemon thread that uses them, which
+    is a segmentation fault. Nothing is held meanwhile: other hooks that run before a fork wait for locks of
     theirs, `logging` for one, and whoever has such a lock may need a session. So in the instants between the
-    moment that was found and the fork a thread may enter all the same; hardly ever one does.
+    moment that was found and the fork, or the end, a thread may enter all the same; hardly ever one does.
     """
 
     def __init__(self) -> None:
@@ -53,15 +57,15 @@ class _ForkGate:
     def renew(self) -> None:
         """In a forked child: forget the parent's sessions."""
         # No lock, which an interrupt could leave locked: CPython adds, discards and copies in one go each.
-        self._sessions: set[weakref.ref[Tls]] = set()
+        self._sessions: set[weakref.ref[Tls | _Loading]] = set()
 
-    def enroll(self, session: Tls) -> None:
-        """Wait for that session, too."""
+    def enroll(self, session: Tls | _Loading) -> None:
+        """Wait for that, too, as long as it is there and busy."""
         self._sessions.add(weakref.ref(session, self._sessions.discard))
 
     def wait(self) -> None:
-        """Before a fork. In vain for a signal handler that came inside a session, hence the patience."""
-        deadline = monotonic() + _FORK_PATIENCE
+        """Before that. In vain for a signal handler that came inside a session, hence the patience."""
+        deadline = monotonic() + _GATE_PATIENCE
         while self._is_busy() and monotonic() < deadline:
             sleep(0.001)  # its lock is not waited for: an interrupt could leave that locked, too
 
@@ -70,9 +74,20 @@ class _ForkGate:
         return any(session is not None and session.is_busy for session in sessions)
 
 
-_fork_gate = _ForkGate()
+class _Loading:
+    """A thread reads authorities, which takes OpenSSL milliseconds, or many of them."""
+
+    __slots__ = ("__weakref__", "is_busy")
+
+    def __init__(self) -> None:
+        self.is_busy = True
+        _gate.enroll(self)
+
+
+_gate = _Gate()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_fork_gate.wait, after_in_child=_fork_gate.renew)
+    os.register_at_fork(before=_gate.wait, after_in_child=_gate.renew)
+atexit.register(_gate.wait)
 
 
 class Tls:
@@ -94,7 +109,7 @@ class Tls:
         self._missing = 0  # bytes that the last record lacks
         self.is_flooded = False  # whether so many answers wait to be sent that no more should be read
         self.version: str | None = None
-        _fork_gate.enroll(self)
+        _gate.enroll(self)
 
     @property
     def session(self) -> ssl.SSLObject:
@@ -216,7 +231,11 @@ def default_ssl_context() -> ssl.SSLContext:
     """
     if _default_contexts:
         return _default_contexts[0]
-    context = ssl.create_default_context()
+    loading = _Loading()
+    try:
+        context = ssl.create_default_context()
+    finally:
+        loading.is_busy = False
     # With no descriptor free, OpenSSL can't open the file of authorities, and does not say so. A directory of
     # them is only looked into when a certificate is there.
     if context.cert_store_stats()["x509"] or ssl.get_default_verify_paths().cafile is None:
@@ -253,10 +272,14 @@ def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
         if is_alarm(error):
             raise
         authorities = []
-    if authorities:
-        plain.load_verify_locations(cadata=b"".join(authorities))
-    elif plain.verify_mode != ssl.CERT_NONE:
-        plain.load_default_certs()
+    loading = _Loading()
+    try:
+        if authorities:
+            plain.load_verify_locations(cadata=b"".join(authorities))
+        elif plain.verify_mode != ssl.CERT_NONE:
+            plain.load_default_certs()
+    finally:
+        loading.is_busy = False
     _without[context] = plain
     return plain
 

@@ -224,6 +224,45 @@ time.sleep(0.05)
 """
 
 
+# OpenSSL frees its locks as the process ends; a thread that was at it would be a segmentation fault.
+LOADING = """
+import ssl
+create = ssl.create_default_context
+def slow():
+    print('in')
+    time.sleep(0.3)
+    print('out')
+    return create()
+ssl.create_default_context = slow
+inside = threading.Thread(target=pool.acquire, args=('/',), daemon=True)
+inside.start()
+while 'slow' not in where(): time.sleep(0.001)
+"""
+
+
+FORKED = """
+import warnings
+warnings.simplefilter('ignore')  # threads beside a fork
+pid = os.fork()
+if not pid: os._exit(0)
+print('end')
+os.waitpid(pid, 0)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("ending", [ENDED, FORKED], ids=["exit", "fork"])
+def test_the_exit_and_a_fork_wait_for_who_reads_authorities(ending: str) -> None:
+    with RawServer(hold) as mute:
+        where = CONNECTING[CONNECTING.index("def where") : CONNECTING.index("while not {")]
+        script = OPEN + where + LOADING + ending
+        ended = scripts.run(script, mute.uri.replace("ws:", "wss:")).check()
+    first, second, third = ended.out.split()
+    assert first == "in"
+    assert {second, third} == {"out", "end"}
+    assert ending == ENDED or second == "out"  # what a child has is what its parent had
+
+
 def test_a_tls_handshake_under_way_does_not_hold_the_exit_up() -> None:
     with RawServer(hold) as mute:
         ended = scripts.run_promptly(OPEN + CONNECTING + ENDED, mute.uri.replace("ws:", "wss:"))
