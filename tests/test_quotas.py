@@ -168,6 +168,22 @@ def test_at_a_full_pool_what_makes_room_brings_its_slot_along(echo: EchoServer) 
     assert echo.most_open == 1
 
 
+@pytest.mark.parametrize("cap", [1, 4])
+def test_what_ends_for_another_reason_gives_its_slot_back(echo: EchoServer, cap: int) -> None:
+    """Though its own pool wants it: who has waited for longest may be another pool, or another process."""
+    limiter = Recording(1)
+    with pool_to(echo, limiter, max_connections=cap) as pool, ThreadPoolExecutor(1) as threads:
+        for turn in range(1, 11):
+            conn = pool.acquire("/", 5)
+            waiting = threads.submit(pool.request, "/", turn, 10)
+            wait_until(lambda: pool.stats().waiting == 1)
+            conn.discard()
+            conn.release()
+            assert waiting.result(10) == turn
+            assert limiter.given == turn + 1  # the first has that of the turn before
+        assert faults(pool) == []
+
+
 def test_two_uris_starve_neither_each_other_nor_another_pool(echo: EchoServer) -> None:
     limiter = Recording(3)
     with pool_to(echo, limiter) as one, pool_to(echo, limiter) as other, ThreadPoolExecutor(8) as threads:

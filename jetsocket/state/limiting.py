@@ -16,6 +16,7 @@ from jetsocket.entry import Entry
 from jetsocket.places import CHECKING, CLOSING, IDLE
 from jetsocket.state.locking import step
 from jetsocket.state.making_room import is_under
+from jetsocket.state.moves import EVICTED
 from jetsocket.state.rebuilding import Rebuilding
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Limiting(Rebuilding):
         self.idle.count_opening(dial.key, 1)
         if monotonic() < allowed_at:
             return None
-        self._retire(room, "evicted")
+        self._retire(room, EVICTED)
         head.overtaken = 0
         return room
 
@@ -136,7 +137,7 @@ class Limiting(Rebuilding):
                 if room is not None and monotonic() < self._room_allowed_at(head, room):
                     room = None
                 if room is not None:
-                    self._retire(room, "evicted")
+                    self._retire(room, EVICTED)
                     head.overtaken = 0
             if room is None:
                 return False

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 LIMITERS = "limiters"
 """Tells the housekeeper that a limiter is to get something back, or has left a note."""
 
+EVICTED = "evicted"
+"""Why a connection is closed that makes room for another URI: its limiter's slot goes over with it. What ends
+for any other reason gives it back, for who has waited for longest may be another pool, or another process."""
+
 GIVEN_UP = "given up"
-"""Why a connection is closed whose limiter's slot goes to no other of this pool: others wait for it."""
+"""Why one is closed whose limiter's slot others wait for."""
 
 _YIELD_PATIENCE = 0.25  # s for the closing handshake of a connection whose slot others wait for
 _LEAST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # s before a limiter is asked again for what is only kept
@@ -255,12 +259,12 @@ class Moves(Fields):
         if dial is not None and dial in self.dials and dial.room is entry:
             is_wanted = True
         if grant is not None:
-            is_passed_on = entry.closed_for != GIVEN_UP and not grant.is_lost
+            is_passed_on = entry.closed_for == EVICTED and not grant.is_lost
             if is_wanted and dial is not None and dial.quota is grant.quota and is_passed_on:
                 dial.grant = dial.grant or grant
             if dial is None or dial.grant is not grant:
                 self._give_back(grant)
-                if is_passed_on:  # else others get it
+                if entry.closed_for != GIVEN_UP and not grant.is_lost:  # else others get it
                     grant.quota.keep_again_at = 0.0
             entry.grant = None
         if entry.was_opened and self.events is not None:
@@ -312,4 +316,4 @@ def _told_of_end(entry: Entry, closed_at: float) -> tuple[ConnectionInfo, str]:
     return info_of(entry, closed_at), entry.closed_for
 
 
-__all__ = ["GIVEN_UP", "LIMITERS", "NEVER", "TICK", "Moves"]
+__all__ = ["EVICTED", "GIVEN_UP", "LIMITERS", "NEVER", "TICK", "Moves"]

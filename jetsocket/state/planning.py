@@ -15,7 +15,7 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError
 from jetsocket.hanging import refusal, too_many
 from jetsocket.state.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom, is_under
-from jetsocket.state.moves import GIVEN_UP, NEVER, TICK
+from jetsocket.state.moves import EVICTED, NEVER, TICK
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Planning(MakingRoom):
                 continue
             if now >= self._dialled_again_at(head.key) and now >= self._room_allowed_at(head, entry):
                 head.overtaken = 0
-                self._retire(entry, "evicted")
+                self._retire(entry, EVICTED)
                 self._order(head, room=entry, evicts=True)
                 return None
         return first
@@ -100,7 +100,7 @@ class Planning(MakingRoom):
                 allowed_at = self._room_allowed_at(head, room)
                 if now < allowed_at:
                     return allowed_at
-                self._retire(room, "evicted")
+                self._retire(room, EVICTED)
                 head.overtaken, evicts = 0, True
             self._order(head, room=room, evicts=evicts)
         return NEVER
@@ -122,16 +122,16 @@ class Planning(MakingRoom):
                 allowed_at = self._room_allowed_at(head, room)
                 if now < allowed_at:
                     return allowed_at
-                self._retire(room, "evicted")
+                self._retire(room, EVICTED)
                 head.overtaken, evicts = 0, True
             self._order(head, room=room, evicts=evicts)
         return NEVER
 
     def _closing_under(self, quota: Quota) -> Entry | None:
-        """A connection that is closing, and whose slot of that limiter's no dial has been promised."""
+        """A connection that is closing to make room, and whose slot of that limiter's no dial has."""
         assert self.lock.locked()
         for entry in self.closing:
-            is_free = entry.wanted_by is None and entry.closed_for != GIVEN_UP
+            is_free = entry.wanted_by is None and entry.closed_for == EVICTED
             if is_free and is_under(entry, quota) and entry.grant is not None and not entry.grant.is_lost:
                 return entry
         return None
@@ -153,7 +153,7 @@ class Planning(MakingRoom):
             return allowed_at
         room, dial.entry = dial.entry, None
         self.left_behind[dial] = None  # until its thread comes back, which may be in a callable of the user's
-        self._retire(room, "evicted")
+        self._retire(room, EVICTED)
         room.close_by = 0.0  # it is not open: there is no closing handshake
         self._order(head, room=room, evicts=True)
         self._end_dial(dial)

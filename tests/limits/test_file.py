@@ -20,10 +20,11 @@ from typing import Any
 
 import pytest
 
+from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.limits import FileLimiter, slot_files
 from tests import scripts
 from tests.awake import awake
-from tests.servers import wait_until
+from tests.servers import EchoServer, wait_until
 
 ANOTHER = """
 import os, sys, signal, threading, time, warnings
@@ -358,6 +359,33 @@ def test_a_smaller_limit_uses_the_first_slots_only(path: str) -> None:
     assert large.acquire(0, yes) is not None
     large.release(tokens[1])
     assert small.acquire(0, yes) is not None
+
+
+def test_a_pool_that_is_never_idle_leaves_others_what_ends(echo: EchoServer, path: str) -> None:
+    """A connection that ends, by max_lifetime as here, gives its slot back, though its own pool wants it."""
+    over = threading.Event()
+    hungry_config = ConnectionPoolConfig(max_lifetime=0.2, acquire_timeout=20)
+
+    def borrow(pool: ConnectionPool[Any]) -> None:
+        while not over.is_set():
+            pool.request("/", 1)
+
+    with (
+        ConnectionPool[Any](hungry_config, base_uri=echo.uri, limiter=FileLimiter(path, 1)) as hungry,
+        ConnectionPool[Any](base_uri=echo.uri, limiter=FileLimiter(path, 1)) as late,
+        ThreadPoolExecutor(4) as crowd,
+    ):
+        borrowing = [crowd.submit(borrow, hungry) for _ in range(4)]
+        try:
+            wait_until(lambda: hungry.stats().acquires > 20)
+            for number in range(3):
+                assert late.request("/", number, 10) == number
+                late.clear()
+        finally:
+            over.set()
+        for each in borrowing:
+            each.result(30)
+    assert echo.most_open == 1
 
 
 # --- what goes wrong
