@@ -226,7 +226,19 @@ class Reader:
 
     def _argument(self, key: str, given: Any) -> Any:
         """What is given, or a dotted path names; of a class, where an object is wanted, one is made."""
-        label, value = self._label(key), given
+        label, found = self._label(key), len(self.faults)
+        if key == "LIMITER" and isinstance(given, Mapping):  # by origin
+            value: Any = {origin: self._object(label, key, each) for origin, each in given.items()}
+        else:
+            value = self._object(label, key, given)
+        if len(self.faults) > found:
+            return None
+        self._note(_refusal(partial(ARGUMENT_CHECKS[key.lower()], label, value)))
+        return value
+
+    def _object(self, label: str, key: str, given: Any) -> Any:
+        """What a dotted path names, made of it if it is a class; None, and a fault, if that fails."""
+        value = given
         try:
             if isinstance(given, str) and key in _BY_PATH:
                 value = _imported(given)
@@ -245,7 +257,6 @@ class Reader:
             why = f"calling {value.__name__} without arguments raises {type(error).__name__}"
             self.faults.append(Fault("value", f"{label}: {why}; make the object yourself", error))
             return None
-        self._note(_refusal(partial(ARGUMENT_CHECKS[key.lower()], label, value)))
         return value
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,62 @@ def test_what_is_wrong_is_told_apart(section: Any, kind: str, told: str) -> None
         section_arguments(section, WHERE)
     assert str(raised.value) == faults[0].message
     assert raised.value.__context__ is None or kind in ("value", "path")
+
+
+LIMITERS = """
+from jetsocket.limits import FileLimiter, LocalLimiter
+
+account = FileLimiter({path!r}, 2)
+other = LocalLimiter(3)
+
+def choose(origin):
+    return account if origin.startswith("wss:") else None
+"""
+
+
+@pytest.fixture
+def limiters(tmp_path: Path) -> Iterator[Any]:
+    """A module of a project's, with the limiters that its pools share."""
+    text = LIMITERS.format(path=str(tmp_path / "slots"))
+    (tmp_path / "their_limits.py").write_text(text, encoding="utf-8")
+    yield import_module("their_limits")
+    sys.modules.pop("their_limits", None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+def test_a_limiter_is_an_object_or_its_path_and_so_is_each_of_a_mapping(limiters: Any) -> None:
+    def made(limiter: Any) -> Any:
+        arguments = section_arguments({"BASE_URI": "wss://a.example", "LIMITER": limiter}, WHERE)
+        with ConnectionPool(**arguments):
+            return arguments["limiter"]
+
+    assert made(limiters.account) is made("their_limits.account") is limiters.account
+    assert made("their_limits.choose") is limiters.choose
+    by_origin = {"wss://a.example": "their_limits.account", "wss://b.example": limiters.other}
+    assert made(by_origin) == {"wss://a.example": limiters.account, "wss://b.example": limiters.other}
+
+
+@pytest.mark.parametrize(
+    ("limiter", "told"),
+    [
+        ("jetsocket.limits.FileLimiter", "calling FileLimiter without arguments raises TypeError"),
+        (
+            {"wss://a.example": "their_limits.acount"},
+            "can't be imported: there is no such name in its module",
+        ),
+        (
+            {"wss://a.example": "their_limits.choose"},
+            "must be a jetsocket.limits.Limiter, not of type function",
+        ),
+        ({"wss://a.example/path": "their_limits.account"}, "is no origin"),
+        ({5: "their_limits.account"}, "a key of"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+def test_what_is_no_limiter_is_told(limiters: Any, limiter: Any, told: str) -> None:
+    _, faults = read_section({"LIMITER": limiter}, WHERE)
+    assert len(faults) == 1
+    assert told in faults[0].message and WHERE in faults[0].message
 
 
 def test_all_faults_are_found_at_once() -> None:

@@ -12,7 +12,7 @@ __all__ = ["EXAMPLES", "EXIT_CODES", "build", "version"]
 
 EXIT_CODES = """exit codes:
   0    done
-  1    a threshold failed, or an error was replied to --jsonrpc
+  1    a threshold failed, an error was replied to --jsonrpc, or there is no such process to forget
   2    wrong usage, a bad URI too: nothing was opened
   3    not reached: DNS, TCP, TLS, proxy
   4    reached, but there is no WebSocket, or it was refused
@@ -46,6 +46,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "jetsocket bench wss://echo.example.com hello -n 200 --connections 4 --callers 8",
         "jetsocket bench wss://echo.example.com --for 500ms -q 100 --fail-if 'p99>2s' --fail-if 'errors>1%'",
     ),
+    "fleet": (
+        "jetsocket fleet status redis://localhost:6379/0 binance",
+        "jetsocket fleet status redis://localhost:6379/0 binance --json",
+        "jetsocket fleet forget redis://localhost:6379/0 binance PROCESS",
+    ),
     "serve": (
         "jetsocket serve",
         "jetsocket serve --port 8765 --tls",
@@ -61,6 +66,7 @@ _SUMMARIES = {
     "ping": "measure the round trip",
     "check": "find out why a connection does not work",
     "bench": "measure how a server replies to many",
+    "fleet": "show who holds the connections of a group that shares a cap in Redis",
     "serve": "be a server, for trying and testing",
     "demo": "share a few connections among many threads, and check the promises",
 }
@@ -105,6 +111,7 @@ _USAGES = {
     "ping": "[OPTIONS] URI",
     "check": "[OPTIONS] URI",
     "bench": "[OPTIONS] URI [MESSAGE]",
+    "fleet": "[OPTIONS] status URL NAME\n       jetsocket fleet [OPTIONS] forget URL NAME PROCESS",
     "serve": "[OPTIONS] [SCRIPT.py]",
     "demo": "[OPTIONS]",
 }
@@ -123,6 +130,10 @@ _DESCRIPTIONS = {
     "bench": "Send MESSAGE (hello) again and again, wait for a reply to each, and tell the latencies.\n"
     "With -q, requests become due at that rate, whatever the server does, and a latency counts from when\n"
     "its request was due. Callers and connections bound what is under way.\n" + _ANYWHERE,
+    "fleet": "status: how many slots the group NAME has in the Redis at URL, and of each process that lives\n"
+    "what it holds, whether it waits, and when it was heard of. forget: free the slots of one that hangs.\n"
+    "If it lives, it takes them again where there is room, and closes what it has no slot for.\n"
+    "Needs the extra redis. " + _ANYWHERE,
     "serve": "Send every message back, or do what a script says, in which `server` is a\n"
     "jetsocket.testing.FakeServer. Prints its address first. Ctrl-C ends it.",
     "demo": "Share a few connections among many threads that make request/reply calls with ids. A server is\n"
@@ -228,6 +239,11 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     common(parser, quiet_letter=False)
 
 
+def _add_fleet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing on stderr but errors")
+    parser.add_argument("--json", action="store_true", help="print NDJSON: one object a line, its type first")
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1)")
     parser.add_argument("--port", type=port, default=0, help="likewise; 0: any that is free (0)")
@@ -254,6 +270,7 @@ _ADD: dict[str, Callable[[Any], None]] = {
     "ping": _add_ping,
     "check": _add_check,
     "bench": _add_bench,
+    "fleet": _add_fleet,
     "serve": _add_serve,
     "demo": _add_demo,
 }

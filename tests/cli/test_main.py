@@ -34,7 +34,8 @@ def world(monkeypatch: pytest.MonkeyPatch, tls: Tls) -> Iterator[World]:
         yield world
 
 
-RUN = [(name, line) for name, lines in EXAMPLES.items() if name not in ("serve", "demo") for line in lines]
+ELSEWHERE = ("serve", "demo", "fleet")  # fleet: test_fleet
+RUN = [(name, line) for name, lines in EXAMPLES.items() if name not in ELSEWHERE for line in lines]
 
 
 @pytest.mark.parametrize(("name", "line"), RUN, ids=[line for _, line in RUN])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -54,6 +55,17 @@ def test_the_script_asks_the_service_beside_it() -> None:
     ended = run("script", "heights.py", "21", HEIGHTS_BASE_URI="ws://127.0.0.1:1")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("21: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+def test_three_processes_share_what_an_account_may_have() -> None:
+    """In files; with a Redis: tests/integration/test_fleet.py."""
+    ended = run("fleet", "fleet.py", "--file", SECONDS="4")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    *workers, last = ended.stdout.splitlines()
+    assert last == "the service had at most 3 connections at a time"
+    assert len(workers) == 3
+    assert all(re.fullmatch(r"process \d+ has asked [1-9]\d* times", each) for each in workers)
 
 
 def test_they_share_one_service() -> None:

@@ -4,14 +4,22 @@ import os
 import threading
 import time
 
-from jetsocket import ConnectionPool
-from jetsocket.contrib.redis import RedisLimiter
+from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.correlation import JsonRpc
 
-limiter = RedisLimiter(os.environ.get("REDIS", "redis://localhost:6379/0"), "example", limit=3)
-pool = ConnectionPool(
-    base_uri=os.environ.get("NODE", "ws://localhost:8765"), correlation=JsonRpc(), limiter=limiter
-)
+if "SLOTS" in os.environ:  # on one host, files do; who is never idle has to end connections now and then
+    from jetsocket.limits import FileLimiter
+
+    limiter = FileLimiter(os.environ["SLOTS"], 3)
+    config = ConnectionPoolConfig(max_lifetime=1.0)
+else:
+    from jetsocket.contrib.redis import RedisLimiter
+
+    limiter = RedisLimiter(os.environ.get("REDIS", "redis://localhost:6379/0"), "example", limit=3)
+    config = ConnectionPoolConfig()
+
+node = os.environ.get("NODE", "ws://localhost:8765")
+pool = ConnectionPool(config, base_uri=node, correlation=JsonRpc(), limiter=limiter)
 
 
 def work(until):

@@ -17,11 +17,12 @@ pytest.importorskip("django")
 
 from django.test import override_settings
 
-from jetsocket import ConnectionPool
+from jetsocket import ConnectionPool, PoolExhaustedError
 from jetsocket.contrib.django import pool, pools
 from jetsocket.contrib.status import read
 from jetsocket.correlation import JsonRpc
 from jetsocket.events import Listener
+from jetsocket.limits import FileLimiter
 from tests.servers import EchoServer, wait_until
 
 Use = Callable[..., None]
@@ -42,6 +43,24 @@ def test_a_pool_is_made_of_its_settings(use: Use, echo: EchoServer) -> None:
     assert pools["nodes"].name == "the nodes"
     assert pools["nodes"].request("/", {"n": 1}) == {"n": 1}
     assert list(pools) == ["default", "nodes"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+def test_pools_share_a_limiter(use: Use, echo: EchoServer, tmp_path: Path) -> None:
+    """By object, and by origin."""
+    account = FileLimiter(tmp_path / "slots", 2)
+    use(
+        default={"BASE_URI": echo.uri, "LIMITER": account},
+        nodes={"BASE_URI": echo.uri, "LIMITER": {echo.uri.rstrip("/"): account}},
+    )
+    assert pools["default"].request("/", 1) == pools["nodes"].request("/", 1) == 1
+    assert account.stats()["held"] == 2
+    assert pools["nodes"].limits()[account.name]["limit"] == 2
+    with (
+        pools["default"].acquire("/"),
+        pytest.raises(PoolExhaustedError, match="has no slot: its limit is 2"),
+    ):
+        pools["default"].acquire("/", timeout=0.2)
 
 
 def test_pool_stands_for_default(use: Use, echo: EchoServer) -> None:
