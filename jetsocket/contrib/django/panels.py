@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+from contextvars import ContextVar
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from jetsocket import ConnectionInfo
 from jetsocket.contrib.django.pools import pools
@@ -19,12 +19,16 @@ except ImportError as error:
 
 __all__ = ["JetSocketPanel"]
 
-_here = threading.local()
 _SLOW = 0.1  # s, from which a call is marked
+
+Call: TypeAlias = tuple[str, str, float, str]
+"""What was asked for, of which URI, how long that took (s), and how it went."""
+
+_calls: ContextVar[list[Call] | None] = ContextVar("jetsocket_calls", default=None)
 
 
 class _Recorder(Listener):
-    """Notes, for the thread that serves a request with the toolbar, what it asks of the pools."""
+    """Notes what a request with the toolbar asks of the pools, in whichever thread its context is."""
 
     def acquiring(self, uri: str) -> float:
         return perf_counter()
@@ -44,7 +48,7 @@ class _Recorder(Listener):
 
 
 def _note(what: str, uri: str, seconds: float, how: str) -> None:
-    calls = getattr(_here, "calls", None)
+    calls = _calls.get()
     if calls is not None:
         calls.append((what, uri, seconds, how))
 
@@ -67,17 +71,18 @@ class JetSocketPanel(Panel):  # type: ignore[misc]  # the toolbar has no types
         return f"{asked} requests, waited {1000 * waited:.0f} ms"
 
     def enable_instrumentation(self) -> None:
-        """A request begins in this thread."""
+        """A request begins."""
         pools.listen_once(_recorder)
-        _here.calls = []
+        self._noted: list[Call] = []
+        _calls.set(self._noted)
 
     def disable_instrumentation(self) -> None:
         """It has ended."""
-        _here.calls = None
+        _calls.set(None)
 
     def generate_stats(self, request: HttpRequest, response: HttpResponse) -> None:
-        """Keep what was noted."""
-        self.record_stats({"calls": list(getattr(_here, "calls", None) or [])})
+        """Keep what was noted; the toolbar asks behind `disable_instrumentation`."""
+        self.record_stats({"calls": list(self._noted)})
 
     @property
     def content(self) -> str:

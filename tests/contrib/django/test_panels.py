@@ -10,7 +10,9 @@ import pytest
 
 pytest.importorskip("django")
 pytest.importorskip("debug_toolbar")
+from asgiref.sync import async_to_sync, sync_to_async
 from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory, override_settings
 
 from jetsocket import PoolExhaustedError
 from jetsocket.contrib.django import pools
@@ -56,9 +58,9 @@ def test_a_request_shows_its_calls_and_no_other_threads(use: Use, echo: EchoServ
     other = threading.Thread(target=lambda: pools["default"].request("/other", [3]))
     other.start()
     other.join(5)
-    panel.generate_stats(HttpRequest(), HttpResponse())
     panel.disable_instrumentation()
     pools["default"].request("/later", [4])
+    panel.generate_stats(HttpRequest(), HttpResponse())
     shown = panel.content
     assert panel.nav_subtitle.startswith("2 requests, waited ")
     assert "opened for it" in shown
@@ -68,3 +70,40 @@ def test_a_request_shows_its_calls_and_no_other_threads(use: Use, echo: EchoServ
     assert "secret" not in shown
     assert "other" not in shown
     assert "later" not in shown
+
+
+SETTINGS = override_settings(
+    TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}],
+    ROOT_URLCONF="tests.contrib.django.toolbar_urls",
+    STATIC_URL="/static/",
+)
+APPS = override_settings(
+    INSTALLED_APPS=["jetsocket.contrib.django", "django.contrib.staticfiles", "debug_toolbar"]
+)
+TOOLBAR = override_settings(
+    DEBUG_TOOLBAR_PANELS=["jetsocket.contrib.django.panels.JetSocketPanel"],
+    DEBUG_TOOLBAR_CONFIG={"SHOW_TOOLBAR_CALLBACK": "tests.contrib.django.toolbar_urls.show"},
+)
+
+
+def test_the_toolbar_itself_shows_them(use: Use, echo: EchoServer) -> None:
+    """Of a view, and of an async one that asks in threads."""
+
+    def view(_request: HttpRequest) -> HttpResponse:
+        pools["default"].request("/", [1])
+        return HttpResponse("<html><body>page</body></html>")
+
+    async def later(request: HttpRequest) -> HttpResponse:
+        await sync_to_async(pools["default"].request, thread_sensitive=False)("/", [1])
+        return await sync_to_async(view)(request)
+
+    use(default={"BASE_URI": echo.uri})
+    with SETTINGS, APPS, TOOLBAR:  # in this order: each looks at the one before
+        from debug_toolbar.middleware import DebugToolbarMiddleware  # it has models
+
+        request = RequestFactory().get("/")
+        told = DebugToolbarMiddleware(view)(request).content.decode()
+        assert "1 requests, waited " in told
+        assert "1 requests, waited " in DebugToolbarMiddleware(view)(request).content.decode()
+        told = async_to_sync(DebugToolbarMiddleware(later))(request).content.decode()
+        assert "2 requests, waited " in told
