@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import threading
 import time
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.contrib import status
@@ -25,6 +26,22 @@ class Quiet(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
+
+
+class Server(WSGIServer):
+    """Ends at Ctrl-C, which wsgiref would take for an error of the page if it came within a request."""
+
+    interrupted = False
+
+    def interrupt(self, number: int, frame: Any) -> None:
+        """What Ctrl-C does."""
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def service_actions(self) -> None:
+        """Between two requests."""
+        if self.interrupted:
+            raise KeyboardInterrupt
 
 
 def is_here(environ: dict[str, Any]) -> bool:
@@ -53,7 +70,8 @@ def main() -> None:
         server.on({"method": "ping"}).reply({"result": "pong"})
         page = status.app([pool], permission=is_here, clear=True)
         threads = [threading.Thread(target=work, args=(pool, end)) for _ in range(THREADS)]
-        with make_server("127.0.0.1", port, page, handler_class=Quiet) as web:
+        with make_server("127.0.0.1", port, page, Server, Quiet) as web:
+            signal.signal(signal.SIGINT, web.interrupt)
             for thread in threads:
                 thread.start()
             print(f"http://127.0.0.1:{web.server_port}/ shows it; Ctrl-C ends it", flush=True)
