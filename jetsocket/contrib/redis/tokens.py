@@ -35,7 +35,7 @@ class Settings:
     @property
     def patience(self) -> float:
         """How long an answer of Redis's may take."""
-        return min(1.0, self.lease / 6)
+        return min(1.0, self.lease / 4)
 
 
 class Token:
