@@ -225,11 +225,17 @@ def test_a_script_that_redis_has_forgotten_is_sent_again(redis: RedisServer) -> 
 
 
 def test_restarted_empty_costs_no_connection_and_gives_none_too_many(tmp_path: Path) -> None:
-    with redis_server(tmp_path) as redis, Bound(redis.url) as one, Bound(redis.url) as two:
+    with (
+        redis_server(tmp_path) as redis,
+        Bound(redis.url, lease=6.0) as one,
+        Bound(redis.url, lease=6.0) as two,
+    ):
         tokens = [get(one.limiter), get(one.limiter), get(two.limiter)]
         redis.restart()
         with redis.client() as client:
             wait_until(lambda: client.zcard("{js:fleet}:leases") == 3, 5, "all leases are taken again")
+            wait_until(lambda: not (one.limiter.stats()["away"] or two.limiter.stats()["away"]), 5)
+            wait_until(lambda: len(threads()) == 2, 5, "both have their inboxes again")
             assert two.limiter.acquire(1.5, always) is None
             assert client.zcard("{js:fleet}:leases") == 3
         assert not one.owner.lost_tokens
