@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from jetsocket import ConnectionClosedError, ConnectionPool, TimeoutError
 from jetsocket.lock_watch import LockWatch
+from tests.servers import EchoServer, wait_until
 
 
 class Wire:
@@ -79,3 +82,30 @@ def test_a_thread_that_waits_for_what_comes_holds_it_for_as_long_as_it_takes(wir
     wire.waits_since = 0.0
     for number in range(20):
         assert not looks.is_stuck(number * 0.5)
+
+
+# --- on a lease, where who waits for the lock finds out
+
+
+@pytest.mark.parametrize("name", ["lock", "readlock"])
+def test_who_waits_for_a_lock_that_no_thread_holds_is_told(echo: EchoServer, name: str) -> None:
+    """As an alarm leaves it that comes between `acquire` and the `try` behind it."""
+    with ConnectionPool[Any](base_uri=echo.uri) as pool, pool.acquire("/") as conn:
+        conn.request(1, 5)
+        getattr(conn._told().wire, name).acquire()
+        with pytest.raises(ConnectionClosedError, match="an exception struck a thread in its use"):
+            conn.recv() if name == "readlock" else conn.send("x")
+
+
+def test_a_lock_that_is_held_by_one_who_waits_is_waited_for(echo: EchoServer) -> None:
+    with (
+        ConnectionPool[Any](base_uri=echo.uri) as pool,
+        pool.acquire("/") as conn,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        reading = threads.submit(conn.recv)
+        wait_until(lambda: conn._told().wire.waits_since is not None)
+        with pytest.raises(TimeoutError):
+            conn.recv(3.0)
+        conn.send_raw('"x"')
+        assert reading.result(5) == "x"

@@ -118,9 +118,9 @@ class Dialling(Limiting):
         If its thread `parks` after that, and there is no order for it, it counts as parked from here on:
         another step would keep the caller waiting that has got the connection.
         """
+        self.totals.connections += 1  # the server has seen it, and listeners were told
         if dial not in self.dials or entry not in self.entries or entry.place == CLOSING:
             return False
-        self.totals.connections += 1
         self.totals.connect_time.add(monotonic() - dial.began_at)
         if self.totals.lost:
             self.totals.lost -= 1

@@ -55,6 +55,9 @@ _AT_FIRST = 0.002
 _LOOK_AGAIN = 0.5
 """s after which a thread that waits for a lock looks whether the connection is over."""
 
+_LOOKS = 3
+"""Such looks, after which a lock that shows no sign of a thread is taken for one that none holds."""
+
 _LockName: TypeAlias = Literal["lock", "readlock"]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _takers: dict[str, set[CodeType]] = {"lock": set(), "readlock": set()}
@@ -258,7 +261,7 @@ class Link:
         if self._left_by == threading.get_ident():
             self.raise_failure()  # a hook or finalizer that runs after that: it would wait for itself
         lock = self.lock if name == "lock" else self.readlock
-        was_over, patience = False, _AT_FIRST
+        was_over, patience, seen, looks = False, _AT_FIRST, self._signs(name), 0
         while True:  # in slices: an exception may have struck the thread that took it: that never lets go
             left = patience if deadline is None else max(0.0, deadline - monotonic())
             try:
@@ -271,11 +274,23 @@ class Link:
             if patience == _AT_FIRST and self._is_held_below(name, sys._getframe(2)):
                 raise self._reentered(operation)
             patience = _LOOK_AGAIN
+            seen, before = self._signs(name), seen
+            looks = 0 if seen is None or seen != before else looks + 1
+            if looks > _LOOKS:  # that very exception; on one that callers share, the housekeeper finds out
+                self._fail(self._closed("an exception struck a thread in its use"))
+                self._live_stream().abort()
             if was_over and self.failure is not None:
                 self.raise_failure()
             was_over = self.failure is not None
             if deadline is not None and monotonic() >= deadline:
                 raise self._late(operation, deadline)
+
+    def _signs(self, name: _LockName) -> tuple[int, int] | None:
+        """What changes while the thread that holds a lock goes on; None: it says itself that it does."""
+        if name == "lock":
+            busy = self.is_composing or self._sending
+            return None if busy else (self.bytes_out, self.messages_sent)
+        return None if self.waits_since is not None else (self.bytes_in, self.reader.received)
 
     def _late(self, operation: str, deadline: float | None, why: str = "") -> TimeoutError:
         where = "" if self.target is None else f" at {self.target.redacted}"
