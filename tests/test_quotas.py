@@ -6,6 +6,7 @@ Also tests: `limiter_calls`.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, PoolExhaustedError
-from jetsocket.exceptions import ConnectionError
+from jetsocket.exceptions import ConnectionError, PoolClosedError
 from jetsocket.limits import Limiter, Owner
 from jetsocket.quotas import origin_of
 from jetsocket.uris import parse
@@ -368,6 +369,53 @@ def test_a_slot_that_is_lost_before_its_connection_is_open_is_not_used(echo: Ech
     assert echo.opened == 1
 
 
+@pytest.mark.parametrize("most", [1, 10])
+def test_a_slot_that_is_lost_while_its_connection_is_opened_costs_the_caller_no_error(most: int) -> None:
+    """Another one is opened for it, and the dial that was broken off is no failure."""
+    limiter, config = Recording(1), ConnectionPoolConfig(max_connections=most)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+        server.settimeout(10)
+        uri = f"ws://127.0.0.1:{server.getsockname()[1]}"
+        with ConnectionPool[Any](config, base_uri=uri, limiter=limiter) as pool:
+            acquiring = threads.submit(pool.acquire, "/", 20)
+            with server.accept()[0] as first:
+                first.settimeout(10)
+                assert first.recv(9999)
+                limiter.owners[0].lost(Token(1), "not renewed")
+                assert first.recv(1) == b""
+                with server.accept()[0] as second:
+                    second.settimeout(10)
+                    assert second.recv(9999)
+                    assert limiter.out == {Token(2)}
+                    assert not acquiring.done()
+                    assert pool.stats().connect_errors == 0
+                    wait_until(lambda: not faults(pool))
+                    pool.close(0)
+                    assert isinstance(acquiring.exception(10), PoolClosedError)
+    wait_until(lambda: not limiter.out)
+
+
+def test_what_is_told_to_be_lost_after_its_release_is_no_matter_for_an_equal_token(echo: EchoServer) -> None:
+    class OneToken(Recording):
+        def acquire(self, timeout: float, wanted: Callable[[], bool]) -> Hashable | None:
+            return None if super().acquire(timeout, wanted) is None else "the one"
+
+        def release(self, token: Hashable) -> None:
+            super().release(next(iter(self.out)))
+
+    limiter = OneToken(1)
+    with pool_to(echo, limiter) as pool:
+        pool.request("/", 1, 5)
+        limiter.owners[0].lost("the one", "not renewed")
+        wait_until(lambda: not limiter.out)
+        for _ in range(3):
+            limiter.owners[0].lost("the one", "not renewed")
+        wait_until(lambda: not state_of(pool).quotas.all[0].notes)  # type: ignore[union-attr]
+        pool.request("/", 1, 5)
+        assert limiter.given == 2
+        assert faults(pool) == []
+
+
 def test_those_that_are_idle_are_given_up_at_once_the_longest_idle_first(echo: EchoServer) -> None:
     limiter = Recording(3)
     with pool_to(echo, limiter) as pool:
@@ -419,9 +467,10 @@ def test_what_is_only_kept_yields_and_comes_back(echo: EchoServer) -> None:
     limiter = Recording(3)
     with pool_to(echo, limiter) as pool:
         assert pool.prewarm("/", 3, keep=True) == 3
-        limiter.most = 1
-        limiter.owners[0].give_up(2)
-        wait_until(lambda: len(limiter.out) == 1)
+        limiter.most = 0
+        for _ in range(8):  # as one who waits for some seconds asks
+            limiter.owners[0].give_up(3)
+        wait_until(lambda: not limiter.out)
         limiter.most = 3
         limiter.owners[0].give_up(0)
         wait_until(lambda: len(limiter.out) == 3, 15)

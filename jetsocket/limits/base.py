@@ -16,7 +16,9 @@ class Owner(Protocol):
     def lost(self, token: Hashable, reason: str) -> None:
         """The slot of a token is not this pool's any more: its connection is closed now, idle or lent.
 
-        Who uses it gets a ConnectionClosedError with code 1006 and "its slot was lost: " with the reason.
+        Who uses it gets a ConnectionClosedError with code 1006 and "its slot was lost: " with the reason. If
+        it is being opened, who waits for it gets another one, and no error.
+
         `Limiter.release` is called for the token then, as for any other.
         """
 

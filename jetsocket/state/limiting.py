@@ -13,7 +13,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry
-from jetsocket.places import CHECKING, CLOSING, IDLE
+from jetsocket.places import CHECKING, CLOSING, IDLE, OPENING
 from jetsocket.state.locking import step
 from jetsocket.state.making_room import is_under
 from jetsocket.state.moves import EVICTED
@@ -111,6 +111,8 @@ class Limiting(Rebuilding):
         is_lost = grant.token in quota.lost_early
         if is_lost:
             quota.lost_early.remove(grant.token)
+        if not self._is_asked(quota):
+            quota.lost_early.clear()
         goes_on = not is_lost and (not is_asking or self._use(dial, quota, grant))
         if not goes_on:
             self._end_dial(dial)
@@ -223,14 +225,32 @@ class Limiting(Rebuilding):
                 entry.grant.is_lost = True
                 if entry.place in (IDLE, CHECKING):
                     self._retire(entry, "slot lost")
+                elif entry.place == OPENING:
+                    self._break_off(entry)
                 return entry
         for dial in self.dials:
             if dial.grant is not None and dial.grant.quota is quota and dial.grant.token == token:
                 self._end_dial(dial)
                 self._plan()
                 return None
-        quota.lost_early.append(token)
+        if self._is_asked(quota):  # else it was released: its limiter may give an equal one again
+            quota.lost_early.append(token)
         return None
+
+    def _break_off(self, entry: Entry) -> None:
+        """End the dial of a connection without an error: whoever waits for it gets another one."""
+        assert self.lock.locked()
+        for dial in [dial for dial in self.dials if dial.entry is entry]:
+            self.left_behind[dial] = None
+            entry.move(CLOSING)
+            self.closing[entry] = None
+            self._end_dial(dial)
+
+    def _is_asked(self, quota: Quota) -> bool:
+        """Whether a limiter may be giving a slot just now."""
+        assert self.lock.locked()
+        dials = [*self.dials, *self.asking.values()]
+        return any(dial.quota is quota and dial.grant is None and dial.entry is None for dial in dials)
 
     @step
     def slot_is_free(self, entry: Entry) -> None:
@@ -238,6 +258,9 @@ class Limiting(Rebuilding):
         if entry.grant is not None:
             self._give_back(entry.grant)
             entry.grant = None
+        if entry.place == CLOSING and not entry.was_opened:  # its dial was broken off
+            self._forget(entry)
+            self._plan()
 
 
 __all__ = ["Limiting", "Next"]

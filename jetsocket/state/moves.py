@@ -34,7 +34,7 @@ GIVEN_UP = "given up"
 """Why one is closed whose limiter's slot others wait for."""
 
 _YIELD_PATIENCE = 0.25  # s for the closing handshake of a connection whose slot others wait for
-_LEAST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # s before a limiter is asked again for what is only kept
+_LEAST_PAUSE, _LONGEST_PAUSE = 1.0, 5.0  # s before a limiter is asked again for what is only kept
 
 
 class Moves(Fields):
