@@ -100,6 +100,7 @@ def full_limiter(quota: Quota | None) -> str | None:
     said = [f"its limit is {stats['limit']}"] if "limit" in stats else []
     said += [f"{stats['held']} of its slots are held by this process"] if "held" in stats else []
     said += [f"{stats['others']} by others"] if stats.get("others") is not None else []
+    said += [str(stats["note"])] if stats.get("note") else []
     return f"the limiter {quota.name!r} has no slot" + (f": {', '.join(said)}" if said else "")
 
 

@@ -88,7 +88,8 @@ class Limiter:
 
         Returns:
             By name, as far as they are known: `limit`, `held` (slots that this process holds), `others`
-            (slots that other processes hold), `waiting`, `errors`, `lost`.
+            (slots that other processes hold), `waiting`, `errors`, `lost`; and `note`, a text for errors
+            that says what else is to be known.
         """
         return {}
 

@@ -22,9 +22,7 @@ from jetsocket.interrupts import is_alarm
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
 _RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1
 _MOST_REPLIES = 65536  # bytes that reading has produced (KeyUpdates' answers), and the peer does not take
-_GATE_PATIENCE = (
-    1.0  # s that a fork and the exit wait for threads inside OpenSSL: for milliseconds, as a rule
-)
+_GATE_PATIENCE = 1.0  # s that a fork and the exit wait for threads inside OpenSSL, mostly for milliseconds
 
 
 def frames_from(frame: FrameType | None) -> Iterator[FrameType]:

@@ -154,7 +154,7 @@ class RedisLimiter(Limiter):
             `limit`: the smallest in the group. `held`: slots of this process. `others`: those of other
             processes. `waiting`: processes that wait. `errors`: calls that Redis did not answer. `lost`:
             slots that were lost. `grants`: slots ever got. `without_slot`: connections opened without one
-            while Redis was away. `away`: whether it is away.
+            while Redis was away. `away`: whether it is away. `note`: what follows from that, in words.
         """
         return self._session().stats()
 

@@ -330,8 +330,16 @@ class Member:
 
     def stats(self) -> dict[str, Any]:
         """Figures; of others, as of the last answer."""
-        last = self._last
+        last, settings = self._last, self.settings
         slotless = sum(token.state == "slotless" for token in self._out.values())
+        note = ""
+        if self.away is not None:
+            allowed = "none" if settings.on_error == "closed" else "any number"
+            allowed = allowed if settings.share is None else str(settings.share)
+            note = (
+                f"Redis does not answer ({self.away}): on_error={settings.on_error!r} allows this process"
+                f" {allowed} without it, and {slotless} are open so"
+            )
         return {
             "limit": self.settings.limit if last is None else last.limit,
             "held": len(self._out) - slotless,
@@ -342,4 +350,5 @@ class Member:
             "grants": self.grants,
             "without_slot": slotless,
             "away": self.away is not None,
+            "note": note,
         }

@@ -19,10 +19,10 @@ import pytest
 
 pytest.importorskip("redis")
 
-from jetsocket import ConnectionError
+from jetsocket import ConnectionError, ConnectionPool, PoolExhaustedError
 from jetsocket.contrib.redis import RedisLimiter
 from tests.awake import awake
-from tests.servers import LOCALHOST, refusing_port, wait_until
+from tests.servers import LOCALHOST, EchoServer, refusing_port, wait_until
 
 
 class Owner:
@@ -162,6 +162,7 @@ def test_local_a_process_has_its_share(nowhere: str) -> None:
     tokens = [limiter.acquire(0, always) for _ in range(3)]
     assert [token is not None for token in tokens] == [True, True, False]
     assert limiter.acquire(0.1, always) is None
+    assert "on_error='local' allows this process 2 without it, and 2 are open so" in limiter.stats()["note"]
 
     def release() -> None:
         wait_until(lambda: waiting)
@@ -177,6 +178,13 @@ def test_local_a_process_has_its_share(nowhere: str) -> None:
     thread.start()
     assert limiter.acquire(10, wanted) is not None
     thread.join()
+
+
+def test_a_caller_is_told_what_on_error_allows(nowhere: str, echo: EchoServer) -> None:
+    limiter = RedisLimiter(nowhere, "n", limit=4, on_error="local", expected_processes=4)
+    with ConnectionPool[Any](base_uri=echo.uri, limiter=limiter) as pool, pool.acquire("/"):
+        with pytest.raises(PoolExhaustedError, match="Redis does not answer .* on_error='local' allows this"):
+            pool.acquire("/", 0.3)
 
 
 def test_who_waits_leaves_when_it_is_not_wanted_and_when_its_time_is_over(nowhere: str) -> None:
