@@ -182,9 +182,12 @@ def test_local_a_process_has_its_share(nowhere: str) -> None:
 
 def test_a_caller_is_told_what_on_error_allows(nowhere: str, echo: EchoServer) -> None:
     limiter = RedisLimiter(nowhere, "n", limit=4, on_error="local", expected_processes=4)
-    with ConnectionPool[Any](base_uri=echo.uri, limiter=limiter) as pool, pool.acquire("/"):
-        with pytest.raises(PoolExhaustedError, match="Redis does not answer .* on_error='local' allows this"):
-            pool.acquire("/", 0.3)
+    with (
+        ConnectionPool[Any](base_uri=echo.uri, limiter=limiter) as pool,
+        pool.acquire("/"),
+        pytest.raises(PoolExhaustedError, match=r"Redis does not answer .* on_error='local' allows"),
+    ):
+        pool.acquire("/", 0.3)
 
 
 def test_who_waits_leaves_when_it_is_not_wanted_and_when_its_time_is_over(nowhere: str) -> None:
