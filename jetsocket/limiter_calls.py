@@ -13,7 +13,8 @@ from jetsocket.process_id import getpid
 from jetsocket.quotas import GiveUp, Grant, Quota
 from jetsocket.state import State
 from jetsocket.threads import Forked
-from jetsocket.user_errors import as_told, told
+from jetsocket.user_errors import as_it_is, told
+from jetsocket.wire.redaction import raise_alone
 from jetsocket.workers import Worker, run
 
 _PATIENCE = 1.0  # s that a limiter may take beyond its timeout, for it may do I/O
@@ -33,9 +34,8 @@ def quota_for(state: State, dial: Dial) -> Quota | None:
     except Exception as error:  # the user's code
         if is_alarm(error) or isinstance(error, ConnectionError):
             raise
-        raise _failure(dial, f"the callable that was given as limiter failed: {told(error)}") from as_told(
-            error
-        )
+        text = f"the callable that was given as limiter failed: {told(error)}"
+        raise_alone(_failure(dial, text), as_it_is(error))
 
 
 def get_grant(
@@ -120,7 +120,8 @@ def _ask(state: State, quota: Quota, dial: Dial, timeout: float) -> Grant | None
             raise Forked from None
         if is_alarm(error) or isinstance(error, ConnectionError):
             raise
-        raise _failure(dial, f"the limiter {quota.name!r} failed: {told(error)}") from as_told(error)
+        text = f"the limiter {quota.name!r} failed: {told(error)}"
+        raise_alone(_failure(dial, text), as_it_is(error))
     if state.pid != getpid():
         raise Forked
     return grant

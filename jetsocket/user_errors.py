@@ -15,7 +15,7 @@ from typing import NoReturn
 from jetsocket.exceptions import ConnectionError, JetSocketError
 from jetsocket.wire.redaction import as_cause, raise_alone
 
-__all__ = ["Misuse", "as_told", "exc_info_of", "place_in", "place_of", "raise_as_cause", "told"]
+__all__ = ["Misuse", "as_it_is", "as_told", "exc_info_of", "place_in", "place_of", "raise_as_cause", "told"]
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
 _OTHERS = (_PACKAGE, os.path.dirname(os.__file__) + os.sep, "<frozen ")
@@ -93,7 +93,12 @@ def raise_as_cause(error: BaseException, what: str) -> NoReturn:
         ConnectionError: Always.
     """
     failure = ConnectionError(f"{what} raised {told(error)}; the cause of this error has its traceback")
-    raise_alone(failure, error.with_traceback(_of_the_user(error.__traceback__)))
+    raise_alone(failure, as_it_is(error))
+
+
+def as_it_is(error: BaseException) -> BaseException:
+    """What the user's code raised, to be a `__cause__`: itself, but for the frames of ours that called it."""
+    return error.with_traceback(_of_the_user(error.__traceback__))
 
 
 def _of_the_user(trace: TracebackType | None) -> TracebackType | None:

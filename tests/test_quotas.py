@@ -302,6 +302,7 @@ def test_a_limiter_that_raises_is_a_failed_dial(echo: EchoServer) -> None:
             pool.acquire("/", 30)
         assert awake() - began < 5
         assert isinstance(caught.value.__cause__, OSError)
+        assert str(caught.value.__cause__) == "its server is away"
         assert pool.stats().connect_errors == 1
         assert faults(pool) == []
 
