@@ -276,7 +276,8 @@ def metadata_of(wheel: Path) -> Message:
 def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
-    ours = {str(path.relative_to(ROOT)) for path in (ROOT / "jetsocket").rglob("*") if path.suffix == ".py"}
+    files = [path for path in (ROOT / "jetsocket").rglob("*") if path.suffix in (".py", ".lua")]
+    ours = {str(path.relative_to(ROOT)) for path in files}
     assert {name for name in names if ".dist-info/" not in name} == ours | {"jetsocket/py.typed"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
