@@ -142,7 +142,7 @@ def test_a_returned_connection_serves_who_waits_for_the_limiter(echo: EchoServer
         wait_until(lambda: limiter.waiting == 1)
         conn.release()
         assert waiting.result(5) == 1
-        wait_until(lambda: limiter.waiting == 0)  # nobody wants it any more
+        wait_until(lambda: limiter.waiting == 0)  # no caller wants it any more
         assert limiter.given == 1
 
 
@@ -198,7 +198,7 @@ def test_two_uris_starve_neither_each_other_nor_another_pool(echo: EchoServer) -
                 calls += 1
             return calls
 
-        # The other has one from the beginning: this limiter asks nobody to give up.
+        # The other has one from the beginning: this limiter asks no pool to give up.
         other.request("/", 0, 5)
         work = [threads.submit(call, one, f"/{number % 2}") for number in range(6)]
         work += [threads.submit(call, other, "/") for _ in range(2)]
@@ -358,7 +358,7 @@ def test_a_slot_that_is_lost_before_its_connection_is_open_is_not_used(echo: Ech
             token = super().acquire(timeout, wanted)
             if token == Token(1):
                 self.owners[0].lost(token, "at once")
-                wait_until(lambda: not state_of(pool).quotas.all[0].notes)  # type: ignore[union-attr]
+                wait_until(lambda: not state_of(pool).quotas.all[0].notes)  # type: ignore[union-attr]  # it has
             return token
 
     limiter = Forgetful(1)
@@ -411,7 +411,7 @@ def test_what_is_told_to_be_lost_after_its_release_is_no_matter_for_an_equal_tok
         wait_until(lambda: not limiter.out)
         for _ in range(3):
             limiter.owners[0].lost("the one", "not renewed")
-        wait_until(lambda: not state_of(pool).quotas.all[0].notes)  # type: ignore[union-attr]
+        wait_until(lambda: not state_of(pool).quotas.all[0].notes)  # type: ignore[union-attr]  # it has
         pool.request("/", 1, 5)
         assert limiter.given == 2
         assert faults(pool) == []

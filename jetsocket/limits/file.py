@@ -12,7 +12,8 @@ from jetsocket.argument_checks import int_from, wrong_type
 from jetsocket.clock import deadline_in, monotonic
 from jetsocket.interrupts import is_alarm
 from jetsocket.limits.base import Limiter, Owner
-from jetsocket.limits.slot_files import Call, FileSlot, Line, lock_at_once, opened, process
+from jetsocket.limits.call import Call
+from jetsocket.limits.slot_files import FileSlot, Line, lock_at_once, opened, process
 from jetsocket.process_id import PID
 from jetsocket.text import short_repr
 
@@ -31,7 +32,7 @@ class FileLimiter(Limiter):
     each slot is made, `PATH.0`, `PATH.1` and so on. All are empty and stay: one that is removed while its
     slot is in use is made again by the next process, and the slot is given twice.
 
-    A slot is free again as soon as its process is gone, killed or not. Nobody is asked to give up a
+    A slot is free again as soon as its process is gone, killed or not. No process is asked to give up a
     connection: who waits gets what others close.
 
     Attributes:

@@ -6,16 +6,14 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from jetsocket.argument_checks import int_from, seconds
 from jetsocket.clock import deadline_in, monotonic
-from jetsocket.interrupts import is_alarm
 from jetsocket.limits.base import Limiter, Owner
+from jetsocket.limits.call import Call
 from jetsocket.process_id import PID, getpid
 from jetsocket.text import short_repr
-from jetsocket.wire.waits import take
 
 _TICK = 0.25  # s between two questions whether a slot is still wanted
 _AGAIN = 0.5  # s after which a pool is asked again for an idle connection
@@ -148,27 +146,15 @@ class _Holder:
         self.may_owe = False
 
 
-class _Waiter:
-    """One call of `acquire`."""
+class _Waiter(Call):
+    """One call of `acquire`, of a pool that shares."""
 
-    __slots__ = ("_wake", "holder", "ticket")
+    __slots__ = ("holder", "ticket")
 
     def __init__(self, holder: _Holder) -> None:
+        super().__init__()
         self.holder = holder
         self.ticket = 0
-        self._wake: SimpleQueue[None] = SimpleQueue()
-
-    def wake(self) -> None:
-        """End `wait`, or the next one at once."""
-        self._wake.put(None)
-
-    def wait(self, most: float) -> None:
-        """Wait until woken, at most so long (s)."""
-        try:
-            take(self._wake, most)
-        except Empty as error:
-            if is_alarm(error):
-                raise
 
 
 class Slot:
@@ -315,7 +301,7 @@ class _Slots:
             first.wake()
 
     def _ask(self) -> None:
-        """Have the other pools make room for whose turn it is, or tell them that nobody waits any more."""
+        """Have the other pools make room for whose turn it is, or tell them that no pool waits any more."""
         assert self.lock.locked()
         holders = self._holders.values()
         held = self._held() if self.line else Counter[_Holder]()

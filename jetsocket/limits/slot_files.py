@@ -26,12 +26,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from jetsocket.interrupts import is_alarm, suppress
+from jetsocket.limits.call import Call
 from jetsocket.process_id import PID, getpid
-from jetsocket.wire.waits import take
 
 if sys.platform != "win32":
     import fcntl
@@ -43,27 +42,6 @@ _LOOKS = 3  # at a lock that others hold for a moment
 _HOW = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 _MODE = 0o666  # less the umask
 _DESCRIPTORS = "/dev/fd"  # where most systems tell which are open
-
-
-class Call:
-    """One call of `acquire`."""
-
-    __slots__ = ("_wake",)
-
-    def __init__(self) -> None:
-        self._wake: SimpleQueue[None] = SimpleQueue()
-
-    def wake(self) -> None:
-        """End `wait`, or the next one at once."""
-        self._wake.put(None)
-
-    def wait(self, most: float) -> None:
-        """Wait until woken, at most so long (s)."""
-        try:
-            take(self._wake, most)
-        except Empty as error:
-            if is_alarm(error):
-                raise
 
 
 class Locked:
@@ -157,7 +135,7 @@ class Line:
                 if not lock_at_once(fd, fcntl.LOCK_EX):
                     return None
                 file = file_of(fd)
-                # Else it was removed meanwhile, and its name is another file's or nobody's: that one counts.
+                # Else it was removed meanwhile, and its name is another file's or none's: that one counts.
                 if file is not None and file == file_of(path):
                     slot = FileSlot(fd, file, number, call)
                     self.out.add(slot)
@@ -356,4 +334,4 @@ def _after_fork_in_child() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
-__all__ = ["Call", "FileSlot", "Line", "lock_at_once", "opened", "process"]
+__all__ = ["FileSlot", "Line", "lock_at_once", "opened", "process"]

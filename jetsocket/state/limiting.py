@@ -1,7 +1,8 @@
 """The steps around a limiter: a dial waits for it, gets a slot of its, and connections are closed for others.
 
-At most one dial for each limiter waits (`asking`), on behalf of all whom the limiter counts for: what it gets
-is for whoever has waited for longest. It holds no slot of the pool, and counts as being opened for no URI.
+At most one dial for each limiter waits (`asking`), on behalf of all callers that the limiter counts for: what
+it gets is for the one that has waited for longest. It holds no slot of the pool, and counts as being opened
+for no URI.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Limiting(Rebuilding):
     def _use(self, dial: Dial, quota: Quota, grant: Grant) -> bool:
         """Give a slot of a limiter's to who needs it; True: the dial that has it goes on with it.
 
-        What nobody needs, or what no slot of the pool is free for, goes back with the end of that dial.
+        What no caller needs, or what no slot of the pool is free for, goes back with the end of that dial.
         """
         assert self.lock.locked()
         head = self._first_under(quota)
@@ -238,7 +239,7 @@ class Limiting(Rebuilding):
         return None
 
     def _break_off(self, entry: Entry) -> None:
-        """End the dial of a connection without an error: whoever waits for it gets another one."""
+        """End the dial of a connection without an error: the caller that waits for it gets another."""
         assert self.lock.locked()
         for dial in [dial for dial in self.dials if dial.entry is entry]:
             self.left_behind[dial] = None

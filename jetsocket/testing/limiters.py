@@ -253,7 +253,7 @@ class _Check:
         self._see_that_it_is_full()
 
     def _see_that_many_at_once_are_no_trouble(self) -> None:
-        """Slots come back just when a time is over, or when nobody wants one any more."""
+        """Slots come back just when a time is over, or when no slot is wanted any more."""
         spare = 0
         for handle in self._handles:
             while handle.out and spare < min(_SPARE, self._limit):

@@ -129,7 +129,7 @@ def test_a_lost_answer_is_given_again_with_the_same_fence(fleet: Fleet) -> None:
     one = Caller(fleet, "a")
     lost = one(ask=1, want=NOW).granted
     assert one(ask=1, want=WAIT).granted == lost
-    assert one(ask=1, want=NO).granted == lost  # it is nobody else's to give back
+    assert one(ask=1, want=NO).granted == lost  # it is not another's to give back
     assert counts(fleet) == {"a": 1}
     assert one(ask=2, want=NOW).granted != lost
 
@@ -535,7 +535,7 @@ def test_whatever_happens_there_are_never_more_connections_than_the_limit(redis:
         if choice.random() < 0.3:
             fleet.pass_time(choice.choice([0.1, 0.3, 1.0]), check=check)
         if step % 100 == 50:
-            for process in fleet.processes:  # of one that is cut off at the same time, nobody can know
+            for process in fleet.processes:  # of one that is cut off at the same time, none can know
                 process.is_cut_off = False
             fleet.pass_time(0.3, check=check)
             fleet.flush(breaks=True)

@@ -308,7 +308,7 @@ def test_a_release_wakes_who_waits_in_this_process_at_once(
 
 
 def test_a_process_that_takes_again_what_it_frees_leaves_others_their_turn(path: str) -> None:
-    """While another process waits, a slot is nobody's at once."""
+    """While another process waits, no call gets a slot at once."""
     script = """
     limiter, turns = FileLimiter(path, 1), 0
     print("begins")
@@ -397,7 +397,7 @@ def test_a_token_that_is_not_out_is_refused(path: str) -> None:
     limiter.release(token)
     for each in (token, theirs, object(), ["unhashable"]):
         with pytest.raises(ValueError, match="is not out: it was released before, or FileLimiter"):
-            limiter.release(each)  # type: ignore[arg-type]
+            limiter.release(each)  # type: ignore[arg-type]  # what is no token
     assert repr(token) == "<slot 0>"
     assert other.acquire(0, yes) is not None
     assert other.acquire(0, yes) is None

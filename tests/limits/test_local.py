@@ -1,4 +1,7 @@
-"""`LocalLimiter`: several pools share its slots, who holds fewest goes first, and the others make room."""
+"""`LocalLimiter`: several pools share its slots, who holds fewest goes first, and the others make room.
+
+Also tests: `call`.
+"""
 
 from __future__ import annotations
 
@@ -199,7 +202,7 @@ def test_the_one_that_holds_most_is_to_close_the_next_that_comes_back(threads: T
     assert (1, True) not in less.asked
     most.release()
     assert future.result(5)
-    wait_until(lambda: most.owes == 0)  # nobody waits any more
+    wait_until(lambda: most.owes == 0)  # no pool waits any more
     assert most.asked[-1] == (0, False)
 
 
@@ -311,7 +314,7 @@ def test_a_token_that_is_not_out_is_refused() -> None:
         with pytest.raises(
             ValueError, match=r"is not out: it was released before, or LocalLimiter\(2\) never"
         ):
-            limiter.release(each)  # type: ignore[arg-type]
+            limiter.release(each)  # type: ignore[arg-type]  # what is no token
     assert repr(token) == "<slot 1>"
     assert other.stats()["held"] == 1
 

@@ -102,7 +102,7 @@ class Racing(Limiter):
 
 
 class LosingWhatComesLate(AtMost):
-    """A slot that comes when it is not wanted any more is nobody's."""
+    """A slot that comes when it is not wanted any more is lost."""
 
     def acquire(self, timeout: float, wanted: Wanted) -> Hashable | None:
         token = super().acquire(timeout, wanted)

@@ -135,7 +135,7 @@ class Desk:
             LOG.warning("%s: %s does not answer (%s); on_error is %r", *told)
 
     def do(self, outcome: Outcome) -> None:
-        """Tell the pools, and whoever reads the log; with no lock held."""
+        """Tell the pools, and the log; with no lock held."""
         name = self.settings.name
         if outcome.is_back:
             LOG.info("%s: %s answers again", name, self.source)

@@ -32,7 +32,7 @@ class Member:
     Attributes:
         id: What the group knows it by; of os.urandom, for a fork copies the state of `random`.
         away: Why Redis does not answer; None: it does, or has not been asked.
-        granted: Tokens that nobody has taken yet.
+        granted: Tokens that no opener has taken yet.
         renew_at: When the leases are to be renewed.
         asking: Whether the group knows, or may know, that a slot is wanted.
     """
@@ -127,7 +127,7 @@ class Member:
         return outcome
 
     def _plan(self, call: Call, answer: Answer, sent: float, now: float) -> None:
-        """When to renew again; sooner, if there are no grants yet, and somebody waits for one."""
+        """When to renew again; sooner, if there are no grants yet, and an opener waits for one."""
         if call.renews:
             self.renew_at = sent + self.settings.lease / 3
         slotless = any(token.state == "slotless" for token in self._out.values())
@@ -253,7 +253,7 @@ class Member:
         return True
 
     def return_unwanted(self) -> bool:
-        """Nobody takes what was granted: it goes back. Returns whether there was something."""
+        """No opener takes what was granted: it goes back. Returns whether there was something."""
         had = bool(self.granted)
         while self.granted:
             self.release(self.granted.popleft())
@@ -285,7 +285,7 @@ class Member:
 
     def _lose(self, token: Token, why: str, outcome: Outcome) -> None:
         if token in self.granted:
-            self.granted.remove(token)  # nobody has it
+            self.granted.remove(token)  # no opener has it
         else:
             outcome.lost.append((token, why))
         del self._out[token.lease]

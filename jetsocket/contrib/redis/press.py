@@ -26,7 +26,7 @@ class Press:
     """
 
     def __init__(self) -> None:
-        """Nobody waits."""
+        """No process waits."""
         self.check_at: float | None = None
         self._pause = _FIRST_PAUSE
         self._owes_next = False

@@ -130,7 +130,7 @@ class Session:
                 LOG.exception("%s: the limiter's thread goes on", self._settings.name)
                 self._over.wait(_SLICE)
         self._inbox.close()
-        self.leave(self._settings.patience)  # if the limiter was dropped, nobody else does
+        self.leave(self._settings.patience)  # if the limiter was dropped, no other does
 
     def _is_over(self) -> bool:
         return self._desk.is_over
@@ -151,7 +151,7 @@ class Session:
         with self._desk.lock:
             is_late = self._desk.member.away is None and self._desk.member.is_overdue(now)
         try:
-            if is_late and self._desk.is_connected:  # we were stopped: what nobody has taken is ours still
+            if is_late and self._desk.is_connected:  # we were stopped: grants not taken are ours still
                 self._desk.call(renew=True, patience=min(_QUICK, self._settings.patience), again=False)
         finally:
             with self._desk.lock:

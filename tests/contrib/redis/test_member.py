@@ -223,7 +223,7 @@ def test_a_smaller_limit_of_another_is_said_once() -> None:
 def test_the_last_call_gives_back_what_is_closed_and_names_what_ends_with_the_process() -> None:
     member = Member(settings())
     kept, given = granted(member, 100.0, 1), granted(member, 100.0, 2)
-    tell(member, 100.0, want=NOW, granted=f"{member.id}:3")  # nobody has taken it
+    tell(member, 100.0, want=NOW, granted=f"{member.id}:3")  # no opener has taken it
     member.release(given)
     call = member.leave()
     assert call.op == "leave"
