@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jetsocket.exceptions import ConnectionError
 from jetsocket.interrupts import is_alarm
 from jetsocket.options import Options
+from jetsocket.wire.upgrade_request import Requests
 
 if TYPE_CHECKING:
     from jetsocket.wire.websocket import WebSocket
@@ -31,6 +32,7 @@ class NewWires:
         self._options = options
         self._unfinished = unfinished
         self._tell_end = tell_end
+        self._requests = Requests()
         self._ahead: deque[WebSocket] = deque(maxlen=1)  # of two that openers make at once, one is dropped
 
     def take(self) -> WebSocket:
@@ -55,6 +57,7 @@ class NewWires:
         )
         wire.unfinished = self._unfinished
         wire.tell_end = self._tell_end
+        wire.requests = self._requests
         return wire
 
 

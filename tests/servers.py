@@ -495,8 +495,12 @@ class Upgrade:
     @property
     def accept(self) -> str:
         """The Sec-WebSocket-Accept that answers this request (RFC 6455 §4.2.2)."""
-        key = self.headers.get("sec-websocket-key", "")
-        return base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
+        return accept_for(self.headers.get("sec-websocket-key", ""))
+
+
+def accept_for(key: str) -> str:
+    """The Sec-WebSocket-Accept that answers a key (RFC 6455 §4.2.2)."""
+    return base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
 
 
 @dataclass

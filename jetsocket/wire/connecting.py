@@ -28,7 +28,7 @@ from jetsocket.wire.link import takes
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of
 from jetsocket.wire.redirects import follow, keeps_credentials
 from jetsocket.wire.upgrade import Redirected, Upgrade
-from jetsocket.wire.upgrade_request import header_fields, offer, request_headers
+from jetsocket.wire.upgrade_request import Requests, Shape, header_fields, offer, request_headers
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 DEFAULT_COMPRESSION_THRESHOLD = 128
@@ -47,9 +47,11 @@ class Connecting(Channel, websocket.WebSocket):
 
     Attributes:
         response_headers: Of the server's upgrade response.
+        requests: Those that may be sent again; None: websocket-client is to write each.
     """
 
     # What all begin with.
+    requests: Requests | None = None
     response_headers: Mapping[str, str] = NO_HEADERS
     _dialing: Dialing | None = None
     _aborted: bool = False
@@ -243,8 +245,8 @@ class Connecting(Channel, websocket.WebSocket):
             sent_before=self._sent_before,
             meanwhile=meanwhile,
         )
-        host, lines = request_headers(self.target, header, offer(subprotocols) + deflate.offer(compress))
-        write_request = partial(self._write_request, upgrade, host, lines, cookie, origin)
+        offers = offer(subprotocols) + deflate.offer(compress)
+        write_request = partial(self._write_request, upgrade, header, offers, cookie, origin)
         self._stream = dialing.open(write_request)
         try:
             if self._aborted:  # between the dialing and here no one could have told us
@@ -273,9 +275,24 @@ class Connecting(Channel, websocket.WebSocket):
                 self._feed(upgrade.leftover)
 
     def _write_request(
-        self, upgrade: Upgrade, host: str, lines: list[str], cookie: str | None, origin: str | None
+        self,
+        upgrade: Upgrade,
+        header: list[tuple[str, str]],
+        offers: list[tuple[str, str]],
+        cookie: str | None,
+        origin: str | None,
     ) -> None:
-        """Have websocket-client write its request; it takes for granted what the server has yet to answer."""
+        """Have websocket-client write its request; it takes for granted what the server has yet to answer.
+
+        Once it has written such a one, that is sent again with another key.
+        """
+        assert self.target is not None
+        host, lines = request_headers(self.target, header, offers)
+        shape: Shape = (host, tuple(lines), cookie, origin)
+        if self.requests is not None and (written := self.requests.find(shape)) is not None:
+            upgrade.write(written.fields())
+            upgrade.granted = written.granted_for(upgrade.accept)
+            return
         super().connect(  # type: ignore[no-untyped-call]  # websocket-client annotates only part of itself
             _SHOWN_URL,
             socket=upgrade,
@@ -287,6 +304,8 @@ class Connecting(Channel, websocket.WebSocket):
         )
         self.connected, self.sock = False, None  # all I/O goes through the stream
         upgrade.granted, self.handshake_response = self.handshake_response, None
+        if self.requests is not None:
+            self.requests.keep(shape, upgrade.request, upgrade.granted)
 
     # --- ending ----------------------------------------------------------------------------------------
 

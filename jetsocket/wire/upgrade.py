@@ -33,6 +33,7 @@ from jetsocket.wire.not_http import MOST_LOOKED_AT, can_be_http, first_line, gue
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade, chosen_of, expected
+from jetsocket.wire.upgrade_request import KEY
 
 MAX_HEAD = 64 * 1024
 """B of status line and headers that a server may send."""
@@ -45,7 +46,6 @@ _GREETING_PATIENCE = 0.2  # s, for enough of what is no HTTP to tell what it is
 _WITHOUT_BODY = frozenset({204, 304})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
-_KEY = re.compile(rb"\r\nSec-WebSocket-Key: *([^\r\n]+)\r\n", re.IGNORECASE)
 _LENGTH = re.compile("[0-9]{1,10}")
 
 
@@ -84,7 +84,8 @@ class Upgrade:
         subprotocol: The one the server chose.
         agreement: How the server agreed to compress; None if it did not.
         leftover: Bytes that came after the head: the server's first frames.
-        request: The head of the request, once websocket-client has written it.
+        request: The head of the request, once it is written.
+        accept: What proves that the server has understood the key in it.
         granted: What websocket-client made of the answer that it took for granted.
         failure: What went wrong, as the user is to see it; websocket-client may have wrapped it.
     """
@@ -111,6 +112,7 @@ class Upgrade:
         self.agreement: Agreement | None = None
         self.leftover = b""
         self.request = b""
+        self.accept = ""
         self.granted: Any = None
         self.failure: ConnectionError | TimeoutError | None = None
         self._target = target
@@ -120,8 +122,7 @@ class Upgrade:
         self._timeout = timeout
         self._sent_before = sent_before
         self._meanwhile = meanwhile
-        self._accept = ""  # what proves that the server has understood the key
-        self._shown: Iterator[bytes] = iter(())  # what websocket-client has not read yet
+        self._shown: Iterator[bytes] | None = None  # what websocket-client has not read yet
         self._heard = False  # whether a byte of an answer came
         self._not_sent: OSError | None = None  # why the request did not leave
 
@@ -135,28 +136,17 @@ class Upgrade:
         """Do nothing: the one deadline stands."""
 
     def send(self, request: bytes) -> int:
-        """Take the whole request, its target as the user gave it (websocket-client drops ";params").
-
-        All that can be done before there is an answer is done here: the server is at work meanwhile.
-        """
-        _, _, rest = request.partition(b"\r\n")
-        resource = self._target.resource.encode("ascii")
-        self.request = b"GET " + resource + b" HTTP/1.1\r\n" + rest.decode("utf-8").encode("latin-1")
-        if self.stream is not None:
-            self._write(self.stream)
-        found = _KEY.search(request)
-        self._accept = accept_for(found[1] if found else b"")
-        self._shown = expected(self._accept)
-        if self._meanwhile is not None:
-            self._meanwhile()
+        """Take the whole request, its target as the user gave it (websocket-client drops ";params")."""
+        self.write(request.partition(b"\r\n")[2].decode("utf-8").encode("latin-1"))
         return len(request)
 
     def recv(self, size: int) -> bytes:
         """What the server has to answer, as far as websocket-client has to see it.
 
-        Line by line, and not by bytes, as websocket-client asks: a hundred calls cost as much as all system
-        calls.
+        Line by line, not by bytes, as websocket-client asks: a hundred calls cost what all system calls do.
         """
+        if self._shown is None:
+            self._shown = expected(self.accept)
         return next(self._shown, b"")
 
     def close(self) -> None:
@@ -164,7 +154,20 @@ class Upgrade:
         if self.stream is not None:
             self.stream.close()
 
-    # --- once websocket-client is content ---------------------------------------------------------------
+    # --- the handshake ---------------------------------------------------------------------------------
+
+    def write(self, fields: bytes) -> None:
+        """Write the request that has those header fields, an empty line at their end.
+
+        All that can be done before there is an answer is done here: the server is at work meanwhile.
+        """
+        self.request = b"GET %b HTTP/1.1\r\n%b" % (self._target.resource.encode("ascii"), fields)
+        if self.stream is not None:
+            self._write(self.stream)
+        found = KEY.search(self.request)
+        self.accept = accept_for(found[1] if found else b"")
+        if self._meanwhile is not None:
+            self._meanwhile()
 
     def finish(self, stream: Stream) -> None:
         """Send the request, if it was kept, and read what the server answers to it.
@@ -205,7 +208,7 @@ class Upgrade:
             self._refuse(status, reason, headers, rest)
         try:
             check_switch(headers)
-            self.subprotocol = check_upgrade(headers, self._accept, self._offered, compress=self._compress)
+            self.subprotocol = check_upgrade(headers, self.accept, self._offered, compress=self._compress)
             if self._compress and (chosen := chosen_of(headers, "sec-websocket-extensions")) is not None:
                 self.agreement = agree(chosen)
         except ValueError as error:

@@ -5,7 +5,9 @@ Also tests: `upgrade_answer`, `headers`, `upgrade_request`.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import re
 import ssl
 import threading
 from collections.abc import Callable
@@ -13,15 +15,18 @@ from time import monotonic, thread_time
 from typing import Any
 
 import pytest
+import websocket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jetsocket import ConnectionPool
 from jetsocket.exceptions import ConnectionError, HandshakeError
 from jetsocket.uris import parse
 from jetsocket.wire.headers import Headers, parse_head, unchunk
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.upgrade import MAX_HEAD, Upgrade
 from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade
+from jetsocket.wire.upgrade_request import Requests, Shape
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls
@@ -29,6 +34,7 @@ from tests.servers import EchoServer, RawServer
 from tests.sizes import size
 
 RawFactory = Callable[..., RawServer]
+MakePool = Callable[..., ConnectionPool[Any]]
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455 §1.3
 ACCEPT = ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
@@ -530,3 +536,94 @@ class TestOverASocket:
         with pytest.raises(HandshakeError) as caught:
             WebSocket().connect(server.uri, timeout=5)
         assert str(caught.value).isprintable()
+
+
+class TestRequestsThatAreSentAgain:
+    """The latest that websocket-client has written to a host, for all that differ by the key alone."""
+
+    SHAPE: Shape = ("h:1", ("X: 1",), "a=b", "https://o.example")
+
+    def kept(self, shape: Shape = SHAPE) -> Requests:
+        requests = Requests()
+        requests.keep(shape, b"GET / HTTP/1.1\r\nA: 1\r\nSec-WebSocket-Key: old\r\nB: 2\r\n\r\n", None)
+        return requests
+
+    def test_each_has_a_key_of_its_own(self) -> None:
+        written = self.kept().find(self.SHAPE)
+        assert written is not None
+        found = [
+            re.fullmatch(rb"A: 1\r\nSec-WebSocket-Key: (.{24})\r\nB: 2\r\n\r\n", written.fields())
+            for _ in "ab"
+        ]
+        keys = {each[1] for each in found if each is not None}
+        assert len(keys) == 2
+        assert {len(base64.b64decode(key, validate=True)) for key in keys} == {16}
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            ("h:2", ("X: 1",), "a=b", "https://o.example"),
+            ("h:1", ("X: 2",), "a=b", "https://o.example"),
+            ("h:1", (), "a=b", "https://o.example"),
+            ("h:1", ("X: 1",), "a=c", "https://o.example"),
+            ("h:1", ("X: 1",), "a=b", None),
+        ],
+    )
+    def test_another_is_written_where_anything_else_differs(self, other: Shape) -> None:
+        assert self.kept().find(other) is None
+
+    def test_the_latest_to_a_host_is_kept_and_no_secret_longer_than_that(self) -> None:
+        requests = self.kept(("h:1", ("Authorization: Bearer old",), None, None))
+        requests.keep(self.SHAPE, b"GET / HTTP/1.1\r\nSec-WebSocket-Key: k\r\n\r\n", None)
+        assert requests.find(self.SHAPE) is not None
+        assert "old" not in str(vars(requests))
+
+    def test_those_to_many_hosts_are_not_all_kept(self) -> None:
+        requests = Requests()
+        for number in range(1000):
+            shape: Shape = (f"h:{number}", (), None, None)
+            requests.keep(shape, b"GET / HTTP/1.1\r\nSec-WebSocket-Key: k\r\n\r\n", None)
+            assert requests.find(shape) is not None
+            assert len(requests._written) <= 16
+
+    def test_a_wrong_answer_to_one_is_refused(self, raw_server: RawFactory) -> None:
+        answers: list[str | None] = [None, accept_for(KEY)]
+
+        def script(sock: servers.socket.socket) -> None:
+            servers.upgrade(sock, accept=answers.pop(0))
+            servers.hold(sock)
+
+        server, requests = raw_server(script), Requests()
+        first, second = WebSocket(), WebSocket()
+        first.requests = second.requests = requests
+        first.connect(server.uri, timeout=5)
+        with pytest.raises(HandshakeError, match="does not fit the key"):
+            second.connect(server.uri, timeout=5)
+        first.shutdown()
+
+    def test_a_pool_sends_one_again_to_all_paths_of_a_host(
+        self, make_pool: MakePool, tls: Tls, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written, write = [], websocket.WebSocket.connect
+        monkeypatch.setattr(
+            websocket.WebSocket, "connect", lambda ws, *a, **k: (written.append(ws), write(ws, *a, **k))
+        )
+        with EchoServer(ssl_context=tls.server_context) as server:
+            headers = {"X-Number": "1"}
+            options = {
+                "ssl_context": tls.client_context,
+                "extra_headers": lambda: dict(headers),
+                "cookie": "a=b",
+            }
+            pool = make_pool(server, manager_kwargs=options)
+            for number, path in enumerate(["/a", "/a", "/b?c=d", "/b"]):
+                headers["X-Number"] = str(number // 3)
+                with pool.acquire(path) as conn:
+                    assert conn.request(number, 5) == number
+                    conn.discard()
+            assert [(each.path, each.headers["X-Number"]) for each in server.requests] == [
+                ("/a", "0"), ("/a", "0"), ("/b?c=d", "0"), ("/b", "1"),
+            ]  # fmt: skip
+            assert {each.headers["Cookie"] for each in server.requests} == {"a=b"}
+            assert len({each.headers["Sec-WebSocket-Key"] for each in server.requests}) == 4
+            assert len(written) == 2

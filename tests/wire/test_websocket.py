@@ -5,6 +5,7 @@ Also tests: `connecting`.
 
 from __future__ import annotations
 
+import base64
 import builtins
 import datetime
 import json
@@ -24,6 +25,7 @@ from jetsocket.exceptions import (
     InvalidStateError,
     TimeoutError,
 )
+from jetsocket.wire.upgrade_request import Requests
 from jetsocket.wire.websocket import WebSocket
 from tests import servers
 from tests.conftest import Tls
@@ -35,24 +37,33 @@ from tests.wire.conftest import Connect, RawFactory, Stopwatch, in_background, s
 
 
 class TestRequest:
-    @pytest.fixture
-    def ask(self, raw_server: RawFactory) -> Callable[..., servers.Upgrade]:
+    @pytest.fixture(params=["written by websocket-client", "sent again"])
+    def ask(self, request: pytest.FixtureRequest, raw_server: RawFactory) -> Callable[..., servers.Upgrade]:
         """Connect to a path of a server on this authority; return the request as it came."""
+        times = 2 if request.param == "sent again" else 1
 
         def ask(path: str, userinfo: str = "", **options: Any) -> servers.Upgrade:
-            requests = []
+            requests, written = [], Requests()
 
             def script(sock: socket.socket) -> None:
                 requests.append(servers.read_request(sock))
-                sock.sendall(servers.upgrade_response(requests[0]))
+                sock.sendall(servers.upgrade_response(requests[-1]))
                 servers.hold(sock)
 
             server = raw_server(script)
-            ws = WebSocket()
-            ws.connect(f"ws://{userinfo}{server.host}:{server.port}{path}", timeout=5, **options)
-            ws.shutdown()
-            requests[0].headers["expected host"] = f"{server.host}:{server.port}"
-            return requests[0]
+            for _ in range(times):
+                ws = WebSocket()
+                ws.requests = written
+                ws.connect(f"ws://{userinfo}{server.host}:{server.port}{path}", timeout=5, **options)
+                assert ws.getstatus() == 101
+                key = requests[-1].headers.pop("sec-websocket-key")
+                assert len(base64.b64decode(key, validate=True)) == 16
+                assert ws.handshake_response.headers["sec-websocket-accept"] == servers.accept_for(key)
+                ws.shutdown()
+                requests[-1].raw = requests[-1].raw.replace(key.encode(), b"KEY")
+            requests[-1].headers["expected host"] = f"{server.host}:{server.port}"
+            assert all(each.raw == requests[0].raw for each in requests)
+            return requests[-1]
 
         return ask
 
