@@ -63,7 +63,7 @@ docs: $(VENV)/.has-docs ## Build the documentation into docs/_build/html
 
 coverage: $(VENV)/.has-test ## Run the tests and show what they leave out; under 95 % fails
 	@$(BIN)/python -m coverage erase
-	@$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@$(BIN)/python -m coverage run -m pytest -m "not integration and not soak" $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 

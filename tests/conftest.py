@@ -93,12 +93,24 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
     return (yield)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even read what `-m` leaves out as a whole: each worker would."""
+    is_left_out = "not integration" in config.option.markexpr
+    return True if is_left_out and collection_path == Path(__file__).parent / "integration" else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What makes examples of its own makes more of them in the long form."""
+    """Mark what makes examples of its own as deep; the first case of a slow test stays in the short form."""
+    seen = set()
     for item in items:
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("deep")
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            name = item.nodeid.partition("[")[0]
+            if name not in seen:
+                item.own_markers = [marker for marker in item.own_markers if marker.name != "slow"]
+            seen.add(name)
 
 
 def pytest_collection_finish() -> None:

@@ -165,6 +165,7 @@ def test_every_except_clause_lets_alarms_pass() -> None:
     assert found > 50
 
 
+@pytest.mark.slow
 def test_patterns_are_compiled_at_import_where_no_alarm_can_come() -> None:
     """To `re`, an IndexError out of an iteration is its end: half a pattern would be compiled, and kept."""
     for path in sorted(PACKAGE.rglob("*.py")):

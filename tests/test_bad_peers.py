@@ -230,6 +230,7 @@ REFUSALS: dict[str, tuple[Bad, int | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bad", "status"), REFUSALS.values(), ids=REFUSALS)
 def test_a_bad_answer_to_the_upgrade(bad_server: Serve, bad: Bad, status: int | None) -> None:
     with unharmed(bad_server(bad), subprotocols=["mine"]) as pool:
@@ -240,6 +241,7 @@ def test_a_bad_answer_to_the_upgrade(bad_server: Serve, bad: Bad, status: int | 
         assert "/bad" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bad",
     [say(), say(b"HTTP/1.1 101 Switching"), drip_head],
@@ -576,6 +578,7 @@ def memory_below(limit: int) -> Iterator[None]:
     assert peak < limit
 
 
+@pytest.mark.slow
 def test_a_stream_nobody_reads_is_left_to_the_server(bad_server: Serve) -> None:
     """Read ahead, to see pings and a close; but not without end."""
     sent = 0
@@ -608,6 +611,7 @@ def still(figure: Callable[[], int]) -> int:
     return seen
 
 
+@pytest.mark.slow
 def test_a_message_in_one_byte_fragments_takes_linear_time_and_memory(bad_server: Serve) -> None:
     size = 200_000
     stream = frame(2, b"x", fin=0) + frame(0, b"x", fin=0) * (size - 2) + frame(0, b"x")
@@ -617,6 +621,7 @@ def test_a_message_in_one_byte_fragments_takes_linear_time_and_memory(bad_server
         conn.discard()
 
 
+@pytest.mark.slow
 def test_endless_one_byte_fragments_end_at_the_limit(bad_server: Serve) -> None:
     server = bad_server(after_upgrade(frame(2, fin=0), then=flood(frame(0, b"x", fin=0) * 10_000)))
     with (
@@ -642,6 +647,7 @@ def test_ten_declared_gigabytes_take_no_memory(bad_server: Serve) -> None:
 # --- while idle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stream",
     [frame(3), close_frame(1000, b"\xe2\x82"), frame(2, declared_length=10**10)],
@@ -755,6 +761,7 @@ def test_close_keeps_its_timeout_in_a_crowd_of_floods(bad_server: Serve, crowd: 
             pool.close(timeout=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", ["balanced", "always"])
 def test_an_honest_server_is_heard_in_a_crowd_of_floods(
     bad_server: Serve, crowd: Crowd, reuse: Literal["balanced", "always"]

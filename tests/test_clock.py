@@ -74,6 +74,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 @pytest.mark.parametrize(("freezer", "when"), pairs(FREEZERS.values(), ["before", "inside"]))
 def test_deadlines_hold_while_time_is_frozen(echo: EchoServer, freezer: str, when: str) -> None:

@@ -516,6 +516,7 @@ def test_killed_while_idle(
     assert pool.stats().discards["closed"] >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["send", "send_raw", "request"])
 @pytest.mark.parametrize("before", ["used", "prewarmed"])
 def test_killed_between_acquire_and_first_send(

@@ -247,6 +247,7 @@ def test_many_uris_that_are_down_are_not_all_kept(make_pool: MakePool) -> None:
 # --- a URI that is dead, beside a healthy one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["refuses", "mute"])
 def test_a_dead_uri_costs_a_healthy_one_no_deadline(
     echo: EchoServer, raw_server: MakeRaw, make_pool: MakePool, how: str

@@ -76,6 +76,7 @@ def test_muted_it_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.records == []
 
 
+@pytest.mark.slow
 def test_where_none_emits_them_there_are_not_ever_more() -> None:
     log = DeferredLog()
     for number in range(30_000):
@@ -197,6 +198,7 @@ def test_what_a_record_factory_makes_has_them_too(caplog: pytest.LogCaptureFixtu
     assert fields(record) == {"jetsocket_pool": "mine", "jetsocket_connection": 7}
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_the_table_of_log_lines_is_complete() -> None:
     root = Path(__file__).resolve().parent.parent

@@ -104,6 +104,7 @@ def says(caplog: pytest.LogCaptureFixture, text: str) -> Callable[[], bool]:
     return lambda: any(text in each.getMessage() for each in caplog.records)
 
 
+@pytest.mark.slow
 def test_a_correlation_that_hangs_costs_its_connection_and_holds_up_no_other(
     server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, correlation: Hanging
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_correlation_that_hangs_costs_its_connection_and_holds_up_no_other(
     assert pool._lending.housekeeper.workers.dispatch._most == 1  # type: ignore[union-attr]  # it has one
 
 
+@pytest.mark.slow
 def test_at_most_so_many_threads_hang_and_those_who_read_go_on(
     server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, correlation: Hanging
 ) -> None:

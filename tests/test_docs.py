@@ -138,6 +138,7 @@ def _need(blocks: list[tuple[int, str, str]]) -> None:
 RUN = [page for page in PAGES if blocks(page) and page.name not in ("testing.md", "tutorial.md")]
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_blocks_run_as_written(page: Path, world: list[EchoServer]) -> None:

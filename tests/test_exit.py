@@ -98,6 +98,7 @@ suspended = stream(); next(suspended)
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_exit_is_prompt_and_silent(echo: EchoServer, ending: str) -> None:
     ended = scripts.run_promptly(
@@ -107,6 +108,7 @@ def test_exit_is_prompt_and_silent(echo: EchoServer, ending: str) -> None:
     assert ended.took < scripts.PROMPT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finalizer", FINALIZERS)
 def test_a_finalizer_that_uses_a_pool_while_the_interpreter_ends(echo: EchoServer, finalizer: str) -> None:
     ended = scripts.run_promptly(OPEN + FINALIZERS[finalizer] + ENDED, echo.uri)
@@ -114,6 +116,7 @@ def test_a_finalizer_that_uses_a_pool_while_the_interpreter_ends(echo: EchoServe
     assert ended.took < scripts.PROMPT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [("-X", "dev"), ("-W", "error"), ("-W", "always")], ids=" ".join)
 def test_no_resource_warning_for_pools_that_are_open_at_exit(
     echo: EchoServer, options: tuple[str, ...]
@@ -202,6 +205,7 @@ shutdown.leave = lambda *given: (leave(*given), left.set(), time.sleep(0.05))
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("borrower", BORROWERS)
 def test_the_server_hears_a_goodbye_at_exit(borrower: str) -> None:
     codes: list[int | None] = []

@@ -91,6 +91,7 @@ def test_parent_and_child_both_work_and_hear_only_their_own(echo: EchoServer) ->
     assert echo.opened == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["os._exit", "sys.exit"])
 def test_the_childs_end_touches_no_connection_of_the_parent(echo: EchoServer, leave: str) -> None:
     script = f"""
@@ -247,6 +248,7 @@ def test_fork_while_other_threads_are_busy_in_the_pool(echo: EchoServer) -> None
     assert echo.most_open <= 8  # four of the parent's, four of one child's
 
 
+@pytest.mark.slow
 def test_the_childs_thread_looks_after_its_connections() -> None:
     with EchoServer(ping_interval=0.3, ping_timeout=0.9) as server:
         script = """
@@ -302,6 +304,7 @@ def test_a_pool_closed_before_the_fork_is_closed_in_the_child(echo: EchoServer) 
     ended.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_multiprocessing(echo: EchoServer, method: str) -> None:
     script = """
@@ -534,6 +537,7 @@ def test_a_signal_handler_forks_while_the_main_thread_stands_in_line(echo: EchoS
     scripts.run(START + FORKS_IN_A_HANDLER + _flat(script), echo.uri).check()
 
 
+@pytest.mark.slow
 def test_a_fork_in_a_callback(echo: EchoServer) -> None:
     """The child may use the pool there, and ends with the thread that it is; the parent goes on."""
     script = """

@@ -269,6 +269,7 @@ def test_pool_and_lease_dropped_together_in_a_cycle(echo: EchoServer, warned: li
     wait_until(lambda: not [t for t in threading.enumerate() if "both" in t.name])
 
 
+@pytest.mark.slow
 def test_a_hundred_pools_leave_no_thread_behind(echo: EchoServer) -> None:
     before = threading.active_count()
     for number in range(100):

@@ -49,6 +49,7 @@ pool.close()
     assert echo.most_open <= 4
 
 
+@pytest.mark.slow
 def test_greenlets_wait_side_by_side_and_time_out(echo: EchoServer) -> None:
     go(
         """
@@ -72,6 +73,7 @@ pool.close()
     )
 
 
+@pytest.mark.slow
 def test_closing_wakes_waiters_and_readers(echo: EchoServer) -> None:
     go(
         """
@@ -94,6 +96,7 @@ assert reading.value == "ConnectionClosedError", reading.value
     )
 
 
+@pytest.mark.slow
 def test_killed_greenlets_give_their_permits_back(echo: EchoServer) -> None:
     go(
         """
@@ -113,6 +116,7 @@ pool.close()
     assert echo.most_open <= 3
 
 
+@pytest.mark.slow
 def test_the_housekeeper_answers_pings_and_reclaims() -> None:
     with EchoServer(ping_interval=0.3, ping_timeout=1.5) as server:
         go(
@@ -133,6 +137,7 @@ pool.close()
         )
 
 
+@pytest.mark.slow
 def test_exit_with_a_pool_open(echo: EchoServer) -> None:
     go(
         "pool = make()\nconn = pool.acquire('/')\npool.acquire('/').release()\nassert conn.request(1) == 1\n",
@@ -140,6 +145,7 @@ def test_exit_with_a_pool_open(echo: EchoServer) -> None:
     )
 
 
+@pytest.mark.slow
 def test_greenlets_that_begin_with_a_method_of_the_pool(echo: EchoServer) -> None:
     go(
         """
@@ -155,6 +161,7 @@ pool.close()
     )
 
 
+@pytest.mark.slow
 def test_release_in_the_hub_and_in_a_signal_handler(echo: EchoServer) -> None:
     """Nothing may block there, not even for a moment: looking at a socket must not."""
     go(
@@ -195,6 +202,7 @@ pool.close()
     )
 
 
+@pytest.mark.slow
 def test_a_forked_child_can_wait_for_all_its_greenlets(echo: EchoServer) -> None:
     """The parent's housekeeper is a greenlet, and lives on in the child."""
     go(
@@ -214,6 +222,7 @@ pool.close()
     )
 
 
+@pytest.mark.slow
 def test_who_waits_in_line_goes_on_in_a_forked_child(echo: EchoServer) -> None:
     go(
         """
@@ -235,6 +244,7 @@ pool.close()
     )
 
 
+@pytest.mark.slow
 def test_an_order_of_the_parents_opens_nothing_in_the_child(
     raw_server: Callable[..., RawServer],
 ) -> None:

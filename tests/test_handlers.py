@@ -200,6 +200,7 @@ def test_within_recv(lend: Any, server: Server, use: Use) -> None:
     assert wire(conn).messages_sent == 0, "a refused request has not left"
 
 
+@pytest.mark.slow
 @each_over(SENDING, ASKING)
 def test_within_a_send_that_is_stuck(lend: Any, server: Server, use: Use) -> None:
     conn = lend(server.greet_and_read_late)
@@ -286,6 +287,7 @@ def test_a_send_within_recv(lend: Any, use: Use) -> None:
     assert handler.outcome is None
 
 
+@pytest.mark.slow
 @each_over(RECEIVING)
 def test_a_receive_within_a_send_that_is_stuck(lend: Any, server: Server, use: Use) -> None:
     conn = lend(server.greet_and_read_late)
@@ -303,6 +305,7 @@ def test_a_receive_within_a_send_that_is_stuck(lend: Any, server: Server, use: U
     assert str(messages[0]).strip('"') == "from the server"
 
 
+@pytest.mark.slow
 def test_a_lock_that_another_thread_holds_is_waited_for(lend: Any, server: Server) -> None:
     """The main thread sends, another one receives: the handler's receive is no wait for itself."""
     conn = lend(server.greet_and_read_late)

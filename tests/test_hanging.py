@@ -103,6 +103,7 @@ def test_the_refusal_says_where_and_no_secret() -> None:
 # --- in a pool
 
 
+@pytest.mark.slow
 def test_a_callable_that_hangs_keeps_so_many_threads_and_the_pool_works(
     echo: EchoServer, make_pool: MakePool, gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_callable_that_hangs_keeps_so_many_threads_and_the_pool_works(
         wait_until(lambda: caplog.text.count("has come back after") == MOST_THERE)
 
 
+@pytest.mark.slow
 def test_as_long_as_one_is_open_its_line_waits_for_that(
     echo: EchoServer, make_pool: MakePool, gate: threading.Event
 ) -> None:
@@ -162,6 +164,7 @@ def _try(pool: ConnectionPool[Any]) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_callers_in_line_are_told_when_the_last_open_one_goes(
     echo: EchoServer, make_pool: MakePool, gate: threading.Event
 ) -> None:

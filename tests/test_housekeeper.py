@@ -121,7 +121,6 @@ class Pinger:
 # --- keeping alive
 
 
-@pytest.mark.slow
 def test_a_server_that_pings_each_second_keeps_idle_and_lent_connections(
     echo_server: Callable[..., EchoServer], tls: Tls
 ) -> None:
@@ -144,6 +143,7 @@ def test_a_server_that_pings_each_second_keeps_idle_and_lent_connections(
             assert server.opened == 2
 
 
+@pytest.mark.slow
 def test_pings_are_answered_within_a_second_while_the_borrower_computes(
     raw_server: Callable[..., RawServer],
 ) -> None:
@@ -157,6 +157,7 @@ def test_pings_are_answered_within_a_second_while_the_borrower_computes(
     assert max(pinger.took) < A_SECOND
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_many_idle_connections_are_answered_by_one_thread(
     raw_server: Callable[..., RawServer],
@@ -173,6 +174,7 @@ def test_many_idle_connections_are_answered_by_one_thread(
         assert idle(pool) == count
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 def test_silence_is_ended_by_a_ping_and_traffic_needs_none(raw_server: Callable[..., RawServer]) -> None:
     silent, busy = Peer(), Peer()
@@ -191,6 +193,7 @@ def test_silence_is_ended_by_a_ping_and_traffic_needs_none(raw_server: Callable[
     assert all(later - sooner > 0.3 for sooner, later in zip(silent.pings, silent.pings[2:], strict=False))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 def test_what_is_gone_is_not_kept_until_its_ping_would_be_due(echo: EchoServer) -> None:
     with pool_to(echo, max_connections=60, health_check_interval=3600.0) as pool:
@@ -223,6 +226,7 @@ def test_each_is_pinged_when_its_own_silence_is_long_enough(raw_server: Callable
             wait_until(lambda: late.pings)  # its time has been put off all the while, not forgotten
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 def test_a_housekeeper_that_was_stopped_looks_for_the_pong_before_it_gives_up(
     raw_server: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
@@ -294,6 +298,7 @@ def test_an_overdue_pong_is_told_once_however_late_the_borrower_notices(
         assert told() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 def test_a_ping_that_waits_for_a_long_message_is_not_overdue(raw_server: Callable[..., RawServer]) -> None:
     class Slow(Peer):
@@ -329,6 +334,7 @@ def test_a_ping_that_waits_for_a_long_message_is_not_overdue(raw_server: Callabl
         conn.release()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not tell what waits")
 def test_a_ping_behind_a_long_message_in_the_kernel_is_not_overdue(
@@ -377,6 +383,7 @@ class Streamer:
                 sock.sendall(frame(PONG if got.opcode == PING else CLOSE, got.payload))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 @pytest.mark.parametrize("borrower", ["computes", "is away"])
 def test_a_pong_behind_what_nobody_reads_is_not_overdue(
@@ -562,6 +569,7 @@ def test_an_idle_connection_is_closed_after_max_idle_time(raw_server: Callable[.
         wait_until(lambda: server.open_now == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 def test_a_stream_that_pushes_while_idle_is_closed_in_time_too(echo: EchoServer) -> None:
     with pool_to(echo, max_idle_time=1.5, reuse="always", max_connections=2) as pool:
@@ -896,6 +904,7 @@ def test_it_works_without_poll(
 # --- peers who send too much
 
 
+@pytest.mark.slow
 def test_pushes_to_a_borrower_who_does_not_read_take_little_memory(
     raw_server: Callable[..., RawServer],
 ) -> None:

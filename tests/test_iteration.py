@@ -64,6 +64,7 @@ def test_recv_takes_what_has_come_as_well(raw_server: MakeRaw, make_pool: MakePo
         conn.discard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["the loop's body", "another thread"])
 @pytest.mark.parametrize("reuse", ["balanced", "quiet", "always"])
 def test_a_release_in_the_middle_stops_the_loop_and_hands_nothing_on(
@@ -90,6 +91,7 @@ def test_a_release_in_the_middle_stops_the_loop_and_hands_nothing_on(
         assert pool.stats().discards == {"unread": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("take_three", [
     lambda conn: [conn.recv() for _ in range(3)],
     lambda conn: [next(conn) for _ in range(3)],
@@ -145,6 +147,7 @@ def test_a_queue_is_not_lent_to_who_is_losing_the_connection(
         conn.discard()
 
 
+@pytest.mark.slow
 def test_a_release_at_any_moment_loses_no_message_and_gives_none_twice(
     raw_server: MakeRaw, make_pool: MakePool, request: pytest.FixtureRequest
 ) -> None:
@@ -209,6 +212,7 @@ def test_what_does_not_decode_leaves_the_rest(raw_server: MakeRaw, make_pool: Ma
         conn.discard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [IndexError, StopIteration, RuntimeError])
 def test_no_error_of_a_deserializer_ends_the_loop_in_silence(
     raw_server: MakeRaw, make_pool: MakePool, error: type[Exception]
@@ -344,6 +348,7 @@ class Alarm(BaseException):
     """Raised by a signal handler."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no alarms")
 @pytest.mark.parametrize("kind", [Alarm, IndexError, OSError])
 def test_an_alarm_at_any_moment_loses_no_message(

@@ -200,6 +200,7 @@ def test_only_who_goes_by_counts_remembers(
     warnings_of(pool, caplog, 0)
 
 
+@pytest.mark.slow
 def test_pings_tickets_and_half_a_message_are_no_message(
     raw_server: MakeRaw, make_pool: MakePool, tls: Tls, caplog: pytest.LogCaptureFixture
 ) -> None:

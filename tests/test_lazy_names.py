@@ -64,6 +64,7 @@ def test_a_pool_loads_no_extra_but_what_websocket_client_does() -> None:
     assert protocols == {"jetsocket.correlation.base", "jetsocket.correlation.reading"}
 
 
+@pytest.mark.slow
 def test_what_only_a_pool_needs_is_loaded_when_one_is_made() -> None:
     """Who imports the class, for a type hint or a view that is never called, does not pay for it."""
     loaded = loaded_by("from jetsocket import ConnectionPool", first="import websocket")

@@ -154,6 +154,7 @@ def test_each_attempt_asks_for_a_token_of_its_own(
     assert failures == []
 
 
+@pytest.mark.slow
 def test_at_its_limit_other_uris_are_served_beside_a_hungry_one(
     echo: EchoServer, failures: list[Any]
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_thread_that_waits_for_what_comes_holds_it_for_as_long_as_it_takes(wir
 # --- on a lease, where who waits for the lock finds out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lock", "readlock"])
 def test_who_waits_for_a_lock_that_no_thread_holds_is_told(echo: EchoServer, name: str) -> None:
     """As an alarm leaves it that comes between `acquire` and the `try` behind it."""
@@ -97,6 +98,7 @@ def test_who_waits_for_a_lock_that_no_thread_holds_is_told(echo: EchoServer, nam
             conn.recv() if name == "readlock" else conn.send("x")
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_held_by_one_who_waits_is_waited_for(echo: EchoServer) -> None:
     with (
         ConnectionPool[Any](base_uri=echo.uri) as pool,

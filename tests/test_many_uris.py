@@ -68,6 +68,7 @@ class Traffic:
             turn += 0 if self.fixed else 1
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_most_calls_reuse_a_connection(
     echo: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
@@ -92,6 +93,7 @@ def test_most_calls_reuse_a_connection(
     assert late / len(ours.waits) <= 0.005, f"{late} of {len(ours.waits)} waits were above {bound:.3f} s"
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_threads_of_one_uri_take_equal_turns(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_connections=CAP, acquire_timeout=40)
@@ -152,6 +154,7 @@ def test_the_head_of_a_line_is_overtaken_five_times_at_most(echo: EchoServer, ma
     assert len(order) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hungry", [3, 9])  # 3: one more than there are connections, so one waits at a time
 def test_a_hungry_uri_starves_no_other(echo: EchoServer, make_pool: MakePool, hungry: int) -> None:
     pool = make_pool(echo, max_connections=2, acquire_timeout=20)

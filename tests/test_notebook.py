@@ -141,6 +141,7 @@ def session(echo: EchoServer) -> Iterator[Session]:
 MAKE = "pool = ConnectionPool(ConnectionPoolConfig(max_connections=2, acquire_timeout=1), base_uri=uri)"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the pool")
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("shows", ["conn", "pool", "pool.acquire('/')", "None"])

@@ -213,6 +213,7 @@ def test_fast_refusals_beside_a_slow_upgrade_fail_no_caller(raw_server: MakeRaw,
     assert pool.stats().total_connections == 1
 
 
+@pytest.mark.slow
 def test_a_refusal_while_others_are_open_makes_the_next_dial_wait(
     raw_server: MakeRaw, make_pool: MakePool
 ) -> None:
@@ -283,6 +284,7 @@ def slow_echo(seconds: float) -> Callable[[socket.socket], None]:
     return script
 
 
+@pytest.mark.slow
 def test_a_returned_connection_serves_who_waits_for_a_dial(raw_server: MakeRaw, make_pool: MakePool) -> None:
     is_slow = threading.Event()
 
@@ -410,6 +412,7 @@ def test_max_connecting_bounds_what_is_opened_at_once(raw_server: MakeRaw, make_
     assert max(most) == 3
 
 
+@pytest.mark.slow
 def test_rolling_restarts_cost_no_error(echo_server: MakeServer, make_pool: MakePool) -> None:
     server = echo_server()
     manager_kwargs = {"connect_attempts": 8, "connect_timeout": 5}
@@ -871,6 +874,7 @@ def test_drain_that_is_polled_leaves_nothing_behind(echo_server: MakeServer, mak
     assert pool.drain(0) is True
 
 
+@pytest.mark.slow
 def test_long_paths_are_not_kept(make_pool: MakePool) -> None:
     import tracemalloc
 
@@ -969,6 +973,7 @@ pool.close()
 """
 
 
+@pytest.mark.slow
 def test_warnings_that_are_errors_make_no_noise(echo_server: MakeServer) -> None:
     """With `-W error` the ResourceWarning of a dropped lease is an error, in a thread that has no caller."""
     server = echo_server()

@@ -389,6 +389,7 @@ def test_a_half_read_message_closes_it(raw_server: MakeRaw, make_pool: MakePool)
     assert pool.stats().discards == {"half read": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [3, -1], ids=["within its head", "within its payload"])
 @pytest.mark.parametrize("when", ["release", "idle", "acquire"])
 def test_a_message_of_which_half_a_tls_record_has_come_reaches_nobody(
@@ -714,6 +715,7 @@ def test_a_neighbour_that_ignores_the_close_leaves_time_to_connect(
     assert pool.stats().connect_errors == 0
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_many_uris_leave_nothing_behind(raw_server: MakeRaw, make_pool: MakePool) -> None:
     def script(sock: Any) -> None:

@@ -185,6 +185,7 @@ def test_what_ends_for_another_reason_gives_its_slot_back(echo: EchoServer, cap:
         assert faults(pool) == []
 
 
+@pytest.mark.slow
 def test_two_uris_starve_neither_each_other_nor_another_pool(echo: EchoServer) -> None:
     limiter = Recording(3)
     with pool_to(echo, limiter) as one, pool_to(echo, limiter) as other, ThreadPoolExecutor(8) as threads:
@@ -464,6 +465,7 @@ def test_what_comes_back_is_given_up_rather_than_handed_on(echo: EchoServer) -> 
         assert faults(pool) == []
 
 
+@pytest.mark.slow
 def test_what_is_only_kept_yields_and_comes_back(echo: EchoServer) -> None:
     limiter = Recording(3)
     with pool_to(echo, limiter) as pool:
@@ -477,6 +479,7 @@ def test_what_is_only_kept_yields_and_comes_back(echo: EchoServer) -> None:
         wait_until(lambda: len(limiter.out) == 3, 15)
 
 
+@pytest.mark.slow
 def test_at_the_cap_what_is_kept_is_replaced_after_its_end(echo: EchoServer) -> None:
     limiter = Recording(2)
     with pool_to(echo, limiter, max_lifetime=1.0) as pool:
@@ -522,6 +525,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_binds_anew_and_releases_nothing_of_its_parents(echo: EchoServer) -> None:
     script = f"""
@@ -553,6 +557,7 @@ print("ended well")
     assert done.stdout == "ended well\n", done.stderr
 
 
+@pytest.mark.slow
 def test_at_the_end_of_the_process_all_comes_back(echo: EchoServer) -> None:
     script = f"""
 import sys

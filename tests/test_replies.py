@@ -85,6 +85,7 @@ def test_a_message_that_is_pushed_during_a_request_costs_no_later_borrower_its_r
 TURNS = size(15, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 @pytest.mark.parametrize("tagged", [True, False])
 def test_under_load_with_pushes_not_one_reply_is_foreign(
@@ -150,6 +151,7 @@ class Whims:
                 conn.send(json.dumps({"push": text}))
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 @pytest.mark.parametrize("reuse", ["balanced", "quiet", "always"])
 def test_whatever_a_server_does_and_borrowers_do_ids_keep_them_apart(
@@ -370,6 +372,7 @@ def test_one_thread_sends_another_receives_and_replies_come_in_any_order(
     assert pool.stats().discards == {}
 
 
+@pytest.mark.slow
 def test_two_receivers_get_no_error_but_what_chance_gives_them(
     server: EchoServer, make_pool: MakePool
 ) -> None:
@@ -846,6 +849,7 @@ def floods_with(what: bytes) -> Callable[[socket.socket], None]:
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [b'{"push": 1}', b'{"id": 1}'])
 def test_a_request_ends_in_time_though_other_messages_come_without_end(
     raw_server: MakeRaw, make_pool: MakePool, what: bytes

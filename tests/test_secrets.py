@@ -350,6 +350,7 @@ def refuse_tunnel(sock: socket.socket) -> None:
     sock.sendall(b"HTTP/1.1 407 %s\r\n\r\n" % seen.replace(b"\r\n", b" | ")[-150:] + seen)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("log")
 @pytest.mark.parametrize("scheme", ["http", "socks5", "socks5h", "socks4"])
 @pytest.mark.parametrize("proxy", ["refuses", "garbage", "407", "closed port"])

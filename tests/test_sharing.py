@@ -466,6 +466,7 @@ print("ok")
     assert ended.check().out == "ok\n"
 
 
+@pytest.mark.slow
 def test_greenlets_share_a_connection(server: EchoServer) -> None:
     pytest.importorskip("gevent")
     script = """

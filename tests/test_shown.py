@@ -234,6 +234,7 @@ REFUSING: dict[str, Callable[[servers.Upgrade], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("say", REFUSING.values(), ids=REFUSING)
 def test_of_an_upgrade(raw_server: RawFactory, told: Told, say: Callable[[servers.Upgrade], bytes]) -> None:
     def script(sock: socket.socket) -> None:
@@ -242,6 +243,7 @@ def test_of_an_upgrade(raw_server: RawFactory, told: Told, say: Callable[[server
     fails_quietly(raw_server(script), acquire, connect_attempts=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("say", REFUSING.values(), ids=REFUSING)
 def test_of_an_upgrade_that_an_exhausted_pool_remembers(
     raw_server: RawFactory, told: Told, say: Callable[[servers.Upgrade], bytes]
@@ -291,6 +293,7 @@ STREAMS: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 @pytest.mark.parametrize("act", [receive, lambda pool: list(leased(pool))], ids=["recv", "for"])
 def test_of_frames(raw_server: RawFactory, told: Told, stream: bytes, act: Act) -> None:
@@ -449,6 +452,7 @@ def test_of_what_extra_headers_raises(raw_server: RawFactory, told: Told, kind: 
     assert "asks_for_a_token" in "".join(traceback.format_exception(error.__cause__))  # where is told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callback", CALLBACKS)
 @pytest.mark.parametrize("name", ["reset", "check"])
 def test_of_what_reset_and_check_raise(raw_server: RawFactory, told: Told, name: str, callback: Any) -> None:
@@ -499,6 +503,7 @@ QUOTING: dict[str, str] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quoted", QUOTING.values(), ids=QUOTING)
 @pytest.mark.parametrize(
     "place", ["a reason phrase", "a body", "a body of JSON", "a close reason", "a greeting"]

@@ -235,6 +235,7 @@ def run_soak(minutes: float, path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 @pytest.mark.timeout(120)
 def test_a_few_seconds_of_it_leave_a_flat_ledger(tmp_path: Path) -> None:

@@ -289,6 +289,7 @@ def test_with_ids_they_tell_what_belonged_to_no_asker(
     assert str(pool.stats()).splitlines()[2].endswith("B); 0 in flight, 0 late, 1 unasked")
 
 
+@pytest.mark.slow
 def test_stats_from_many_threads_add_up(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_connections=4, acquire_timeout=30)
     stop = threading.Event()

@@ -25,6 +25,7 @@ def texts_on(name: str) -> list[str]:
     return [double or single for cell in cells for double, single in _SPAN.findall(cell)]
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "of"),

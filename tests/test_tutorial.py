@@ -16,6 +16,7 @@ from tests.walkthrough import PAGE, Walk, environment, shown_as
 PROGRAMS = {"python": "", "jetsocket": " -m jetsocket"}
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     programs, folder = tmp_path / "bin", tmp_path / "heights"

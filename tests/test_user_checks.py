@@ -48,6 +48,7 @@ def checked_pool(make_pool: MakePool, server: EchoServer, check: Check, **fields
     return make_pool(server, check=check, health_check_interval=0.1, health_check_timeout=0.3, **fields)
 
 
+@pytest.mark.slow
 def test_one_that_hangs_costs_its_connection_and_its_thread(
     echo: EchoServer, make_pool: MakePool, gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:

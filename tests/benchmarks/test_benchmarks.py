@@ -61,6 +61,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", all_jobs())
 def test_each_measurement_runs(contender: str, place: Place) -> None:
     for needed in NEEDS.get(contender, ()):
@@ -85,6 +86,7 @@ def test_an_ethereum_node_is_asked(place: Place) -> None:
     assert all(figures["time"] > 0 for figures in found.values())
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_watched_is_measured_and_judged(place: Place) -> None:
     figures = measure({"work": "metrics", "contender": OURS, "seconds": 0.02, "place": place})
     assert set(figures) == {BARE, *LIMITS} and min(figures.values()) > 0
@@ -110,6 +112,7 @@ def test_without_npm_the_node_is_told_to_be_missing(monkeypatch: pytest.MonkeyPa
     assert ethereum.prepare() == "there is no npm, from which @foundry-rs/anvil comes"
 
 
+@pytest.mark.slow
 def test_idle_connections_are_measured(place: Place) -> None:
     pytest.importorskip("psutil")
     [[job]] = crowd_jobs(("idle",), place, TINY)
@@ -126,6 +129,7 @@ def run(*arguments: str, only: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_one_of_them_on_the_command_line() -> None:
     done = run(only="tls")
     assert done.returncode == 0, done.stderr

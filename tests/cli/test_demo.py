@@ -41,6 +41,7 @@ def figure(output: str, what: str) -> int:
     return int(found[1].replace(",", ""))
 
 
+@pytest.mark.slow
 def test_it_shows_that_every_promise_is_kept(done: subprocess.CompletedProcess[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert figure(done.stdout, "calls made") == 200
@@ -54,6 +55,7 @@ def test_it_shows_that_every_promise_is_kept(done: subprocess.CompletedProcess[s
         assert line in done.stdout
 
 
+@pytest.mark.slow
 def test_where_there_is_no_terminal_the_progress_is_plain_lines(
     done: subprocess.CompletedProcess[str],
 ) -> None:
@@ -61,6 +63,7 @@ def test_where_there_is_no_terminal_the_progress_is_plain_lines(
     assert "of 200 calls, 0 wrong" in done.stdout
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_progress_bar() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)

@@ -104,6 +104,7 @@ def test_wss_to_a_plain_port(start: Callable[..., str]) -> None:
         assert "write ws:// in place of wss://" in ran.err
 
 
+@pytest.mark.slow
 def test_a_mute_server(start: Callable[..., str]) -> None:
     for ran in both(start(RawServer(mute)), *HASTY):
         assert ran.code == 5

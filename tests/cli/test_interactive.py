@@ -94,6 +94,7 @@ def test_what_is_typed_is_sent_and_ctrl_d_ends_it(echo: EchoServer) -> None:
     assert "Traceback" not in there.screen
 
 
+@pytest.mark.slow
 def test_control_characters_do_not_reach_the_screen(echo_server: Callable[..., EchoServer]) -> None:
     def evil(conn: Connection) -> None:
         conn.send("\x1b]0;title\x07\x1b[2J")
@@ -118,6 +119,7 @@ def test_ctrl_c(echo: EchoServer) -> None:
     assert "Traceback" not in there.screen
 
 
+@pytest.mark.slow
 def test_with_prompt_toolkit(echo: EchoServer) -> None:
     pytest.importorskip("prompt_toolkit")
     with session(RICH, echo.uri) as there:

@@ -176,6 +176,7 @@ def listening(*arguments: str, stdout: int = subprocess.PIPE) -> Iterator[subpro
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly_though_nothing_comes(echo_server: Callable[..., EchoServer]) -> None:
     codes: list[int | None] = []
 

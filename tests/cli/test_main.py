@@ -38,6 +38,7 @@ ELSEWHERE = ("serve", "demo", "fleet")  # fleet: test_fleet
 RUN = [(name, line) for name, lines in EXAMPLES.items() if name not in ELSEWHERE for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "line"), RUN, ids=[line for _, line in RUN])
 def test_the_examples_of_help_run(name: str, line: str, world: World) -> None:
     ran = world.run(line)

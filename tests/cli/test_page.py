@@ -31,6 +31,7 @@ def pattern(line: str) -> str:
     return words.replace("\\#", "#").replace("#", r"\d[\d,.]*(?: (?:us|ms|s)\b)?").replace("…", ".*")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "shown"), COMMANDS, ids=[line for line, _ in COMMANDS])
 def test_a_command_prints_what_is_shown(line: str, shown: list[str], world: World) -> None:
     ran = world.run(line)

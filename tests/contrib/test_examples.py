@@ -32,6 +32,7 @@ def run(example: str, *command: str, **environment: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("example", "needs"), [("script", "jetsocket"), ("celery", "redis"), ("notebook", "IPython")]
 )
@@ -46,6 +47,7 @@ def test_their_tests_pass(example: str, needs: str, tmp_path: Path) -> None:
     assert "skipped" not in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_script_asks_the_service_beside_it() -> None:
     node = EXAMPLES / "script" / "node.py"
     with FakeServer() as server:
@@ -57,6 +59,7 @@ def test_the_script_asks_the_service_beside_it() -> None:
     assert ended.stderr.startswith("21: ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
 def test_three_processes_share_what_an_account_may_have() -> None:
     """In files; with a Redis: tests/integration/test_fleet.py."""

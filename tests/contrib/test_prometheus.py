@@ -366,6 +366,7 @@ def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_several_processes_tell_their_sums(echo: EchoServer, tmp_path: Path) -> None:
     done = run(SEVERAL, PROMETHEUS_MULTIPROC_DIR=str(tmp_path), URI=echo.uri)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

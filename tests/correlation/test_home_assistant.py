@@ -182,6 +182,7 @@ def test_a_subscription_that_is_refused_is_not_open() -> None:
 # --- whatever may come
 
 
+@pytest.mark.slow
 @given(messages, st.sampled_from([({"type": "ping"}, {"type": "ping", "id": 1})]))
 def test_whatever_comes_is_looked_at_without_an_exception(message: Any, asked: Any) -> None:
     never_raises(HOME, message, Asked(*asked, 1))

@@ -200,6 +200,7 @@ def test_whatever_comes_is_looked_at_without_an_exception(message: Any, asked: A
     OBS.unsubscribe("t", message)
 
 
+@pytest.mark.slow
 @given(messages, messages)
 def test_whatever_greets_is_an_error_of_ours_or_none(salt: Any, message: Any) -> None:
     hello = {"op": 0, "d": {"authentication": salt}}

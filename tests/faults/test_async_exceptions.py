@@ -105,6 +105,7 @@ def strike_at_random(three: Three, strikes: int, batch: int, watchdog: float) ->
     return told
 
 
+@pytest.mark.slow
 def test_two_hundred_strikes_at_random_moments(three: Three) -> None:
     figures = strike_at_random(three, 200, 50, watchdog=50)
     assert figures["landed"] > 40  # the rest came when that thread was at its end, or starved

@@ -179,6 +179,7 @@ def quick_or_soak(names: Any) -> list[Any]:
     return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.soak]) for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_or_soak(ENDINGS))
 def test_the_end_is_prompt_and_silent(
     codes: tuple[EchoServer, list[int | None]], name: str, report: Report

@@ -67,11 +67,13 @@ def authority(tls: Tls, directory: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_storm_of_forks(report: Report) -> None:
     with EchoServer(Census()) as server:
         check_storm(server, 8, report)
 
 
+@pytest.mark.slow
 def test_a_storm_of_forks_over_tls(tls: Tls, tmp_path: Path, report: Report) -> None:
     with EchoServer(Census(), ssl_context=tls.server_context) as server:
         check_storm(server, 5, report, ca=authority(tls, tmp_path))
@@ -108,6 +110,7 @@ def silent(scheme: str) -> Iterator[str]:
 STAGES = {"TCP": full, "TLS": partial(silent, "wss"), "upgrade": partial(silent, "ws")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_fork_while_another_thread_connects(stage: str) -> None:

@@ -52,6 +52,7 @@ def litter(echo: EchoServer, other: EchoServer, seconds: float) -> dict[str, Any
     return figures
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_second_of_litter(echo_server: Callable[..., EchoServer]) -> None:
     figures = litter(echo_server(), echo_server(), 1.0)

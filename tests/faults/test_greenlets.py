@@ -62,6 +62,7 @@ def check_crowd(report: Report, seconds: float, greenlets: int, ca: str = "", co
     )
 
 
+@pytest.mark.slow
 def test_two_hundred_greenlets_on_eight_connections(report: Report) -> None:
     check_crowd(report, 1.0, 200)
 
@@ -76,11 +77,13 @@ def test_two_hundred_greenlets_for_long(
     check_crowd(report, max(2.0, 30 * depth), 200, *secure)
 
 
+@pytest.mark.slow
 def test_greenlets_are_drained() -> None:
     with EchoServer() as server:
         go("drain", server.uri)
 
 
+@pytest.mark.slow
 def test_greenlets_meet_their_deadlines_side_by_side() -> None:
     with EchoServer(Census()) as server:
         go("deadlines", server.uri)
@@ -106,6 +109,7 @@ def check_forks(count: int, report: Report, ca: str = "", context: Any = None) -
     report("fork under gevent", forks=count, connections=server.opened, messages=server.messages, foreign=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_forks_among_greenlets(report: Report) -> None:
     check_forks(4, report)

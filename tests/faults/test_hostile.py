@@ -143,6 +143,7 @@ def cost_of_tiny_frames(serve: Serve, kind: str, count: int) -> float:
     return took
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TINY)
 def test_frames_of_one_byte(serve: Serve, kind: str) -> None:
     cost_of_tiny_frames(serve, kind, 100_000)
@@ -217,6 +218,7 @@ class Pinger:
         assert len(self.pongs) <= self.count / 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads_meanwhile", [True, False], ids=["reads", "reads only at the end"])
 def test_a_hundred_thousand_pings_beside_messages(serve: Serve, reads_meanwhile: bool) -> None:
     """The borrower gets every message, and the server the pong that it needs."""

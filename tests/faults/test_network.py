@@ -202,6 +202,7 @@ def quick_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- at each stage of a connection's life
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["upgrade", "half a head"])
 @pytest.mark.parametrize(("scheme", "fault"), MOST_OF)
 def test_while_a_connection_is_being_opened(stage: str, scheme: str, fault: str, tls: Tls) -> None:
@@ -214,6 +215,7 @@ def test_while_a_connection_is_being_opened(stage: str, scheme: str, fault: str,
         assert struck.pool.stats().connect_errors == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_in_the_tls_handshake(fault: str, tls: Tls) -> None:
     with scene("TLS handshake", fault, "wss", tls, options=DIAL_SOON if fault in SILENT else {}) as struck:
@@ -228,6 +230,7 @@ def test_in_the_tls_handshake(fault: str, tls: Tls) -> None:
         assert struck.pool.stats().active_connections == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "fault"), ALL_OF)
 def test_in_the_middle_of_a_frame_that_is_waited_for(scheme: str, fault: str, tls: Tls) -> None:
     with (
@@ -243,6 +246,7 @@ def test_in_the_middle_of_a_frame_that_is_waited_for(scheme: str, fault: str, tl
             assert not conn.is_connected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 @pytest.mark.parametrize(("scheme", "fault"), SENDING)
 def test_in_the_middle_of_a_message_that_is_being_sent(scheme: str, fault: str, tls: Tls) -> None:
@@ -310,6 +314,7 @@ def test_an_idle_connection_that_went_silent_is_found_by_its_missing_pong(fault:
         assert struck.pool.stats().idle_connections == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 @pytest.mark.parametrize(("scheme", "fault"), SENDING)
 def test_blocked_readers_and_writers_without_a_deadline(scheme: str, fault: str, tls: Tls) -> None:
@@ -423,6 +428,7 @@ def ends_with(last: bytes, with_reset: bool, before: bytes = b"") -> Callable[[s
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_close_says_its_code_however_it_comes(
@@ -830,6 +836,7 @@ def storm(seconds: float, seed: int, tls: Tls) -> tuple[Calls, Weather, dict[str
     return calls, weather, {"opened": stats.total_connections, "reuses": stats.reuses}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed .*SerialSSLSocket:ResourceWarning")
 def test_weather(tls: Tls, report: Callable[..., None]) -> None:
     calls, weather, figures = storm(2.0, 4, tls)

@@ -154,6 +154,7 @@ def no_complaint(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPat
     assert not [record for record in caplog.records if record.name.startswith("jetsocket")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 def test_a_sender_a_reader_and_pings_at_once(
     tls: Tls, make_pool: MakePool, version: ssl.TLSVersion, report: Report

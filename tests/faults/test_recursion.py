@@ -67,6 +67,7 @@ def all_can_be_had(pool: ConnectionPool[Any], left: int) -> None:
 
 
 # A finalizer that has no frame left is told by Python itself, and found by the housekeeper.
+@pytest.mark.slow
 @pytest.mark.deep
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(

@@ -307,6 +307,7 @@ def test_a_release_wakes_who_waits_in_this_process_at_once(
     assert future.result(5) is not None
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_again_what_it_frees_leaves_others_their_turn(path: str) -> None:
     """While another process waits, no call gets a slot at once."""
     script = """

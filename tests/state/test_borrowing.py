@@ -510,6 +510,7 @@ def no_collector(monkeypatch: pytest.MonkeyPatch) -> Any:
     gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(80))
 def test_random_steps_that_are_struck_anywhere_lose_nothing(seed: int) -> None:
     model = Model(seed)
@@ -517,6 +518,7 @@ def test_random_steps_that_are_struck_anywhere_lose_nothing(seed: int) -> None:
     assert model.struck > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(0, 40, 4))
 def test_under_a_limiter_nothing_is_lost_either(seed: int) -> None:
     for each in range(seed, seed + 4):

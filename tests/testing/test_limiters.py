@@ -55,6 +55,7 @@ class Numbers(AtMost):
         return None if super().acquire(timeout, wanted) is None else next(self._numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 2, 7])
 @pytest.mark.parametrize("kind", [AtMost, NeverWaits, Numbers, LocalLimiter])
 def test_nothing_is_wrong_with_one_that_is_right(kind: type[Any], limit: int) -> None:
@@ -62,6 +63,7 @@ def test_nothing_is_wrong_with_one_that_is_right(kind: type[Any], limit: int) ->
     check_limiter(lambda: limiter, limit=limit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 2, 40])
 def test_nothing_is_wrong_with_one_of_many_handles(tmp_path: Path, limit: int) -> None:
     check_limiter(lambda: FileLimiter(tmp_path / "slots", limit), limit=limit)
@@ -252,6 +254,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rule"), WRONG.items(), ids=lambda each: getattr(each, "__name__", ""))
 def test_what_is_wrong_is_found_and_named(
     kind: type[Any], rule: str, monkeypatch: pytest.MonkeyPatch
@@ -268,6 +271,7 @@ def test_handles_on_slots_of_their_own_give_too_many() -> None:
         check_limiter(lambda: AtMost(2), limit=2)
 
 
+@pytest.mark.slow
 def test_one_that_is_slow_all_the_time_ends_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(AtMost):
         def release(self, token: Hashable) -> None:

@@ -315,6 +315,7 @@ def in_a_process(pytester: pytest.Pytester, *options: str) -> str:
     return result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_in_workers_and_with_importlib(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(PROJECT)
@@ -334,6 +335,7 @@ def test_in_workers_and_with_importlib(pytester: pytest.Pytester) -> None:
     assert "1 failed, 2 passed" in out and "was never matched" in out, out
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_without_the_plugin_servers_are_strict_still(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""

@@ -357,6 +357,7 @@ def test_count_zero_sees_what_was_sent_just_before(connect: Connect) -> None:
 # --- where it is
 
 
+@pytest.mark.slow
 def test_it_speaks_tls_as_localhost(connect: Connect) -> None:
     with FakeServer(tls=True) as server:
         server.on(ANY).reply("secret").times(2)

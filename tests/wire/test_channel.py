@@ -486,6 +486,7 @@ class TestAnswers:
 
 
 class TestTls:
+    @pytest.mark.slow
     def test_sending_receiving_and_pinging_at_once_loses_nothing(
         self, echo_tls: EchoServer, tls: Tls, connect: Connect
     ) -> None:
@@ -786,6 +787,7 @@ class TestAtRest:
         assert not WebSocket().at_rest()
         assert not WebSocket().stays_at_rest()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("what", ["a send", "a read", "a ping", "a pong", "an end", "unread", "a look"])
     def test_one_stays_so_until_something_is_done_with_it(
         self, connect: Connect, echo: EchoServer, what: str

@@ -794,6 +794,7 @@ def test_a_compressed_message_far_over_the_limit_is_refused_at_its_head(
     assert closing.wait() == 1009
 
 
+@pytest.mark.slow
 def test_bombs_that_nobody_reads_are_left_to_the_kernel(connect: Connect, raw_server: RawFactory) -> None:
     count = 60
     deflate = compressor()
@@ -945,6 +946,7 @@ def many_connections(
     return kept // count, connections
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "say", "most"),
     [

@@ -87,6 +87,7 @@ def refused(uri: str, **options: object) -> str:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "kind", "remedy"), GREETINGS.values(), ids=GREETINGS)
 @pytest.mark.parametrize("first", [False, True])
 def test_a_greeting_is_refused_at_once_and_named(

@@ -111,6 +111,7 @@ def pauses(script: Any) -> list[float]:
     return [later - earlier for earlier, later in zip(script.at, script.at[1:], strict=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["503 Busy", "429 Too Many Requests"])
 @pytest.mark.parametrize(
     ("header", "told"),

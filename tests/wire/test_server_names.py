@@ -138,6 +138,7 @@ def test_dot_and_zone_are_for_this_machine_only(
     assert peer.hosts == [uri.removeprefix("wss://").removesuffix("/").replace("%25eth0", "")]
 
 
+@pytest.mark.slow
 def test_they_are_no_way_around_the_certificate(
     named: Callable[[str], Named], tls: Tls, through_unix: Callable[[EchoServer], str]
 ) -> None:

@@ -438,6 +438,7 @@ class TestTls:
             stream.write(MANY, soon(0.1))
         assert stream.broken
 
+    @pytest.mark.slow
     def test_unsent_records_go_out_in_order(
         self, tls_pair: tuple[Stream, ssl.SSLSocket], elsewhere: Callable[..., Future[bytes]]
     ) -> None:
@@ -718,6 +719,7 @@ class TestTake:
         assert take(box, 5.0) == 1
         timer.join()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e-9, 1e-6])
     def test_it_never_waits_for_ever(self, seconds: float) -> None:
         end = soon(0.3)

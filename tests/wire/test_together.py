@@ -137,6 +137,7 @@ def reading_later(sock: socket.socket) -> None:
 lengths: list[int] = []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secure", [False, True])
 def test_a_deadline_half_way_leaves_the_rest_to_who_comes_next(
     connect: Connect, raw_server: RawFactory, tls: Tls, secure: bool
@@ -173,6 +174,7 @@ def test_a_deadline_half_way_leaves_the_rest_to_who_comes_next(
     assert ws.messages_sent == len(sizes) + 1
 
 
+@pytest.mark.slow
 def test_what_is_left_of_it_leaves_without_another_send(connect: Connect, raw_server: RawFactory) -> None:
     done.clear()
     lengths.clear()

@@ -17,6 +17,7 @@ EXAMPLE = ROOT / "docs" / "examples" / "django"
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_the_examples_tests_pass() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run(

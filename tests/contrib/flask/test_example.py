@@ -17,6 +17,7 @@ EXAMPLE = ROOT / "docs" / "examples" / "flask"
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_the_examples_tests_pass() -> None:
     command = [
         sys.executable,

@@ -63,6 +63,7 @@ def always() -> bool:
 # --- arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "error", "told"),
     [

@@ -94,6 +94,7 @@ def test_one_thread_from_the_first_request_on(echo: EchoServer, make_pool: MakeP
     wait_until(lambda: not thread.is_alive())
 
 
+@pytest.mark.slow
 def test_a_figure_a_second(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo)
     app = shown(pool)

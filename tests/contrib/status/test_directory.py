@@ -59,6 +59,7 @@ def worker(echo: EchoServer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_all_workers_are_shown_and_cleared_together(
     worker: subprocess.Popen[str], echo: EchoServer, make_pool: MakePool, tmp_path: Path
 ) -> None:

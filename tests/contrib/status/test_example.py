@@ -12,9 +12,12 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_the_example_shows_its_page_to_this_machine_alone_and_ends_at_ctrl_c() -> None:
     command = [sys.executable, str(ROOT / "docs" / "examples" / "status" / "serve.py"), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
