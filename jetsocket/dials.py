@@ -19,8 +19,8 @@ from jetsocket.uris import Target
 
 Purpose: TypeAlias = Literal["line", "poll", "prewarm", "keep"]
 
-PACE = 0.02
-"""s before more are opened for a line whose callers are being served, counted from the last one served."""
+PACE, MOST_PACE = 0.02, 0.25
+"""s: see `pause_before_more`."""
 
 
 class Dial:
@@ -120,4 +120,14 @@ def dials_allowed(more: int, *, opening: int, open_now: int, most_opening: int, 
     return max(0, allowed)
 
 
-__all__ = ["PACE", "Dial", "Purpose", "dials_allowed"]
+def pause_before_more(took: float, *, comes_back: bool) -> float:
+    """How long those that are open may serve a line before more are opened (s from the last one served).
+
+    Args:
+        took: What the last dial took (s): what comes back within that serves the line sooner than another.
+        comes_back: Whether one has come back, and more will.
+    """
+    return max(PACE, min(took if comes_back else took / 2, MOST_PACE))
+
+
+__all__ = ["Dial", "Purpose", "dials_allowed", "pause_before_more"]

@@ -12,7 +12,7 @@ import pytest
 
 from jetsocket import ConnectionError
 from jetsocket.cooldown import Trouble
-from jetsocket.dials import Dial, dials_allowed
+from jetsocket.dials import Dial, dials_allowed, pause_before_more
 from jetsocket.state.making_room import CHECK_GRACE, GRACE, MOST_OVERTAKEN, room_allowed_at
 from jetsocket.uris import parse
 
@@ -43,6 +43,23 @@ def test_no_more_are_opened_than_are_needed_and_allowed(
 def room(**given: Any) -> float:
     usual = {"asked_at": 100.0, "overtaken": 0, "has_connection": True, "has_dial": False, "trouble": None}
     return room_allowed_at(**{**usual, **given})
+
+
+@pytest.mark.parametrize(
+    ("took", "comes_back", "pause"),
+    [
+        (0.001, False, 0.02),
+        (0.001, True, 0.02),
+        (0.1, False, 0.05),
+        (0.1, True, 0.1),
+        (2, False, 0.25),
+        (2, True, 0.25),
+    ],
+)
+def test_those_that_are_open_serve_the_line_before_more_are_opened(
+    took: float, comes_back: bool, pause: float
+) -> None:
+    assert pause_before_more(took, comes_back=comes_back) == pause
 
 
 def test_room_is_made_after_a_moment_in_line() -> None:

@@ -371,8 +371,11 @@ def test_no_time_at_all_orders_one_for_the_next_try(echo_server: MakeServer, mak
 
 
 def test_a_storm_opens_no_more_than_max_connecting(echo_server: MakeServer, make_pool: MakePool) -> None:
+    all_wait = threading.Event()
+
     def slow_to_open(_conn: Any, _request: Any) -> None:
-        sleep(0.05)
+        all_wait.wait(10)
+        sleep(0.3)  # much longer than a call takes, on a busy machine too
 
     server = echo_server(process_request=slow_to_open)
     pool = make_pool(server, max_connections=60, max_connecting=8, acquire_timeout=30)
@@ -381,6 +384,12 @@ def test_a_storm_opens_no_more_than_max_connecting(echo_server: MakeServer, make
         with pool.acquire("/") as conn:
             conn.request({"hello": 1}, 5)
             sleep(0.001)
+
+    def watch() -> None:  # who comes after the first reply belongs to another storm
+        wait_until(lambda: pool.stats().waiting == 60)
+        all_wait.set()
+
+    threading.Thread(target=watch, daemon=True).start()
 
     assert errors(crowd(60, call)) == []
     assert server.opened <= 8

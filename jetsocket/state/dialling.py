@@ -7,7 +7,7 @@ from typing import Any
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.dials import PACE, Dial, Purpose
+from jetsocket.dials import Dial, Purpose, pause_before_more
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.places import CLOSING, OPENING
@@ -121,7 +121,8 @@ class Dialling(Limiting):
         self.totals.connections += 1  # the server has seen it, and listeners were told
         if dial not in self.dials or entry not in self.entries or entry.place == CLOSING:
             return False
-        self.totals.connect_time.add(monotonic() - dial.began_at)
+        took = monotonic() - dial.began_at
+        self.totals.connect_time.add(took)
         if self.totals.lost:
             self.totals.lost -= 1
             self.totals.reconnects += 1
@@ -133,7 +134,7 @@ class Dialling(Limiting):
         self._come_home(entry)
         if self.line:  # `max_connecting` allows another one
             if (now := monotonic()) >= self.idle.paced_until(dial.key):
-                self.idle.pace(dial.key, now + PACE)
+                self.idle.pace(dial.key, now + pause_before_more(took, comes_back=False), took)
             self._plan()
         if parks and not self.queued and not self.closed:
             self.parked += 1

@@ -44,6 +44,7 @@ class IdleQueue(_Queue):
         opening: How many are being opened.
         paced_until: Until when no more are opened for callers in line (monotonic, s), as those that were
             opened may serve them all.
+        took_last: What the last dial took that callers in line stood behind (s).
     """
 
     is_shutdown = False  # what `queue.Queue.__init__` sets, since Python 3.13
@@ -57,7 +58,7 @@ class IdleQueue(_Queue):
         self.all_tasks_done = shared.all_tasks_done
         self.unfinished_tasks = 0
         self.open = self.opening = 0
-        self.paced_until = 0.0
+        self.paced_until = self.took_last = 0.0
         self._init(0)
 
     def _init(self, maxsize: int) -> None:
@@ -145,10 +146,17 @@ class Idle:
         found = self.queues.get(key)
         return 0.0 if found is None else found.paced_until
 
-    def pace(self, key: str, until: float) -> None:
-        """Open no more under this key until then (monotonic, s); 0.0: any time."""
+    def pace(self, key: str, until: float, took: float | None = None) -> None:
+        """Open no more under this key until then (monotonic, s), 0.0: any time. `took`: what the last dial did (s)."""
         if (found := self.queues.get(key)) is not None:
             found.paced_until = until
+            if took is not None:
+                found.took_last = took
+
+    def took_last(self, key: str) -> float:
+        """What the last dial under this key took (s), as far as it was told."""
+        found = self.queues.get(key)
+        return 0.0 if found is None else found.took_last
 
     def _of(self, key: str) -> IdleQueue:
         found = self.queues.get(key)

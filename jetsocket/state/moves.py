@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.dials import PACE
+from jetsocket.dials import pause_before_more
 from jetsocket.entry import Entry
 from jetsocket.events import info_of
 from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
@@ -73,7 +73,8 @@ class Moves(Fields):
         if entry.place in (LENT, SHARED):
             entry.idle_since = now = monotonic()  # for no time, but it is not new any more
             if self.idle.paced_until(entry.key):
-                self.idle.pace(entry.key, now + PACE)
+                pause = pause_before_more(self.idle.took_last(entry.key), comes_back=True)
+                self.idle.pace(entry.key, now + pause)
         self._lend(entry, borrower)
         borrower.rouse()
         self.line.leave(borrower)
