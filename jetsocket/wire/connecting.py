@@ -147,8 +147,7 @@ class Connecting(Channel, websocket.WebSocket):
             TypeError: An unknown option.
             ImportError: `proxy` is the URL of a SOCKS proxy, and the extra `proxy` is not installed.
         """
-        unknown = others.keys() - _FOR_THE_CLASS
-        if unknown:
+        if others and (unknown := others.keys() - _FOR_THE_CLASS):
             raise TypeError(f"connect() takes no option {', '.join(sorted(unknown))}; see its documentation")
         if self.target is not None:
             raise InvalidStateError(
@@ -157,7 +156,7 @@ class Connecting(Channel, websocket.WebSocket):
         if deadline is None:
             limit = self.gettimeout() if timeout is None else timeout
             deadline = deadline_in(DEFAULT_CONNECT_TIMEOUT if limit is None else limit)
-        fields, offered = header_fields(header or ()), (*(subprotocols or ()), *tokens)
+        fields, offered = header_fields(header) if header else [], (*(subprotocols or ()), *tokens)
         if cookie or origin or offered:
             header_fields([("Cookie", cookie or ""), ("Origin", origin or ""), *offer(offered)])
         self._sent_before = frozenset(secrets)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _socket
 import codecs
-import os
 import queue
 import socket
 import threading
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jetsocket.clock import monotonic
 from jetsocket.interrupts import is_alarm, suppress
+from jetsocket.process_id import PID, getpid
 from jetsocket.uris import bracketed
 from jetsocket.wire.waits import take
 
@@ -124,7 +124,7 @@ class _Inquiry:
 
     def __init__(self, question: Question) -> None:
         self.answer: Answer | None = None
-        self._pid = os.getpid()
+        self._pid = PID[0] or getpid()
         self._thread = threading.get_ident()
         self._question = question
         self._mailboxes: deque[Mailbox] = deque()
@@ -134,7 +134,7 @@ class _Inquiry:
         """Whether waiting for its answer makes sense."""
         # Not in a forked child, whose parent has the thread; nor for a signal handler that interrupts that
         # very thread. Nor among gevent's greenlets: another thread's hub would not wake them.
-        elsewhere = self._pid == os.getpid() and self._thread != threading.get_ident()
+        elsewhere = self._pid == (PID[0] or getpid()) and self._thread != threading.get_ident()
         return elsewhere and threading.Lock.__module__ == "_thread"
 
     def join(self, mailbox: Mailbox) -> None:

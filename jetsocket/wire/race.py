@@ -202,17 +202,16 @@ def _set_options(sock: socket.socket, family: int, options: Iterable[Option]) ->
 
 def _outcome(sock: socket.socket) -> OSError | None:
     """How an attempt to connect ended; None: well."""
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code in (errno.EPIPE, errno.ECONNRESET) and _has_input(sock):
-        return None  # it was connected: a server that is too busy said so and hung up
-    if code:
-        return _os_error(code)
     try:
         met_itself = sock.getsockname() == sock.getpeername()
     except OSError as error:
         if is_alarm(error):
             raise
-        return error.with_traceback(None)  # whose frames lead back to it and to the socket: a cycle
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code in (errno.EPIPE, errno.ECONNRESET) and _has_input(sock):
+            return None  # it was connected: a server that is too busy said so and hung up
+        # Without the frames of the error, which lead back to it and to the socket: a cycle.
+        return _os_error(code) if code else error.with_traceback(None)
     # With no server on the port dialled, the kernel may pick it as ours: a socket connected to itself.
     return _os_error(errno.ECONNREFUSED) if met_itself else None
 

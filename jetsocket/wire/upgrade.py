@@ -26,6 +26,7 @@ from jetsocket.wire.headers import (
     is_status_line,
     location_of,
     parse_head,
+    parse_switch,
     retry_after,
     unchunk,
 )
@@ -122,7 +123,7 @@ class Upgrade:
         self._timeout = timeout
         self._sent_before = sent_before
         self._meanwhile = meanwhile
-        self._shown: Iterator[bytes] | None = None  # what websocket-client has not read yet
+        self._shown: Iterator[bytes] = iter(())  # what websocket-client has not read yet
         self._heard = False  # whether a byte of an answer came
         self._not_sent: OSError | None = None  # why the request did not leave
 
@@ -138,15 +139,11 @@ class Upgrade:
     def send(self, request: bytes) -> int:
         """Take the whole request, its target as the user gave it (websocket-client drops ";params")."""
         self.write(request.partition(b"\r\n")[2].decode("utf-8").encode("latin-1"))
+        self._shown = expected(self.accept)
         return len(request)
 
     def recv(self, size: int) -> bytes:
-        """What the server has to answer, as far as websocket-client has to see it.
-
-        Line by line, not by bytes, as websocket-client asks: a hundred calls cost what all system calls do.
-        """
-        if self._shown is None:
-            self._shown = expected(self.accept)
+        """Whole lines of what the server has to answer; single bytes would be a hundred calls."""
         return next(self._shown, b"")
 
     def close(self) -> None:
@@ -220,7 +217,9 @@ class Upgrade:
 
     def _read_final_head(self) -> tuple[int, str, Headers, bytes]:
         """Status, reason and headers, and what came behind them; interim responses are skipped."""
-        rest, left = b"", MAX_HEAD
+        rest, left = self._read(self._deadline), MAX_HEAD
+        if (switch := parse_switch(rest)) is not None:  # nearly always
+            return 101, "", *switch
         while True:
             head, line_end, rest = self._read_head(rest, left)
             left -= len(head)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import copy
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,6 +53,8 @@ def request_headers(
     target: Target, header: list[tuple[str, str]], offers: list[tuple[str, str]]
 ) -> tuple[str, list[str]]:
     """The Host value, and the lines that follow websocket-client's own."""
+    if not header and target.authorization is None:  # mostly
+        return target.host_header, [f"{name}: {value}" for name, value in offers]
     given = {name.lower(): value for name, value in header}
     lines = [f"{name}: {value}" for name, value in header if name.lower() != "host"]
     if target.authorization is not None and "authorization" not in given:
@@ -81,7 +82,8 @@ class Written(NamedTuple):
 
     def granted_for(self, accept: str) -> Any:
         """What websocket-client would make of an answer with that Sec-WebSocket-Accept."""
-        granted = copy.copy(self.granted)
+        granted = object.__new__(type(self.granted))  # copy.copy() takes thirty times as long
+        vars(granted).update(vars(self.granted))
         granted.headers = {**granted.headers, "sec-websocket-accept": accept}
         return granted
 

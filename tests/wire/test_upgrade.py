@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from jetsocket import ConnectionPool
 from jetsocket.exceptions import ConnectionError, HandshakeError
 from jetsocket.uris import parse
-from jetsocket.wire.headers import Headers, parse_head, unchunk
+from jetsocket.wire.headers import Headers, parse_head, parse_switch, unchunk
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.upgrade import MAX_HEAD, Upgrade
 from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade
@@ -50,6 +50,51 @@ class TestHead:
     @pytest.mark.parametrize("line", [b"HTTP/1.1 101", b"HTTP/1.0 101 ", b"HTTP/1.1 101 Switching Protocols"])
     def test_a_reason_may_be_missing(self, line: bytes) -> None:
         assert parse_head(line)[0] == 101
+
+    def test_a_plain_101_is_read_in_one_go(self) -> None:
+        head = b"HTTP/1.1 101 Switching: Protocols\r\nA:  1 \r\nb:\r\nA:3: 4\r\n\r\nrest\r\n\r\n"
+        found = parse_switch(head)
+        assert found is not None
+        assert dict(found[0]) == {"a": "1, 3: 4", "b": ""}
+        assert found[0].get_all("a") == ["1", "3: 4"]
+        assert found[1] == b"rest\r\n\r\n"
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"",
+            b"HTTP/1.1 101\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nA: 1\r\n",
+            b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n",
+            b"HTTP/1.0 101 Switching Protocols\r\nA: 1\r\n\r\n",
+            b"HTTP/1.1 1011\r\nA: 1\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\nA: 1\n\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nA: 1\nB: 2\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nA: 1\r\n b\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nA : 1\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\n: 1\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nA: \xe4\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nA: \0\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nno colon\r\n\r\n",
+        ],
+    )
+    def test_any_other_is_left_to_who_looks_at_each_line(self, head: bytes) -> None:
+        assert parse_switch(head) is None
+
+    @settings(max_examples=size(200, 5000))
+    @given(
+        st.lists(
+            st.sampled_from([b"HTTP/1.1 101", b" ", b"\r\n", b"\n", b":", b"a", b"A-b", b"\t", b"\xe4"])
+        ),
+        st.binary(max_size=3),
+    )
+    def test_whoever_reads_it_finds_the_same(self, parts: list[bytes], rest: bytes) -> None:
+        data = b"HTTP/1.1 101 ok\r\na:1" + b"".join(parts) + b"\r\n\r\n" + rest
+        if (found := parse_switch(data)) is not None:
+            head, _, left = data.partition(b"\r\n\r\n")
+            status, _, headers = parse_head(head)
+            assert (status, dict(headers), left) == (101, dict(found[0]), found[1])
+            assert all(headers.get_all(name) == found[0].get_all(name) for name in headers)
 
     @pytest.mark.parametrize(
         "head",
