@@ -147,7 +147,7 @@ class Idle:
         return 0.0 if found is None else found.paced_until
 
     def pace(self, key: str, until: float, took: float | None = None) -> None:
-        """Open no more under this key until then (monotonic, s), 0.0: any time. `took`: what the last dial did (s)."""
+        """Open no more under this key until then (monotonic, s; 0.0: any time); `took`: the last dial (s)."""
         if (found := self.queues.get(key)) is not None:
             found.paced_until = until
             if took is not None:
