@@ -39,28 +39,29 @@ class Asking(PooledConnection[T]):
     # --- requests --------------------------------------------------------------------------------------
 
     def _request(self, message: Any, deadline: float | None, limit: float | None) -> T:
-        if self._borrower.shares:
+        entry, terms, borrower = self._entry, self._terms, self._borrower
+        if borrower.shares:
             return self._request_shared(message, deadline, limit)
-        entry, terms = self._entry, self._terms
         if entry is None or not self._sent or self._deadline is not None:
             request = Request()
-            where = self._begin(request, message, deadline, limit)
-            return self._reply_to(where, request, deadline, limit, sent_at=monotonic())
+            begun = self._begin(request, message, deadline, limit)
+            return self._reply_to(begun, request, deadline, limit, sent_at=monotonic())
         # Nearly always. The same in one function, with nothing to be moved or noted: calls were half of it.
-        wire, where, send_by, most = entry.wire, dispatcher_of(entry), deadline, limit
+        wire, where, send_by, most = entry.wire, entry.dispatcher, deadline, limit
+        assert where is not None, "opened by a pool with a correlation"
         request = Request(None, None, message)
         if wire.readlock.locked():
             wire.refuse_reentry("readlock", "request")
         if send_by is None and (most := terms.send_timeout) is not None:
             send_by = self._until(most)
         try:
-            wire.send_data(TEXT, b"", send_by, self._borrower, partial(where.make_frame, request))
+            wire.send_data(TEXT, b"", send_by, borrower, partial(where.make, request))
             sent_at, asked = monotonic(), request.asked
             if asked is None or asked.key is None:
                 return cast("T", None)  # no reply will come
             if deadline is None and (most := terms.recv_timeout) is not None:
                 deadline = self._until(most)
-            where.await_reply(request, deadline)
+            replies = where.await_reply(request, asked, deadline, sent_at)
         except TimeoutError as error:
             where.give_up(request)
             if is_alarm(error):
@@ -69,11 +70,10 @@ class Asking(PooledConnection[T]):
         except BaseException:
             where.give_up(request)
             raise
-        where.give_up(request)
         terms.reply_time.add(monotonic() - sent_at)
         if request.error is not None or terms.codec.is_typed:
-            return self._outcome(request)
-        return cast("T", where.matching.outcome(list(request.arrived), asked))
+            return self._outcome(request, replies)
+        return where.matching.outcome(replies, asked)  # type: ignore[no-any-return]  # cast() is a call
 
     def _request_shared(self, message: Any, deadline: float | None, limit: float | None) -> T:
         """`_request` over a connection that others use, too: what waits to be sent, one of them sends."""
@@ -186,14 +186,14 @@ class Asking(PooledConnection[T]):
 
         return self._send_over(leave, deadline, limit)
 
-    def _outcome(self, request: Request) -> T:
+    def _outcome(self, request: Request, replies: list[Any] | None = None) -> T:
         if request.error is not None:
             raise_error_of(request)
         asked, matching, terms = request.asked, self._matching, self._terms
         assert asked is not None
         if asked.key is None:
             return cast("T", None)  # no reply will come
-        replies = list(request.arrived)
+        replies = list(request.arrived) if replies is None else replies
         reply = matching.outcome(replies, asked)
         if not terms.codec.is_typed:
             return cast("T", reply)

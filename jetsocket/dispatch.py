@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from jetsocket.clock import monotonic
+from jetsocket.correlation.base import Asked
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lock_watch import LockWatch
 from jetsocket.mailbox import LOOK_AGAIN, Mailbox, Turn
 from jetsocket.matching import Matching, Part, Payload, strict
-from jetsocket.pending import Request
+from jetsocket.pending import MOST_NOTED, Request
 from jetsocket.pushes import Pushes
 from jetsocket.sending import Sending
 from jetsocket.uris import Target
@@ -91,32 +92,77 @@ class Dispatcher(Sending):
                 self._take(queue)
             self._hand_out(box)
 
-    def await_reply(self, request: Request, deadline: float | None) -> None:
+    def await_reply(  # noqa: PLR0912 - one function, as calls are most of what a reply costs
+        self, request: Request, asked: Asked, deadline: float | None, now: float
+    ) -> list[Any]:
         """`wait` for the last reply to a request that has left, which is mostly what comes next.
 
-        Where only one thread uses a connection, as it does of an exclusive lease, this is all of it.
+        Where only one thread uses a connection, as of an exclusive lease, this is all of it: it leads, and
+        looks at one frame. What is anything else stays where it is, for `wait`. So does a frame at which
+        an exception strikes: that gives the request up, whose thread this is, and the reply is late.
+
+        Args:
+            request: This thread's own.
+            asked: What it asks.
+            deadline: Monotonic, s; None: no limit.
+            now: Monotonic, s.
+
+        Returns:
+            The replies.
 
         Raises:
             TimeoutError: As `wait`, and so are the others.
         """
-        read, turn = self.matching.read_one, Turn()
+        wire, matching, turn, is_done = self.wire, self.matching, Turn(), True
+        read, correlation = matching.read_one, matching.correlation
         try:
             if read and not (self._parts or self._held) and self._lead(turn, None, "recv") is turn:
-                wire, now = self.wire, monotonic()
                 until = now + LOOK_AGAIN
                 if deadline is not None and deadline < until:
                     until = deadline
                 queue = wire.await_queue(until, wire.holder)
                 self.last_read = now
-                self._hand_out_replies(queue, read)
-        except (TimeoutError, ConnectionError) as error:
-            if is_alarm(error):
+                take: Callable[[], Payload | None] = queue.popleft
+                arrived: Iterator[Payload] = iter(take, None)
+                for payload in arrived:  # no exception comes between the two: see `iteration`
+                    is_done = False
+                    try:
+                        message = read(payload)
+                        key = correlation.key(message)
+                        if type(key) is not int and type(key) is not str and key is not None:
+                            key = strict(key)
+                        if self._under_way.get(key) is not request:
+                            break
+                        if matching.answers and correlation.answer(message) is not None:
+                            break
+                        asked.replies += 1
+                        if not correlation.is_last(message, asked):
+                            request.put(message, payload)
+                            is_done = True
+                            break
+                        self.answered[key] = self.tenancy  # as `_note_answered`, which forgets the oldest
+                        request.payload = payload
+                        request.is_ended = is_done = True
+                        if self.given_up:  # another thread may be doing that at this moment
+                            self.given_up.pop(key, None)
+                        self._under_way.pop(key, None)
+                        if len(self.answered) > 2 * MOST_NOTED:
+                            self._note_answered(key)
+                        return [message]
+                    finally:
+                        if not is_done:
+                            queue.appendleft(payload)
+        except Exception as error:  # of the wire; the codec's or the correlation's, if a frame was taken
+            is_known = not is_done or isinstance(error, (TimeoutError, ConnectionError, IndexError))
+            if is_alarm(error, users_code=not is_done) or not is_known:
                 raise  # else `wait` finds out, too, and does what is to be done
         finally:
             turn.is_over = True
-            self._leave(turn, request)
+            if self._followers:
+                self._leave(turn, request)
         if not request.is_ended:
             self.wait(request, deadline, "recv")
+        return list(request.arrived)
 
     def work(self) -> None:
         """`drain`, in a worker."""

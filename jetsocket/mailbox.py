@@ -238,7 +238,8 @@ class Reading:
                     if leader is None or leader.is_over:
                         self._leader = leader = turn
             if leader is turn:
-                followers.pop(turn, None)
+                if followers:
+                    followers.pop(turn, None)
                 return turn
             if box is None or turn in followers:
                 return leader

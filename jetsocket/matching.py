@@ -6,7 +6,7 @@ here, and the message belongs to no asker then.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from jetsocket.correlation.base import Asked, Correlation, NewId
@@ -29,6 +29,10 @@ class Part(NamedTuple):
 
 
 UNREADABLE: Final = object()
+
+
+class SeveralError(Exception):
+    """A frame is not one message."""
 
 
 def strict(key: Hashable) -> Hashable:
@@ -57,7 +61,9 @@ class Matching:
         answers: Whether the protocol wants some messages answered at once.
         cancels: Whether it can tell the server that a request was given up.
         has_topics: Whether it has subscriptions.
-        read_one: Reads the one message of a frame, or raises what the codec does; None: there may be several.
+        read_one: Reads the one message of a frame, or raises: what the codec does, or as there are several;
+            None: `parts` is to be asked.
+        write: Makes the payload of a message; None: `encode` is to be asked.
         configures: Whether it greets or logs in on a new connection.
         heartbeat: What is sent after a while of silence; None: nothing but a ping.
     """
@@ -70,10 +76,13 @@ class Matching:
         self._splits = kind.split is not base.split
         self._decodes = kind.decode is not base.decode
         self._encodes = kind.encode is not base.encode
-        self.read_one = None if self._splits or self._decodes else codec.read
+        read = self._read_unsplit if self._splits else codec.read
+        self.read_one: Callable[[Payload], Any] | None = None if self._decodes else read
+        self.write: Callable[[Any], Payload] | None = None if self._encodes else codec.encode
         self.answers = kind.answer is not base.answer
         self.cancels = kind.cancel is not base.cancel
         self.has_topics = kind.topic is not base.topic
+        self._takes_last = kind.result is base.result
         self.configures = kind.configure is not base.configure
         beat = correlation.heartbeat
         self.heartbeat = None if beat is None else self.encode(beat, None)
@@ -136,6 +145,13 @@ class Matching:
                 return [Part(None, part) for part in parts]
         return [Part(payload, message)]
 
+    def _read_unsplit(self, payload: Payload) -> Any:
+        message = self.codec.read(payload)
+        parts = self.correlation.split(message)
+        if type(parts) is tuple and len(parts) == 1 and parts[0] is message:
+            return message
+        raise SeveralError
+
     def why_unreadable(self, payload: Payload, subprotocol: str | None) -> str:
         """Why a frame can't be read, to be told: without what is in it."""
         try:
@@ -164,7 +180,8 @@ class Matching:
         for reply in replies:
             if (error := correlation.error(reply)) is not None:
                 raise _as_reply_error(error, reply)
-        return correlation.untag(correlation.result(replies, asked), asked.message)
+        reply = replies[-1] if self._takes_last else correlation.result(replies, asked)
+        return correlation.untag(reply, asked.message)
 
     def error_in(self, reply: Any) -> ReplyError | None:
         """The error that a reply is; None: it is none."""
@@ -180,4 +197,4 @@ def _as_reply_error(error: JetSocketError, reply: Any) -> ReplyError:
     return wrapped
 
 
-__all__ = ["UNREADABLE", "Matching", "Part", "each_topic", "strict"]
+__all__ = ["UNREADABLE", "Matching", "Part", "SeveralError", "each_topic", "strict"]

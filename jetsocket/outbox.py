@@ -23,9 +23,7 @@ from typing import TYPE_CHECKING
 from jetsocket.exceptions import JetSocketError
 from jetsocket.interrupts import is_alarm
 from jetsocket.mailbox import Turn
-from jetsocket.matching import Payload
 from jetsocket.pending import Request
-from jetsocket.wire.frames import BINARY, TEXT
 from jetsocket.wire.link import Batch
 
 if TYPE_CHECKING:
@@ -49,8 +47,8 @@ class Messenger:
         """Whether a thread has its reply, and has not run since."""
 
     @abstractmethod
-    def make(self, request: Request) -> Payload:
-        """Give a request its id, and expect its reply; returns what is to be sent."""
+    def make(self, request: Request) -> tuple[int, bytes]:
+        """Give a request its id, and expect its reply; returns opcode and data of what is to be sent."""
 
     @abstractmethod
     def unmake(self, request: Request) -> None:
@@ -173,8 +171,7 @@ class Outbox:
             if not is_wanted or (request.is_refused and request is not own):
                 continue
             try:
-                payload = self._messenger.make(request)
-                data = payload.encode("utf-8") if isinstance(payload, str) else payload
+                opcode, data = self._messenger.make(request)
             except Exception as error:  # the user's, over a message of any form
                 self._messenger.unmake(request)
                 if request is own or is_alarm(error, users_code=True):
@@ -184,7 +181,7 @@ class Outbox:
                 continue
             request.batch = batch
             made.append(request)
-            yield (TEXT if isinstance(payload, str) else BINARY), data
+            yield opcode, data
             size += len(data)
             if size >= _AT_ONCE:
                 return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jetsocket.askers import Askers
 from jetsocket.correlation.base import Asked, NewId
 from jetsocket.mailbox import Mailbox
-from jetsocket.matching import Matching, Payload, strict
+from jetsocket.matching import Matching, strict
 from jetsocket.outbox import Messenger, Outbox
 from jetsocket.pending import Request, Risk, note, remember
 from jetsocket.pushes import Pushes
@@ -63,17 +63,10 @@ class Sending(Askers, Messenger):
         """
         request.message = message
         try:
-            self.wire.send_data(TEXT, b"", deadline, holder, partial(self.make_frame, request))
+            self.wire.send_data(TEXT, b"", deadline, holder, partial(self.make, request))
         except BaseException:
             self.give_up(request)
             raise
-
-    def make_frame(self, request: Request) -> tuple[int, bytes]:
-        """`make`, as opcode and data: for `WebSocket.send_data`, once it is that message's turn."""
-        payload = self.make(request)
-        if isinstance(payload, str):
-            return TEXT, payload.encode("utf-8")
-        return BINARY, payload
 
     def post(self, request: Request, deadline: float | None) -> None:
         """Send a request over a connection that others use, too, or let a thread do so that sends already.
@@ -94,27 +87,27 @@ class Sending(Askers, Messenger):
         assert isinstance(box, Request), "no other mailbox is stranded"
         self.outbox.send(box, deadline)
 
-    def make(self, request: Request) -> Payload:
-        """Give a request its id, and expect its reply; returns what is to be sent."""
-        matching, message = self.matching, request.message
+    def make(self, request: Request) -> tuple[int, bytes]:
+        """Give a request its id, and expect its reply; returns opcode and data of what is to be sent."""
+        matching, message, write = self.matching, request.message, self.matching.write
         while True:
             number = next(self._numbers)
-            sent, key = matching.correlation.tag(
-                message, _new_id(NewId, (number, f"{self._prefix}-{number}"))
-            )
+            new_id = _new_id(NewId, (number, f"{self._prefix}-{number}"))
+            sent, key = matching.correlation.tag(message, new_id)
             if type(key) is not int and type(key) is not str and key is not None:
                 key = strict(key)
             if key is None or key not in self.raw_keys:
                 break
         asked = Asked(message, sent, key)
-        payload = matching.encode(sent, self.subprotocol)
+        payload = matching.encode(sent, self.subprotocol) if write is None else write(sent)
+        opcode, data = (TEXT, payload.encode("utf-8")) if isinstance(payload, str) else (BINARY, payload)
         if request.ends is not None or request.feed is not None:
             self._leaves(request, asked, number)
         else:
             request.asked, request.number = asked, number
         if key is not None and not request.is_open:
             self._under_way[key] = request
-        return payload
+        return opcode, data
 
     def unmake(self, request: Request) -> None:
         """Expect no reply: it has not left."""

@@ -156,7 +156,8 @@ def test_what_answers_a_request_again_is_for_no_later_lease(
 def test_of_what_was_answered_the_last_keys_are_remembered(
     pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jetsocket.askers.MOST_NOTED", 5)
+    for module in ("askers", "dispatch"):
+        monkeypatch.setattr(f"jetsocket.{module}.MOST_NOTED", 5)
     with pool.acquire("/") as conn:
         where = dispatcher(conn)
         for number in range(1, 40):
@@ -278,6 +279,39 @@ def test_whatever_strikes_as_replies_are_handed_out_each_reaches_its_asker_once(
             assert rest == (0, {}, 1, [], []), f"at {strike_at}: {rest}"
             conn.discard()
     assert strike_at > 20
+
+
+def test_whatever_strikes_a_request_of_a_lease_nothing_of_it_is_left(
+    server: EchoServer, pool: ConnectionPool[Any]
+) -> None:
+    """At each call and return of its whole way: its reply is late then, and no other one's."""
+    strike_at, events, went_on = 0, 1, 0
+    while strike_at < events:
+        with pool.acquire("/") as conn:
+            where, strike_at = dispatcher(conn), strike_at + 1
+            assert conn.request({"n": 0}, 5)["n"] == 0
+            late, messages = where.late_replies, server.messages
+            try:
+                count_events(lambda: conn.request({"n": 1}, 5), strike_at)
+                events = strike_at
+            except Struck:
+                events = strike_at + 1
+            assert where.in_flight == 0, f"at {strike_at}"
+            waits, wire = len(where.given_up), where.wire
+            if wire.lock.locked() or wire.readlock.locked():  # struck as it had just got it: see `lock_watch`
+                conn.discard()
+                continue
+            try:
+                assert conn.request({"n": 2}, 5)["n"] == 2, f"at {strike_at}"
+            except ConnectionClosedError as error:  # it struck between the socket and what takes in
+                assert "interrupted half-way" in str(error)  # noqa: PT017
+                continue
+            went_on += 1
+            assert where.is_settled, f"at {strike_at}"
+            late, has_left = where.late_replies - late, server.messages - messages == 2
+            assert late == (waits if has_left else 0), f"at {strike_at}"
+            assert (where.unasked, where._parts) == (0, deque()), f"at {strike_at}"
+    assert went_on > 50
 
 
 def test_what_is_pushed_before_a_reply_is_handed_out_in_order(

@@ -9,7 +9,7 @@ import pytest
 
 from jetsocket import ReplyError, TimeoutError
 from jetsocket.correlation import Asked, Correlation, NewId
-from jetsocket.matching import UNREADABLE, Matching, each_topic, strict
+from jetsocket.matching import UNREADABLE, Matching, SeveralError, each_topic, strict
 from jetsocket.messages import Codec
 
 CODEC = Codec.for_options(None, None, None)
@@ -90,6 +90,29 @@ def test_a_frame_is_one_message_or_several() -> None:
     assert [(part.payload, part.message) for part in given.parts("[1, 2]", None)] == [(None, 1), (None, 2)]
     assert given.parts("[]", None) == []
     assert [part.payload for part in given.parts("[1]", None)] == [None]  # it is not the frame
+
+
+def test_a_frame_that_is_not_one_message_is_not_read_as_one() -> None:
+    """Whatever `split` returns that is not plainly the message itself: then `parts` is asked."""
+
+    def split(self: Any, message: Any) -> Iterable[Any]:
+        kinds: dict[str, Iterable[Any]] = {
+            "list": [message],
+            "none": (),
+            "two": (message, message),
+            "copy": (dict(message),),
+            "iterator": iter((message,)),
+        }
+        return kinds.get(message["kind"], (message,))
+
+    read_one = matching(split=split).read_one
+    assert read_one is not None
+    assert read_one('{"kind": "itself"}') == {"kind": "itself"}
+    for kind in ("list", "none", "two", "copy", "iterator"):
+        with pytest.raises(SeveralError):
+            read_one(f'{{"kind": "{kind}"}}')
+    assert matching(decode=fail).read_one is None
+    assert matching(encode=fail).write is None
 
 
 def test_what_cannot_be_read_is_kept_as_it_came() -> None:

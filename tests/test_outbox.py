@@ -23,6 +23,7 @@ from jetsocket.dispatch import Dispatcher
 from jetsocket.mailbox import LOOK_AGAIN, Turn
 from jetsocket.outbox import Messenger, Outbox
 from jetsocket.pending import Request
+from jetsocket.wire.frames import TEXT
 from jetsocket.wire.link import Batch
 from jetsocket.wire.stream import Stream
 from tests import scripts
@@ -470,9 +471,9 @@ class Table(Messenger):
         self.meanwhile()
         self.sent += made
 
-    def make(self, request: Request) -> str:
+    def make(self, request: Request) -> tuple[int, bytes]:
         request.asked = type("Asked", (), {"key": 1})()
-        return str(request.message)
+        return TEXT, str(request.message).encode()
 
     def unmake(self, request: Request) -> None:
         self.unmade.append(request)

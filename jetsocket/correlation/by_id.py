@@ -123,7 +123,8 @@ class ById(Correlation):
 
     def tag(self, message: Any, new_id: NewId) -> tuple[Any, Hashable | None]:
         """Give a request our id."""
-        request, name = needs_object(message, "a request"), self._name
+        name = self._name
+        request = message if type(message) is dict else needs_object(message, "a request")
         old = member(message, *self._request) if name is None else request.get(name)
         given = str(new_id.number) if self._as_text or isinstance(old, str) else new_id.number
         if name is None:
@@ -136,9 +137,10 @@ class ById(Correlation):
 
     def key(self, message: Any) -> Hashable | None:
         """The id of a reply."""
-        if self._name is not None and type(message) is dict:
-            return key_of(message.get(self._name))
-        return key_of(look_up(message, self._reply))
+        if self._name is None or type(message) is not dict:
+            return key_of(look_up(message, self._reply))
+        found = message.get(self._name)
+        return found if type(found) is int else key_of(found)
 
     def is_last(self, message: Any, asked: Asked) -> bool:
         """A subscribe may be acknowledged once for each topic."""
@@ -155,6 +157,8 @@ class ById(Correlation):
         """What the usual signs say is an error."""
         if not isinstance(message, dict):
             return None
+        if self._code is None and not ("error" in message or "success" in message or "event" in message):
+            return None  # nearly always
         found = message.get("error")
         code = None if self._code is None else key_of(look_up(message, self._code))
         if found is None or found is False or found == "":
@@ -168,12 +172,10 @@ class ById(Correlation):
 
     def untag(self, reply: Any, message: Any) -> Any:
         """Put the caller's id back."""
-        name = self._name
-        given = (
-            message.get(name)
-            if name is not None and type(message) is dict
-            else member(message, *self._request)
-        )
+        if self._name is not None and type(message) is dict:  # nearly always
+            given = message.get(self._name)
+        else:
+            given = member(message, *self._request)
         if given is None or member(reply, *self._reply) is None:
             return reply
         return with_member(reply, given, *self._reply)

@@ -83,10 +83,13 @@ class JsonRpc(Correlation):
         """Give a call our id, or each call of a batch one."""
         if isinstance(message, (list, tuple)):
             return _tag_batch(message, new_id)
-        call = needs_object(message, "a JSON-RPC call")
+        call = message if type(message) is dict else needs_object(message, "a JSON-RPC call")
+        number = new_id.number
+        if type(call.get("method")) is str:  # nearly always
+            return {"jsonrpc": "2.0", **call, "id": number}, number
         if "method" not in call and ("result" in call or "error" in call):
             return message, None  # the reply to a request of the server's
-        return {**_checked(call), "id": new_id.number}, new_id.number
+        return {**_checked(call), "id": number}, number
 
     def asks(self, message: Any) -> Hashable | None:
         """The id of a call that is sent as it is."""
@@ -104,7 +107,10 @@ class JsonRpc(Correlation):
     def key(self, message: Any) -> Hashable | None:
         """The id of a reply, or the batch to which it belongs."""
         if isinstance(message, dict):
-            return _key(message["id"]) if _is_reply(message) else None
+            value = message.get("id")
+            if type(value) is int and "method" not in message:  # nearly always
+                return value
+            return _key(value) if _is_reply(message) else None
         if isinstance(message, list):
             keys = [_key(each["id"]) for each in message if _is_reply(each)]
             batch = next((key for key in keys if isinstance(key, _Batch)), None)
@@ -154,6 +160,8 @@ class JsonRpc(Correlation):
 
     def untag(self, reply: Any, message: Any) -> Any:
         """Put the caller's ids back, in each member of a batch its own."""
+        if type(message) is dict and message.get("id") is None:  # nearly always
+            return reply
         if not isinstance(message, (list, tuple)):
             return put_back(reply, message, "id")
         if isinstance(reply, list):
