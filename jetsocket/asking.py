@@ -80,6 +80,7 @@ class Asking(PooledConnection[T]):
         while True:
             entry = self._entry or self._current()
             where, request = dispatcher_of(entry), Request(message=message)
+            request.owner = self._borrower
             if entry.wire.readlock.locked():  # by this thread, no reply could come
                 where.refuse_reentry("request")
             try:

@@ -47,6 +47,8 @@ class Delivery:
             dispatcher = entry.dispatcher
             if dispatcher is None or entry.wire.failure is not None:
                 continue
+            if dispatcher.in_flight:
+                dispatcher.forget_struck(entry.sharers)
             if dispatcher.locks.is_stuck(now):
                 entry.wire.cut("an exception struck a thread in its use")
             elif entry.wire.was_struck:

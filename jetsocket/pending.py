@@ -47,6 +47,7 @@ class Request(Mailbox[Any]):
         batch: With what it leaves, or has left; None before.
         is_refused: Whether it could not be made by the thread that sends for all: its own is to try.
         is_cancelled: Whether its thread has gone before it left.
+        owner: The borrower whose it is, if it shares the connection; None also for a subscription's.
         payload: The frame of the last reply, if that was all there was in it; None: not known.
     """
 
@@ -62,6 +63,7 @@ class Request(Mailbox[Any]):
         "message",
         "number",
         "outbox",
+        "owner",
         "payload",
         "wants_all",
     )
@@ -75,6 +77,7 @@ class Request(Mailbox[Any]):
         self.outbox: Queue | None = None
         self.batch: Batch | None = None
         self.payload: str | bytes | None = None
+        self.owner: object = None
         self._last: object = None
         self.feed, self.ends, self.message = feed, ends, message
         self.number = 0

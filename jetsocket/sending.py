@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +147,22 @@ class Sending(Askers, Messenger):
             or self.answered.get(key, self.tenancy) < self.tenancy  # once more: some servers answer twice
         )
 
-    def give_up(self, request: Request) -> None:
-        """Wait for its replies no longer; those that come are late."""
+    def forget_struck(self, sharers: Container[object]) -> None:
+        """Give up what those asked who have left: an exception has struck them as they gave it up.
+
+        For the housekeeper: no code of the correlation's is run.
+        """
+        for request in list(self._under_way.values()):
+            if request.owner is not None and request.owner not in sharers:
+                self.give_up(request, cancels=False)
+
+    def give_up(self, request: Request, *, cancels: bool = True) -> None:
+        """Wait for its replies no longer; those that come are late.
+
+        Args:
+            request: May be one that has its replies.
+            cancels: Whether the server is to be told, which needs the correlation.
+        """
         if request.outbox is not None:
             # The order counts: who sends it at this moment looks after that whether it still is to.
             request.is_cancelled = True
@@ -164,7 +178,7 @@ class Sending(Askers, Messenger):
         self._under_way.pop(asked.key, None)
         if request.is_ended and request.error is None:  # the last reply came while we did that
             self.given_up.pop(asked.key, None)
-        else:
+        elif cancels:
             self._cancel(asked.key, asked)
         if len(self.given_up) > MOST_GIVEN_UP:
             self.wire.cut(f"more than {MOST_GIVEN_UP} requests were given up, and no reply to them came")

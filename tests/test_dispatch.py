@@ -508,6 +508,30 @@ def test_several_topics_are_one_subscription(server: EchoServer, make_pool: Make
             subscription.get(0)
 
 
+def test_the_end_of_an_old_subscription_is_none_of_one_that_is_under_way(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    """The server has ended the one before it confirmed the other, of the same topic."""
+
+    class Confirmed(Plain):
+        def topic_of(self, sent: Any, reply: Any) -> Any:
+            return None if reply is None else reply["opened"]
+
+    with make_pool(server, correlation=Confirmed()).acquire("/") as conn:
+        where = dispatcher(conn)
+        feeds = [Feed(10, "error", "ws://h/") for _ in range(2)]
+        old, new = (sent(conn, {"do": "never"}, feed).asked for feed in feeds)
+        assert old is not None
+        assert new is not None
+        hand_out(where, {"id": old.key, "opened": "a"}, {"topic": "a", "n": 1})
+        hand_out(where, {"topic": "a", "end": True}, {"topic": "a", "n": 2})
+        assert [feed.is_ended for feed in feeds] == [True, False]
+        hand_out(where, {"id": new.key, "opened": "a"}, {"topic": "a", "n": 3})
+        got = [[each["n"] for each in feed.arrived] for feed in feeds]
+        assert (got, feeds[1].is_ended, where.unasked) == ([[1], [3]], False, 0)
+        conn.discard()
+
+
 def test_equal_messages_of_a_feed_all_come(server: EchoServer, make_pool: MakePool) -> None:
     for correlation in (None, Plain()):
         pool = make_pool(server, correlation=correlation)

@@ -24,7 +24,9 @@ from jetsocket import (
     TimeoutError,
 )
 from jetsocket.clock import monotonic
+from jetsocket.dispatch import Dispatcher
 from jetsocket.mailbox import Reading
+from jetsocket.pending import Request
 from jetsocket.topics import Feed, Topics
 from tests import scripts, service_fixtures
 from tests.conftest import Tls
@@ -492,6 +494,31 @@ pool.close()
 print("ok")
 """
     assert scripts.run(script, server.uri, fresh=True).check().out == "ok\n"
+
+
+def test_a_strike_as_a_request_is_given_up_leaves_none_in_flight(
+    pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reply, which never comes, would be waited for as long as the connection is open."""
+    strikes = [Struck]
+
+    def struck(self: Dispatcher, request: Request, **options: Any) -> None:
+        if strikes and not request.is_ended:
+            raise strikes.pop()
+        give_up(self, request, **options)
+
+    assert pool.request("/", {"n": 1}, 5)["n"] == 1
+    give_up = Dispatcher.give_up
+    monkeypatch.setattr(Dispatcher, "give_up", struck)
+    with pytest.raises(Struck):
+        pool.request("/", {"do": "never"}, 0.05)
+    assert not strikes
+    threads, futures = held(pool, 3)  # as soon as no more are in flight than these: they are not forgotten
+    assert pool.request("/", {"do": "flush", "n": "mine"}, 10)["n"] == "mine"
+    assert [future.result(10)["n"] for future in futures] == [0, 1, 2]
+    threads.shutdown()
+    assert pool.stats().in_flight == 0
+    assert pool.stats().total_connections == 1
 
 
 @pytest.mark.slow
