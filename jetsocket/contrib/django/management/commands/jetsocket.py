@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Any
 
@@ -57,6 +59,11 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
                 code = commands.check({each: pools[each] for each in chosen}, self.stdout, options["path"])
             else:
                 code = self._on_one(part, pools[alias or _usual(chosen)], options)
+            self.stdout.flush()
+        except BrokenPipeError as error:
+            if is_alarm(error):
+                raise
+            code = _end_of_pipe()
         except (KeyError, TypeError, ValueError) as error:
             if is_alarm(error):
                 raise
@@ -72,16 +79,25 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
         if directory is None:
             return
         try:
-            self.stdout.write(f"\n{as_text(read(directory))}\n")
+            told = as_text(read(directory))
         except OSError as error:
             if is_alarm(error):
                 raise
             raise CommandError(f"JETSOCKET_STATUS_DIR can't be read: {error.strerror}") from error
+        self.stdout.write(f"\n{told}\n")
 
     def _on_one(self, part: str, pool: ConnectionPool[Any], options: dict[str, Any]) -> int:
         if part == "call":
             return commands.call(pool, options["path"], options["message"], self.stdout, self.stderr)
         return commands.ping(pool, options["path"], self.stdout, self.stderr, options["count"])
+
+
+def _end_of_pipe() -> int:
+    """The exit code where whoever reads the output has stopped: as SIGPIPE would end it, and as quietly."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # what is left in its buffer is written when the interpreter ends
+    os.close(nowhere)
+    return 128 + signal.SIGPIPE
 
 
 def _usual(aliases: list[str]) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,7 @@ from jetsocket.contrib.django import pools
 from tests.servers import EchoServer, refusing_port
 
 Use = Callable[..., None]
+ROOT = Path(__file__).parents[5]
 
 
 def run(*words: str) -> tuple[int, str, str]:
@@ -77,3 +82,20 @@ def test_what_is_wrong_is_said_without_a_traceback(use: Use) -> None:
         run("check", "other")
     with pytest.raises(CommandError):
         run("ping", "-c", "0")
+
+
+def test_a_closed_pipe_ends_it_quietly() -> None:
+    """As in `manage.py jetsocket status | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "manage.py", "jetsocket", "status"]
+    example = ROOT / "docs" / "examples" / "django"
+    try:
+        with subprocess.Popen(
+            command, cwd=example, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True
+        ) as ended:
+            _, err = ended.communicate(timeout=50)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, err) == (141, "")
