@@ -99,7 +99,7 @@ def test_the_alerts_are_evaluated_and_the_one_that_should_is_about_to_fire(prome
         name for rule in rules().values() for name in re.findall(r"jetsocket_\w+(?=\{|\[|\))", rule["query"])
     }
     known = set(got(f"{prometheus}/api/v1/label/__name__/values")["data"])
-    assert told - {"jetsocket_pool_name"} <= known
+    assert told - {"jetsocket_pool_name", "jetsocket_limiter_name"} <= known
 
 
 def test_each_alert_fires_when_it_should_and_for_that_pool_alone() -> None:
