@@ -64,10 +64,14 @@ def where(dials: Collection[Dial]) -> str:
 
 
 def place_of(dial: Dial) -> str:
-    """What the thread of a dial is in: a place in the user's code, or the resolver; "" if it is not known."""
-    frame = frame_in(dial.thread)
+    """What the thread of a dial is in: a place in the user's code, a limiter, the resolver; or ""."""
+    frame, limiter = frame_in(dial.thread), ""
+    if dial.quota is not None and dial.grant is None and dial.entry is None:
+        limiter = f" of the limiter {dial.quota.name!r}"
     if place := place_in(frame):
-        return place
+        return place + limiter
+    if limiter:
+        return "acquire()" + limiter
     from jetsocket.wire.dns import look_up  # it is there: dials look names up
 
     return "a name look-up" if frame is not None and is_in(dial.thread, [look_up.__code__]) else ""

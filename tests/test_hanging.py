@@ -255,14 +255,34 @@ def test_a_limiter_that_hangs_is_told_too(echo: EchoServer, gate: threading.Even
     with ConnectionPool[Any](
         config, base_uri=echo.uri, limiter=limiter, manager_kwargs={"connect_timeout": 0.2}
     ) as pool:
-        with pytest.raises(TimeoutError, match=r"hangs in acquire \(test_hanging.py:\d+\)") as told:
+        with pytest.raises(
+            TimeoutError, match=r"hangs in acquire \(test_hanging.py:\d+\) of the limiter"
+        ) as told:
             pool.acquire("/")
+        assert repr(pool.limits().popitem()[0]) in str(told.value)
         assert not isinstance(told.value, PoolExhaustedError)
         gate.set()
         wait_until(lambda: not state_of(pool).left_behind)
         wait_until(lambda: not limiter.out)  # the token that came too late went back
         assert patiently(lambda: pool.request("/", 1, 5)) == 1
         assert faults(pool) == []
+
+
+def test_a_limiter_that_hangs_in_a_librarys_code_is_told_by_its_name(
+    echo: EchoServer, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = Stuck(gate)
+    made: dict[str, Any] = {"gate": gate}
+    source = "def acquire(timeout, wanted): gate.wait(30)"
+    exec(compile(source, "/usr/lib/site-packages/others.py", "exec"), made)
+    monkeypatch.setattr(limiter, "acquire", made["acquire"])
+    with ConnectionPool[Any](
+        base_uri=echo.uri, limiter=limiter, manager_kwargs={"connect_timeout": 0.2}
+    ) as pool:
+        with pytest.raises(TimeoutError, match=r"hangs in acquire\(\) of the limiter"):
+            pool.acquire("/", 10)
+        gate.set()
+        wait_until(lambda: not state_of(pool).left_behind)
 
 
 def test_a_name_look_up_is_told_as_such(
