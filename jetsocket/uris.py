@@ -19,6 +19,9 @@ from jetsocket.text import with_rule
 
 __all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
 
+INVALID = "invalid WebSocket URI: "
+"""What is said before a fault of a URI that is not shown."""
+
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _SAY_INSTEAD = {"http": "ws://", "https": "wss://"}
 
@@ -157,9 +160,7 @@ class _Fault(Exception):
 
 
 def _value_error(uri: str, fault: _Fault) -> ValueError:
-    return with_rule(
-        ValueError(f"invalid WebSocket URI {redact(uri)}: {fault}"), f"invalid WebSocket URI: {fault}"
-    )
+    return with_rule(ValueError(f"invalid WebSocket URI {redact(uri)}: {fault}"), f"{INVALID}{fault}")
 
 
 def _checked(uri: str) -> str:

@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 
 from jetsocket.cli.exits import UsageError
 
-__all__ = ["Parser", "common", "count", "count_from_0", "parse", "port", "rate", "seconds"]
+__all__ = ["Parser", "common", "count", "count_from_0", "parse", "port", "rate", "seconds", "size"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?")
+_SIZE = re.compile(r"(\d{1,18})(B|KiB|MiB|GiB)?")
+_SIZES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -102,6 +104,17 @@ def rate(text: str) -> float:
     return value
 
 
+def size(text: str) -> int:
+    """A number of bytes: `1000`, `64KiB`, `256MiB`, `1GiB`."""
+    found = _SIZE.fullmatch(text)
+    value = int(found[1]) * _SIZES[found[2]] if found else 0
+    if not 0 < value < 2**62:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of bytes of more than 0, such as 1000, 64KiB, 256MiB, 1GiB"
+        )
+    return value
+
+
 def common(parser: argparse.ArgumentParser, *, messages: bool = True, quiet_letter: bool = True) -> None:
     """Add the options that all commands have which connect.
 
@@ -156,6 +169,13 @@ def common(parser: argparse.ArgumentParser, *, messages: bool = True, quiet_lett
         default=10.0,
         metavar="SECONDS",
         help="for DNS, TCP, TLS and the upgrade together (10)",
+    )
+    group.add_argument(
+        "--max-message-size",
+        type=size,
+        default=size("64MiB"),
+        metavar="SIZE",
+        help="the largest message that is taken, in B or with a unit: 500KiB, 1GiB (64MiB)",
     )
     group = parser.add_argument_group("what to print")
     group.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")

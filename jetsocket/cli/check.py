@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
     def show(step: Step) -> None:
         _show(terminal, step)
 
-    ws = Stepped(show)
+    ws = Stepped(show, options.max_message_size)
     try:
         dial(ws, target, kwargs)
     except JetSocketError as error:

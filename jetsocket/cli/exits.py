@@ -118,13 +118,15 @@ def outcome_of(error: BaseException) -> Outcome:
         return Outcome(USAGE, str(error), error.remedy)
     if isinstance(error, PoolExhaustedError) and isinstance(error.last_connect_error, JetSocketError):
         return outcome_of(error.last_connect_error)
-    cause, advice = _parted(str(error))
+    cause, advice = parted(str(error))
     if isinstance(error, ReplyError):
         return Outcome(FAILED, f"{error}", code=error.code, data=error.data)
     if isinstance(error, HandshakeError):
         return Outcome(NO_WEBSOCKET, cause, _of_handshake(cause, advice), status=error.status_code)
     if isinstance(error, (ConnectionClosedError, ProtocolError, MessageTooBigError)):
         return Outcome(CLOSED, cause, advice or _of_close(error.code), code=error.code)
+    if isinstance(error, PoolExhaustedError):
+        cause = cause.partition(" (")[0]  # figures of a pool, and what to set in it
     if isinstance(error, TimeoutError):
         return Outcome(TIMEOUT, cause, _of_timeout(error, advice))
     if isinstance(error, ConnectionError):
@@ -132,7 +134,7 @@ def outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, DecodeError):
         return Outcome(NO_WEBSOCKET, cause, advice or "what answers does not speak this protocol")
     if isinstance(error, ImportError):
-        return Outcome(USAGE, str(error))
+        return Outcome(USAGE, cause, advice)
     if isinstance(error, OSError):
         return Outcome(USAGE, _of_file(error))
     return Outcome(USAGE, cause, advice)  # ValueError, TypeError
@@ -214,13 +216,13 @@ def _of_file(error: OSError) -> str:
 
 _OPTIONS = {
     "extra_headers": "-H or --header-file",
-    "origin": "--origin",
     "ssl_context": "--ca",
-    "server_hostname": "--server-hostname",
     "subprotocols": "--subprotocol",
-    "proxy": "--proxy",
+    "compress": "--no-compress",
 }
 _WORDS = (
+    ('in the URI or in manager_kwargs["auth"] or ["extra_headers"]', "in the URI, or in -H or --header-file"),
+    ('manager_kwargs["auth"] or ["extra_headers"]', "-H or --header-file"),
     ('manager_kwargs["compress"] = False leaves that out', "--no-compress leaves that out"),
     (
         "pass proxy=None in manager_kwargs, or True in place of its URL and list it in NO_PROXY",
@@ -248,26 +250,35 @@ _WORDS = (
     ),
     ("that your SSLContext offers by ALPN", "that are offered by ALPN"),
     ("than your SSLContext allows", "than this machine allows"),
-    ('raise manager_kwargs["max_message_size"] if that is to be expected', "the terminal takes no more"),
-    ("set another", "give another"),
+    ("more redirects than max_redirects allows", "it redirects again and again"),
+    (
+        "recv_raw() returns messages undecoded",
+        "without --jsonrpc and --correlation messages are shown as they come",
+    ),
+    ("; send() sends anything as it is", ""),
     ("set manager_kwargs", "give manager_kwargs"),
+    ('manager_kwargs: give "unix" or a "proxy" URL, not both', "give --unix or --proxy, not both"),
+    ("max_message_size=", "--max-message-size "),
 )
+_WHERE = re.compile(r"(.*?)( \(at wss?://[^ ]*\))?", re.DOTALL)  # which connection it was
 _NAMED = re.compile(r"""manager_kwargs\[["'](\w+)["']\]""")
 
 
-def in_shell_words(advice: str) -> str:
-    """The library's advice, with options of the command line in place of arguments of the pool."""
+def in_shell_words(text: str) -> str:
+    """What the library says, with options of the command line in place of arguments of the pool."""
     for theirs, ours in _WORDS:
-        advice = advice.replace(theirs, ours)
-    return _NAMED.sub(lambda found: _OPTIONS.get(found[1], found[1]), advice)
+        text = text.replace(theirs, ours)
+    return _NAMED.sub(lambda found: _OPTIONS.get(found[1], "--" + found[1].replace("_", "-")), text)
 
 
-def _parted(message: str) -> tuple[str, str]:
+def parted(message: str) -> tuple[str, str]:
     """Cause and advice of a message of the library: they are parted by the first semicolon outside quotes."""
+    message = in_shell_words(message)
     quoted = False
     for at, char in enumerate(message):
         if char == '"':
             quoted = not quoted
         elif char == ";" and not quoted and message[at : at + 2] == "; ":
-            return message[:at], in_shell_words(message[at + 2 :])
+            advice, where = _WHERE.fullmatch(message[at + 2 :]).groups("")  # type: ignore[union-attr]  # fits all
+            return message[:at] + where, advice
     return message, ""

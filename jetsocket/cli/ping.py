@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
     target, _ = only_uri("ping", given)
     kwargs = manager_kwargs(options)
     steps: list[Step] = []
-    ws = Stepped(steps.append)
+    ws = Stepped(steps.append, options.max_message_size)
     try:
         dial(ws, target, kwargs)
     except JetSocketError as error:

@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 from jetsocket import uris
-from jetsocket.cli.exits import UsageError
+from jetsocket.cli.exits import UsageError, parted
 from jetsocket.options import Options
 
 __all__ = ["manager_kwargs", "one_uri", "read_headers", "ssl_context"]
@@ -25,8 +25,7 @@ def one_uri(given: list[str]) -> tuple[uris.Target, str, list[str]]:
     try:
         return uris.parse(uri), uri, rest
     except ValueError as error:
-        cause, _, remedy = str(error).partition("; ")
-        raise UsageError(cause, remedy) from error
+        raise UsageError(*parted(str(error))) from error
 
 
 def only_uri(command: str, given: list[str], remedy: str = "") -> tuple[uris.Target, str]:
@@ -57,33 +56,15 @@ def manager_kwargs(options: argparse.Namespace) -> dict[str, Any]:
         "compress": not options.no_compress,
         "connect_timeout": options.connect_timeout,
         "close_timeout": 2.0,
+        "max_message_size": options.max_message_size,
     }
     if options.proxy is not None:
         kwargs["proxy"] = False if options.proxy in ("", "none") else options.proxy
     try:
         Options.from_kwargs(kwargs)
     except (ValueError, TypeError, ImportError) as error:
-        raise UsageError(_in_options(str(error))) from error
+        raise UsageError(*parted(str(error))) from error
     return kwargs
-
-
-_NAMES = {"extra_headers": "-H", "subprotocols": "--subprotocol", "connect_timeout": "--connect-timeout"}
-
-
-def _in_options(message: str) -> str:
-    for name in (
-        "extra_headers",
-        "subprotocols",
-        "connect_timeout",
-        "origin",
-        "server_hostname",
-        "unix",
-        "proxy",
-    ):
-        message = message.replace(
-            f'manager_kwargs["{name}"]', _NAMES.get(name, "--" + name.replace("_", "-"))
-        )
-    return message.replace("manager_kwargs: give", "give")
 
 
 def headers(options: argparse.Namespace) -> list[tuple[str, str]]:

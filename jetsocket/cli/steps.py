@@ -48,9 +48,9 @@ class Step:
 class Stepped(WebSocket):
     """A connection that tells of its steps as they are taken."""
 
-    def __init__(self, show: Callable[[Step], None]) -> None:
-        """Tell `show`."""
-        super().__init__()
+    def __init__(self, show: Callable[[Step], None], max_message_size: int) -> None:
+        """Tell `show`; take messages of at most so many B."""
+        super().__init__(max_message_size=max_message_size)
         self._show = show
         self.doing = ""  # the step under way, or the last one
         self._began = 0.0

@@ -26,8 +26,9 @@ from jetsocket.wire.frames import mask_fast
 from jetsocket.wire.headers import NO_HEADERS
 from jetsocket.wire.link import takes
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of
-from jetsocket.wire.redirects import follow, keeps_credentials
-from jetsocket.wire.upgrade import Redirected, Upgrade
+from jetsocket.wire.redirects import fault_of, follow, keeps_credentials
+from jetsocket.wire.upgrade import Upgrade
+from jetsocket.wire.upgrade_answer import STRANGE, Redirected
 from jetsocket.wire.upgrade_request import Requests, Shape, header_fields, offer, request_headers
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
@@ -201,16 +202,15 @@ class Connecting(Channel, websocket.WebSocket):
         assert self.target is not None
         try:
             if not may_go:
-                raise ValueError("more redirects than max_redirects allows")
+                raise ValueError("more redirects than max_redirects allows; do they lead in a circle?")
             new = follow(self.target, error.location)
             return replace(new, redacted=hide(new.redacted, self._sent_before))
         except ValueError as why:
             if is_alarm(why):
                 raise
             # Of a URI that is none, only what is wrong: it is shown already, without what was sent to it.
-            fault = str(why).rpartition(": ")[2]
             shown = hide(error.shown, self._sent_before)
-            told = f"no WebSocket at {self.target.redacted}: redirected to {shown}: {fault}"
+            told = f"no WebSocket at {self.target.redacted}: redirected to {shown}: {fault_of(why)}"
             raise_alone(
                 HandshakeError(
                     told, error.status_code, error.retry_after, headers=error.headers, body=error.body
@@ -333,6 +333,6 @@ def _fail_handshake(upgrade: Upgrade, error: Exception, target: Target) -> NoRet
         finally:
             del failure, error, upgrade  # this frame is in its traceback: a cycle
     secrets = secrets_of(upgrade.request)
-    why = f"the server's upgrade is not valid: {censored(str(error), secrets)}"
+    why = f"the server's upgrade is not valid: {censored(str(error), secrets)}; {STRANGE}"
     told = f"no WebSocket at {target.redacted}: {why}"
     raise_alone(HandshakeError(told, 101, headers=upgrade.headers), as_cause(error, secrets))

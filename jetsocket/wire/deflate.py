@@ -62,7 +62,7 @@ def agree(header: str) -> Agreement:
     """
     extensions = _split(header)
     if [name for name, _ in extensions] != [NAME]:
-        raise ValueError(f"it chose the extensions {_shown(header)}; offered was {NAME}, once")
+        raise ValueError(f"it chose the extensions {_shown(header)} (offered was {NAME}, once)")
     found: dict[str, str | None] = {}
     for name, value in extensions[0][1]:
         if name in found:
@@ -90,11 +90,11 @@ def _checked(found: dict[str, str | None]) -> Agreement:
     for name, value in found.items():
         if name in ("server_no_context_takeover", "client_no_context_takeover"):
             if value is not None:
-                raise ValueError(f"it gave {name} of {NAME} the value {_shown(value)}; it takes none")
+                raise ValueError(f"it gave {name} of {NAME} the value {_shown(value)} (it takes none)")
             values[name] = True
         elif name in ("server_max_window_bits", "client_max_window_bits"):
             if value is None or not _BITS.fullmatch(value):
-                raise ValueError(f"it gave {name} of {NAME} the value {_shown(value)}; 8 to 15 are allowed")
+                raise ValueError(f"it gave {name} of {NAME} the value {_shown(value)} (8 to 15 are allowed)")
             values[name] = int(value)
         else:
             raise ValueError(f"it gave {NAME} the unknown parameter {_shown(name)}")

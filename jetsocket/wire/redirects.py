@@ -8,8 +8,10 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from jetsocket.interrupts import is_alarm
-from jetsocket.uris import Target, resolve, same_origin
+from jetsocket.text import rule_of
+from jetsocket.uris import INVALID, Target, resolve, same_origin
 
+_DIAL_IT = "if it is to be trusted, dial it yourself"
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _AUTHORITY = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?]*")
 
@@ -34,12 +36,21 @@ def follow(target: Target, location: str) -> Target:
             location = ws + location[len(http) :]
     new = resolve(location, target)
     if target.secure and not new.secure:
-        raise ValueError("another origin, where nothing is encrypted any more")
+        raise ValueError(f"another origin, where nothing is encrypted any more; {_DIAL_IT}")
     if not same_origin(target, new) and (target.secure or not new.secure or target.host != new.host):
-        raise ValueError("another origin, where neither headers nor credentials must go")
+        raise ValueError(f"another origin, where neither headers nor credentials must go; {_DIAL_IT}")
     if new.authorization is None and keeps_credentials(target, new):
         new = replace(new, authorization=target.authorization)
     return new
+
+
+def fault_of(error: ValueError) -> str:
+    """What is wrong with a redirect, and what to do; without the URI, which is shown beside it."""
+    fault = rule_of(error).removeprefix(INVALID)
+    if fault.endswith(("?", _DIAL_IT)):
+        return fault
+    # What is to be done about a URI of one's own is nothing that can be done about a server's.
+    return f"{fault.partition('; ')[0]}; whoever runs the server has to mend that"
 
 
 def keeps_credentials(old: Target, new: Target) -> bool:

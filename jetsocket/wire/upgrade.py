@@ -33,7 +33,17 @@ from jetsocket.wire.headers import (
 from jetsocket.wire.not_http import MOST_LOOKED_AT, can_be_http, first_line, guess, has_line
 from jetsocket.wire.redaction import as_cause, censored, hide, raise_alone, secrets_of, secrets_of_cookies
 from jetsocket.wire.stream import Stream
-from jetsocket.wire.upgrade_answer import accept_for, check_switch, check_upgrade, chosen_of, expected
+from jetsocket.wire.upgrade_answer import (
+    CUT_OFF,
+    STRANGE,
+    Redirected,
+    accept_for,
+    check_switch,
+    check_upgrade,
+    chosen_of,
+    expected,
+    remedy_of,
+)
 from jetsocket.wire.upgrade_request import KEY
 
 MAX_HEAD = 64 * 1024
@@ -48,32 +58,6 @@ _WITHOUT_BODY = frozenset({204, 304})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile("[0-9]{1,10}")
-
-
-class Redirected(HandshakeError):
-    """The server answered with a redirect; raised inside the wire only.
-
-    Attributes:
-        location: The Location header as it came.
-        shown: The same, fit for a message.
-        secrets: Of the request, which the location may repeat.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status_code: int,
-        headers: Headers,
-        body: bytes,
-        shown: str = "",
-        secrets: Set[str] = frozenset(),
-    ) -> None:
-        """See HandshakeError."""
-        super().__init__(message, status_code, retry_after(headers), headers=headers, body=body)
-        self.location = location_of(headers) or ""
-        self.shown = shown
-        self.secrets = secrets
 
 
 class Upgrade:
@@ -212,7 +196,8 @@ class Upgrade:
             if is_alarm(error):
                 raise
             why = self._unless_echoed(error, headers.get("sec-websocket-extensions", ""))
-            raise_alone(self._refused(f"the server's upgrade is not valid: {why}", 101, headers))
+            told = f"the server's upgrade is not valid: {why}"
+            raise_alone(self._refused(told, remedy_of(str(error), compress=self._compress), 101, headers))
         self.headers, self.leftover = headers, rest
 
     def _read_final_head(self) -> tuple[int, str, Headers, bytes]:
@@ -229,9 +214,10 @@ class Upgrade:
                 if is_alarm(error):
                     raise
                 why = self._unless_echoed(error, head.decode("latin-1"))
-                raise_alone(self._refused(f"the server did not answer in HTTP: {why}"))
+                raise_alone(self._refused(f"the server did not answer in HTTP: {why}", STRANGE))
             if status == 101 and head.startswith(b"HTTP/1.0"):  # it has no upgrade (RFC 6455 §4.1)
-                raise self._refused("the server's upgrade is not valid: it is one of HTTP/1.0", 101, headers)
+                told = "the server's upgrade is not valid: it is one of HTTP/1.0"
+                raise self._refused(told, STRANGE, 101, headers)
             if status == 101 or status >= 200:
                 return status, reason, headers, rest
             # A 103, say: any number may come (RFC 9110 §15.2), as far as the limit of the head goes.
@@ -247,20 +233,21 @@ class Upgrade:
                     break
             seen = len(data)
             if seen > most:
-                raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
+                raise self._refused(f"the server sent more than {MAX_HEAD} B of headers", STRANGE)
             more = self._read(self._deadline)
             if not more:
-                said = f"after {seen} B of its answer" if seen else f"without an answer{self._tls_hint()}"
-                raise self._refused(f"the server closed the connection {said}")
+                said = f"after {seen} B of its answer" if seen else "without an answer"
+                raise self._refused(f"the server closed the connection {said}", self._hint())
             data += more
         end, rest = found.span()
         if end > most:
-            raise self._refused(f"the server sent more than {MAX_HEAD} B of headers")
+            raise self._refused(f"the server sent more than {MAX_HEAD} B of headers", STRANGE)
         # Whoever ends the first line in LF alone may do so with all of them (RFC 9112 §2.2), but not now and
         # then: what is one line to us must not be two to whoever reads it next.
         line_end = b"\n" if data.find(b"\n") != data.find(b"\r\n") + 1 else b"\r\n"
         if found[0] != line_end * 2:
-            raise self._refused("the server ends some lines of its answer in CR LF, and others in LF alone")
+            told = "the server ends some lines of its answer in CR LF, and others in LF alone"
+            raise self._refused(told, STRANGE)
         return bytes(data[:end]), line_end, bytes(data[rest:])
 
     def _refuse_if_not_http(self, data: bytearray) -> None:
@@ -282,7 +269,7 @@ class Upgrade:
         elif data.startswith((b"\n", b"\r\n")):
             told.append("it begins with an empty line")
         why = ", and ".join(told) or "what it sends is no text"
-        raise self._refused(f"the server did not answer in HTTP: {why}; {remedy}")
+        raise self._refused(f"the server did not answer in HTTP: {why}", remedy)
 
     def _read_greeting(self, data: bytearray) -> None:
         """Read on for a moment: the first bytes may be too few to tell whose they are."""
@@ -319,8 +306,8 @@ class Upgrade:
             what += f' and says "{censored(said, secrets, cut=len(body) >= MAX_ERROR_BODY)}"'
         hint = advice(status, headers, said, compressed=self._compress, secure=self._target.secure)
         if wait := retry_after(headers):
-            hint = "; ".join(filter(None, [hint, f"it asks for {wait:.0f} s of patience"]))
-        raise self._refused(f"{what}; {hint}" if hint else what, status, headers, body)
+            hint += f"; it asks for {wait:.0f} s of patience"
+        raise self._refused(what, hint, status, headers, body)
 
     def _read_body(self, headers: Headers, body: bytes, patience: float) -> bytes:
         """As much of a refusal's body as comes in time, at most MAX_ERROR_BODY, chunks with their framing."""
@@ -362,9 +349,9 @@ class Upgrade:
     def _hide(self, said: str) -> str:
         return hide(said, self._secrets())
 
-    def _tls_hint(self) -> str:
-        """What to ask where a server hangs up at plain text."""
-        return "" if self._target.secure or self._heard else "; does it want wss://?"
+    def _hint(self) -> str:
+        """What to do where a server hangs up: at plain text, it may want TLS."""
+        return CUT_OFF if self._target.secure or self._heard else "does it want wss://?"
 
     def _unless_echoed(self, why: ValueError, said: str) -> str:
         """What is wrong with what the server `said`; if that has a secret of the request, not even a part."""
@@ -376,11 +363,9 @@ class Upgrade:
         elif isinstance(error, builtins.TimeoutError):
             self.failure = self._late(doing)
         else:
-            hint = self._tls_hint() if isinstance(error, builtins.ConnectionError) else ""
-            if remedy := late_remedy(error):
-                hint = f"; {remedy}"
-            why = f"the connection failed while {doing}: {censored(str(error), self._secrets())}{hint}"
-            self.failure = ConnectionError(self._text(why))
+            hint = self._hint() if isinstance(error, builtins.ConnectionError) else CUT_OFF
+            why = f"the connection failed while {doing}: {censored(str(error), self._secrets())}"
+            self.failure = ConnectionError(self._text(f"{why}; {late_remedy(error) or hint}"))
             self.failure.__cause__ = as_cause(error, self._secrets())
         del error  # it may be the one that is raised, whose traceback has this frame: a cycle
         raise self.failure
@@ -390,10 +375,15 @@ class Upgrade:
         return TimeoutError(self._text(told), operation="connect", timeout=self._timeout)
 
     def _refused(
-        self, why: str, status: int | None = None, headers: Headers | None = None, body: bytes = b""
+        self,
+        why: str,
+        remedy: str,
+        status: int | None = None,
+        headers: Headers | None = None,
+        body: bytes = b"",
     ) -> HandshakeError:
         wait = None if headers is None else retry_after(headers)
-        return HandshakeError(self._text(why), status, wait, headers=headers, body=body)
+        return HandshakeError(self._text(f"{why}; {remedy}"), status, wait, headers=headers, body=body)
 
     def _text(self, why: str) -> str:
         return f"no WebSocket at {self._target.redacted}: {why}"

@@ -1,14 +1,49 @@
-"""Whether an upgrade is one (RFC 6455 §4.1): what a 101 has to say, and what it may choose."""
+"""What an answer to an upgrade is (RFC 6455 §4.1): what a 101 has to say, and may choose; a redirect."""
 
 from __future__ import annotations
 
 import binascii
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
-from jetsocket.wire.headers import Headers
+from jetsocket.exceptions import HandshakeError
+from jetsocket.wire.headers import Headers, location_of, retry_after
 
+STRANGE = "is it a WebSocket server, or does something on the way change what it says?"
+"""What to ask where an answer breaks the rules."""
+
+CUT_OFF = "it, or something on the way to it, gave up; its log may say why"
+"""What to say where a connection ends within the handshake."""
+
+_COMPRESSION = 'it does not compress as it should; manager_kwargs["compress"] = False leaves that out'
+_SUBPROTOCOL = 'offer one that it knows in manager_kwargs["subprotocols"]'
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Redirected(HandshakeError):
+    """The server answered with a redirect; raised inside the wire only.
+
+    Attributes:
+        location: The Location header as it came.
+        shown: The same, fit for a message.
+        secrets: Of the request, which the location may repeat.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        headers: Headers,
+        body: bytes,
+        shown: str = "",
+        secrets: Set[str] = frozenset(),
+    ) -> None:
+        """See HandshakeError."""
+        super().__init__(message, status_code, retry_after(headers), headers=headers, body=body)
+        self.location = location_of(headers) or ""
+        self.shown = shown
+        self.secrets = secrets
 
 
 class _Line(bytes):
@@ -77,6 +112,20 @@ def check_switch(headers: Headers) -> None:
         told = {part.strip().lower() for part in headers.get(name, "").split(",")} - {""}
         if told != wanted if name == "upgrade" else not wanted <= told:
             raise ValueError(f"it switches to something else than WebSocket, by its header {name.title()}")
+
+
+def remedy_of(fault: str, *, compress: bool) -> str:
+    """What to do about what a 101 chose, or does not prove.
+
+    Args:
+        fault: What is wrong with it.
+        compress: Whether compression was offered.
+    """
+    if "subprotocol" in fault:
+        return _SUBPROTOCOL
+    if compress and any(word in fault for word in ("xtensions", "parameter", "permessage-deflate")):
+        return _COMPRESSION
+    return STRANGE
 
 
 def chosen_of(headers: Headers, name: str) -> str | None:

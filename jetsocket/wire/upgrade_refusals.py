@@ -25,7 +25,9 @@ _TAG = re.compile(r"<[^>]*>?")
 _MEMBERS = ("message", "error_description", "detail", "error", "reason", "msg", "description", "title")
 
 _CREDENTIALS = 'manager_kwargs["auth"] or ["extra_headers"]'
+_CHECK = "check the URI and the headers"
 _NO_WEBSOCKET = "check the path; something else than a WebSocket is served there"
+_ELSEWHERE = frozenset({404, 405, 410, 501})
 _BUSY = frozenset({408, 429, 502, 503, 504})
 _TRY_WITHOUT_DEFLATE = (
     'if it does not know the offer to compress, manager_kwargs["compress"] = False leaves that out'
@@ -99,7 +101,7 @@ def _messages(value: object, depth: int) -> Iterator[str]:
 
 
 def advice(status: int, headers: Mapping[str, str], said: str, *, compressed: bool, secure: bool) -> str:
-    """What to do about a refusal; "" where the server says it itself.
+    """What to do about a refusal. It does not contradict what the server says itself, which stands before it.
 
     Args:
         status: Of the answer.
@@ -108,21 +110,15 @@ def advice(status: int, headers: Mapping[str, str], said: str, *, compressed: bo
         compressed: Whether compression was offered.
         secure: Whether it was asked through TLS.
     """
-    if status == 400 and not secure and "https" in said.lower():
-        return "does it want wss://?"
-    if status == 400 and "subprotocol" in said.lower():
-        return 'offer one that it knows in manager_kwargs["subprotocols"]'
     if status == 400:
-        return "; ".join(filter(None, [
-            "" if said else "check the URI and the headers",
-            _TRY_WITHOUT_DEFLATE if compressed else "",
-        ]))  # fmt: skip
+        return _of_bad_request(said, compressed=compressed, secure=secure)
     if status == 401:
         return f"check the credentials in the URI or in {_CREDENTIALS}"
     if status == 403:
-        wants = f'it may want credentials ({_CREDENTIALS}), or another manager_kwargs["origin"]'
-        return "" if said else wants
-    if status in (404, 405, 410) or 200 <= status < 300:
+        if "origin" in said.lower():
+            return 'set manager_kwargs["origin"] to one that it takes, or let it take this one'
+        return f'it may want credentials ({_CREDENTIALS}), or another manager_kwargs["origin"]'
+    if status in _ELSEWHERE or 200 <= status < 300:
         return _NO_WEBSOCKET
     if status == 407:
         return "a proxy on the way asks for credentials"
@@ -132,8 +128,12 @@ def advice(status: int, headers: Mapping[str, str], said: str, *, compressed: bo
         return "does a gateway on the way drop the Upgrade header?"
     if status in _BUSY:
         return "it may be busy or restarting; try again later, or less often"
-    if status == 501:
-        return _NO_WEBSOCKET
-    if status >= 500:
-        return "" if said else "the server failed; its own log may say why"
-    return "" if said else "check the URI and the headers"
+    return "the server failed; its own log may say why" if status >= 500 else _CHECK
+
+
+def _of_bad_request(said: str, *, compressed: bool, secure: bool) -> str:
+    if not secure and "https" in said.lower():
+        return "does it want wss://?"
+    if "subprotocol" in said.lower():
+        return 'offer one that it knows in manager_kwargs["subprotocols"]'
+    return f"{_CHECK}; {_TRY_WITHOUT_DEFLATE}" if compressed else _CHECK

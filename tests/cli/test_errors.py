@@ -128,6 +128,87 @@ def test_a_page(start: Callable[..., str]) -> None:
     assert run("call", uri, "hello", "--json").error["status"] == 200
 
 
+def answers(answer: bytes) -> Callable[[socket.socket], None]:
+    def script(sock: socket.socket) -> None:
+        sock.recv(4096)
+        sock.sendall(answer)
+
+    return script
+
+
+def refusing(status: str, body: bytes = b"", fields: str = "") -> Callable[[socket.socket], None]:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{fields}\r\n"
+    return answers(head.encode() + body)
+
+
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "cause", "remedy"),
+    [
+        (refusing("401 Unauthorized"), "401", "the credentials in the URI, or in -H or --header-file"),
+        (refusing("401 Unauthorized", b"who?"), 'says "who?"', "-H or --header-file"),
+        (refusing("403 Forbidden"), "403", "credentials (-H or --header-file), or another --origin"),
+        (refusing("403 Forbidden", b"no room"), 'says "no room"', "(-H or --header-file)"),
+        (refusing("403 Forbidden", b"your origin?"), 'says "your origin?"', "give --origin to one"),
+        (refusing("422 Unprocessable", b"odd"), 'says "odd"', "check the URI and the headers"),
+        (refusing("400 Bad Request", b"odd"), 'says "odd"', "--no-compress leaves that out"),
+        (refusing("500 Oh", b"a bug"), 'says "a bug"', "its own log"),
+        (
+            refusing("302 Found", fields="Location: wss://other.example.com/\r\n"),
+            "origin",
+            "dial it yourself",
+        ),
+        (
+            refusing("302 Found", fields="Location: ftp://h/\r\n"),
+            "redirected to ftp://h/: ",
+            "the server has",
+        ),
+        (refusing("302 Found", fields="Location: /\r\n"), "again and again", "in a circle?"),
+        (
+            answers(SWITCH + b"Sec-WebSocket-Accept: wrong\r\n\r\n"),
+            "does not fit",
+            "is it a WebSocket server",
+        ),
+        (answers(SWITCH.replace(b"1.1", b"1.0") + b"\r\n"), "HTTP/1.0", "is it a WebSocket server"),
+        (answers(b"HTTP/1.1 101 Swi"), "after 16 B of its answer", "its log may say why"),
+        (answers(b"HTTP/1.1 200 OK\r\n: x\r\n\r\n"), "no valid name", "is it a WebSocket server"),
+        (answers(b"HTTP/1.1 200 OK\r\na: x\n\r\n\r\n"), "in LF alone", "is it a WebSocket server"),
+        (answers(b"HTTP/1.1 200 OK\r\na: " + b"x" * 70_000), "B of headers", "is it a WebSocket server"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_whatever_is_answered_has_a_remedy(
+    start: Callable[..., str], script: Callable[[socket.socket], None], cause: str, remedy: str
+) -> None:
+    for ran in both(start(RawServer(script))):
+        said, advised = ran.err.splitlines()
+        assert ran.code == 4
+        assert cause in said and remedy in advised
+
+
+def test_a_server_that_resets_has_a_remedy(start: Callable[..., str], tls: Tls) -> None:
+    uri = start(RawServer(lambda sock: None, ssl_context=tls.server_context))
+    ran = run("call", uri, "x", "-k")
+    assert ran.code in (3, 4) and ran.err.splitlines()[1] == (
+        "  → it, or something on the way to it, gave up; its log may say why"
+    )
+
+
+def test_a_message_that_is_too_long(start: Callable[..., str]) -> None:
+    uri = start(EchoServer())
+    for ran in (
+        run("call", uri, "x" * 1025, "--max-message-size", "1KiB", "--no-compress"),
+        run("call", uri, "x" * 1025, "--max-message-size", "1KiB"),
+    ):
+        assert ran.code == 6
+        cause, remedy = ran.err.splitlines()
+        assert cause.endswith(f" --max-message-size 1024 B (at {uri}/)")
+        assert remedy == "  → raise --max-message-size if that is to be expected"
+    assert run("call", uri, "x" * 1025, "--max-message-size", "1025").code == 0
+
+
 def test_refused() -> None:
     with refusing_port() as port:
         for ran in both(f"ws://127.0.0.1:{port}"):

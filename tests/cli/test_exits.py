@@ -6,11 +6,12 @@ import json
 import re
 import socket
 import ssl
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from jetsocket import exceptions
+from jetsocket import ConnectionPoolConfig, exceptions
 from jetsocket.cli.exits import (
     CLOSED,
     FAILED,
@@ -36,7 +37,9 @@ from jetsocket.exceptions import (
     ReplyError,
     TimeoutError,
 )
+from jetsocket.options import Options
 from jetsocket.wire import certificates, not_http, proxy_tunnel, proxy_url, upgrade_refusals
+from tests import told
 
 PACKAGE = Path(exceptions.__file__).parent
 
@@ -148,10 +151,58 @@ def advices() -> list[str]:
     return found
 
 
+_ARGUMENTS = {
+    field.name for kind in (Options, ConnectionPoolConfig) for field in fields(kind) if "_" in field.name
+}
+_PYTHONS = re.compile(rf"manager_kwargs|SSLContext|\[[\"']|\w\(\)|\w=|(?<![\w-])(?:{'|'.join(_ARGUMENTS)})\b")
+_NEVER_SAID = {  # by what a command makes of its options, or to those who write Python only
+    "sslopt is not used; pass ssl_context to connect() or create_connection()",
+    "connect() takes no option …; see its documentation",
+    "not connected; call connect() first",
+    "proxy=None in manager_kwargs",  # always behind "pass": it is a part
+    "socket_options (…, …, …): …",
+}
+
+
 def test_no_remedy_speaks_of_pythons_arguments() -> None:
-    for advice in advices():
-        shown = in_shell_words(advice)
-        assert not re.search("manager_kwargs|SSLContext|acquire_timeout|_context", shown), shown
+    said = {
+        text
+        for text, place in told.of_the_library().items()
+        if re.match(r"jetsocket/(wire/|uris|header_fields)", place)
+    }
+    assert len(said) > 200
+    for text in {*advices(), *said} - _NEVER_SAID:
+        shown = in_shell_words(text)
+        assert not _PYTHONS.search(shown), shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'manager_kwargs: give "unix" or a "proxy" URL, not both',
+        "message of 9 characters could not be decoded: no; recv_raw() returns messages undecoded",
+        "the server sent a message of 9 B or more, over max_message_size=8 B;"
+        ' raise manager_kwargs["max_message_size"] if that is to be expected',
+    ],
+)
+def test_nor_does_a_cause(text: str) -> None:
+    outcome = outcome_of(ProtocolError(text))
+    assert not _PYTHONS.search(outcome.cause) and not _PYTHONS.search(outcome.remedy), outcome
+
+
+def test_a_pool_that_is_exhausted_is_told_without_its_figures() -> None:
+    outcome = outcome_of(
+        PoolExhaustedError(
+            "pool 'terminal' has no connection to ws://h/ to lend: none within 5 s (1 lent;"
+            " max_connections=1). Release sooner, raise max_connections, or wait longer (acquire_timeout)"
+        )
+    )
+    assert outcome.cause == "pool 'terminal' has no connection to ws://h/ to lend: none within 5 s"
+
+
+def test_what_a_server_says_stays_as_it_is() -> None:
+    said = 'the server refused with 403 and says "set another password"; it may want credentials'
+    assert 'says "set another password"' in outcome_of(HandshakeError(said, 403)).cause
 
 
 def test_options_that_remedies_name_exist() -> None:
