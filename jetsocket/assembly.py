@@ -300,6 +300,11 @@ class Assembly(Generic[T]):
         return self._config
 
     @property
+    def base_uri(self) -> str | None:
+        """What paths are relative to, without secrets; None: full URIs alone can be asked for."""
+        return None if self._base is None else self._base.redacted
+
+    @property
     def correlation(self) -> Correlation | None:
         """What tells which reply is whose; None: it goes by ids and counts."""
         return None if self._matching is None else self._matching.correlation

@@ -8,7 +8,9 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from jetsocket import ConnectionPool, Histogram
 from jetsocket.correlation import JsonRpc
@@ -19,8 +21,8 @@ from jetsocket.user_errors import told
 BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds (s) of the buckets of every duration."""
 
-NAME = "jetsocket.pool.name"
-"""The attribute that every figure has."""
+NAME, ADDRESS, PORT = "jetsocket.pool.name", "server.address", "server.port"
+"""The attributes that every figure has; the last two as far as the pool has a `base_uri`."""
 
 LIMITER = "jetsocket.limiter.name"
 """The attribute that the figures of limiters have, too."""
@@ -30,6 +32,9 @@ SUM = -1
 
 Pool: TypeAlias = ConnectionPool[Any]
 Labels: TypeAlias = tuple[str, ...]
+Identity: TypeAlias = tuple[str, str, str]
+"""Values of NAME, ADDRESS and PORT; "" where there is none."""
+
 Key: TypeAlias = tuple[str, Labels, int]
 """What is counted: its name, values of its labels, and the bucket (or SUM) of a duration; else 0."""
 
@@ -134,25 +139,38 @@ class _Known:
     """What is remembered of a pool, to tell of it once it is gone."""
 
     pool: weakref.ref[Pool]
-    name: str
+    identity: Identity
     ever: Figures = field(default_factory=dict)
     has_failed: bool = False
 
 
+@lru_cache(1024)
+def server_of(uri: str) -> tuple[str, int | None]:
+    """Name or address, and port, of the server that a URI leads to."""
+    parts = urlsplit(uri)
+    return parts.hostname or "", parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
+
+
+def identity_of(pool: Pool) -> Identity:
+    """What tells the figures of a pool from others': its name, and the server of its `base_uri`."""
+    address, port = ("", None) if pool.base_uri is None else server_of(pool.base_uri)
+    return pool.name, address, "" if port is None else str(port)
+
+
 class Ledger:
-    """The figures of pools by their names, which several may have. Thread-safe; keeps no pool open.
+    """The figures of pools by identity, which several may share. Thread-safe; keeps no pool open.
 
     Of a pool that is closed or collected nothing is told any more. What it has counted stays in the sums of
-    its name while another one has that name, for what only grows must not fall.
+    its identity while another one has that, for what only grows must not fall.
     """
 
     def __init__(self, *, keeps_all: bool = False) -> None:
-        """Begin empty; `keeps_all`: what was counted stays, with or without a pool of that name."""
+        """Begin empty; `keeps_all`: what was counted stays, with or without a pool of that identity."""
         # By process: in a forked child, the parent's may be held by a thread that is not there. The pools'
         # locks are taken with it.
         self._locks: dict[int, threading.Lock] = {}
         self._known: list[_Known] = []
-        self._gone: dict[str, Figures] = {}
+        self._gone: dict[Identity, Figures] = {}
         self._keeps_all = keeps_all
         self._pid = os.getpid()
 
@@ -166,7 +184,7 @@ class Ledger:
             raise TypeError(f"a jetsocket.ConnectionPool is needed, not {pool!r}")
         with self._lock:
             if not any(known.pool() is pool for known in self._known):
-                self._known.append(_Known(weakref.ref(pool), pool.name))
+                self._known.append(_Known(weakref.ref(pool), identity_of(pool)))
 
     @property
     def has_pools(self) -> bool:
@@ -177,26 +195,26 @@ class Ledger:
     def _lock(self) -> threading.Lock:
         return self._locks.setdefault(os.getpid(), threading.Lock())
 
-    def read(self) -> dict[str, Sums]:
-        """The sums of the pools of each name."""
+    def read(self) -> dict[Identity, Sums]:
+        """The sums of the pools of each identity."""
         limits = [(known, _limits_of(known)) for known in list(self._known)]  # not with the lock: users' code
         with self._lock:
             if self._pid != os.getpid():  # what was counted before the fork is the parent's
                 self._pid, self._gone = os.getpid(), {}
                 for known in self._known:
                     known.ever = {}
-            found: dict[str, Sums] = {}
+            found: dict[Identity, Sums] = {}
             for known, of_limiters in limits:
                 if known in self._known:
                     self._read(known, of_limiters, found)
-            for name, gone in list(self._gone.items()):
-                if name in found or self._keeps_all:
-                    _add(gone, found.setdefault(name, Sums()).ever)
+            for identity, gone in list(self._gone.items()):
+                if identity in found or self._keeps_all:
+                    _add(gone, found.setdefault(identity, Sums()).ever)
                 else:
-                    del self._gone[name]
+                    del self._gone[identity]
             return found
 
-    def _read(self, known: _Known, of_limiters: Sums, found: dict[str, Sums]) -> None:
+    def _read(self, known: _Known, of_limiters: Sums, found: dict[Identity, Sums]) -> None:
         """Add what a pool tells to what was found; of one that is gone, keep what it has counted."""
         pool = known.pool()
         is_closed = pool is None or pool.is_closed
@@ -206,12 +224,12 @@ class Ledger:
             figures.ever.update(of_limiters.ever)
             known.ever = figures.ever
             if not is_closed:
-                sums = found.setdefault(known.name, Sums())
+                sums = found.setdefault(known.identity, Sums())
                 _add(figures.now, sums.now)
                 _add(figures.ever, sums.ever)
         if is_closed:
             self._known.remove(known)
-            _add(known.ever, self._gone.setdefault(known.name, {}))
+            _add(known.ever, self._gone.setdefault(known.identity, {}))
 
 
 def figures_of(pool: Pool) -> Sums:
@@ -252,7 +270,7 @@ def _limits_of(known: _Known) -> Sums:
         if not known.has_failed:
             known.has_failed = True
             text = "[%s] stats() of a limiter failed: metrics lack the figures of limiters: %s"
-            POOL_LOG.warning(text, known.name, told(error))
+            POOL_LOG.warning(text, known.identity[0], told(error))
         return sums
     for limiter, stats in limits.items():
         for key, name in _OF_LIMITERS.items():
@@ -294,12 +312,15 @@ def _add(more: Figures, to: Figures) -> None:
 
 
 __all__ = [
+    "ADDRESS",
     "BOUNDS",
     "LIMITER",
     "MEASURES",
     "NAME",
+    "PORT",
     "SUM",
     "Figures",
+    "Identity",
     "Key",
     "Labels",
     "Ledger",
@@ -308,4 +329,6 @@ __all__ = [
     "Sums",
     "durations",
     "figures_of",
+    "identity_of",
+    "server_of",
 ]

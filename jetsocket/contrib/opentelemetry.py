@@ -13,10 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from time import monotonic
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from jetsocket import ConnectionInfo
-from jetsocket.contrib.measures import BOUNDS, MEASURES, NAME, Ledger, Measure, Pool
+from jetsocket.contrib.measures import (
+    ADDRESS,
+    BOUNDS,
+    MEASURES,
+    NAME,
+    PORT,
+    Ledger,
+    Measure,
+    Pool,
+    server_of,
+)
 from jetsocket.correlation import JsonRpc
 from jetsocket.events import Listener
 from jetsocket.exceptions import PoolExhaustedError, ReplyError
@@ -36,7 +45,7 @@ from jetsocket.contrib.durations import Attributes, Durations, Series
 __all__ = ["instrument"]
 
 _SCOPE = "jetsocket"
-_ERROR, _ADDRESS, _PORT = "error.type", "server.address", "server.port"
+_ERROR = "error.type"
 _SYSTEM, _METHOD, _CODE = "rpc.system.name", "rpc.method", "rpc.response.status_code"
 _NO_PARENT = Context()
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -128,10 +137,11 @@ class _Instruments:
 
     def _read(self, measure: Measure, _options: CallbackOptions) -> Iterable[Observation]:
         self.durations.record()  # an SDK asks first, and adds up then
-        for name, sums in self._ledger.read().items():
+        for (name, address, port), sums in self._ledger.read().items():
+            server = _attributes(name, address, int(port) if port else None)
             for (key, labels, _), value in sums.of(measure).items():
                 if key == measure.key:
-                    yield Observation(value, {NAME: name, **dict(zip(measure.labels, labels, strict=True))})
+                    yield Observation(value, {**server, **dict(zip(measure.labels, labels, strict=True))})
 
     def _count(self, _options: CallbackOptions) -> Iterable[Observation]:
         """Open connections, by server."""
@@ -143,7 +153,7 @@ class _Instruments:
                 continue
             for info in pool.connections():
                 if info.place in ("idle", "lent", "shared"):
-                    key = pool.name, *_server_of(info.uri), "idle" if info.place == "idle" else "used"
+                    key = pool.name, *server_of(info.uri), "idle" if info.place == "idle" else "used"
                     counts[key] = counts.get(key, 0) + 1
         for (name, address, port, state), count in counts.items():
             yield Observation(count, {**_attributes(name, address, port), "state": state})
@@ -181,7 +191,7 @@ class _Meters(Listener):
         self._at = lru_cache(256)(self._here)
 
     def _here(self, uri: str) -> _Here:
-        attributes, to = _attributes(self._name, *_server_of(uri)), self._to
+        attributes, to = _attributes(self._name, *server_of(uri)), self._to
         histograms = to.wait_time, to.use_time, to.create_time
         return _Here(attributes, *(to.durations.series(each, attributes) for each in histograms))
 
@@ -246,7 +256,7 @@ class _Spans(Listener):
         self._of = lru_cache(256)(self._attributes)
 
     def _attributes(self, uri: str) -> Attributes:
-        return _attributes(self._name, *_server_of(uri))
+        return _attributes(self._name, *server_of(uri))
 
     def acquiring(self, uri: str) -> Span:
         return self._tracer.start_span("jetsocket.acquire", attributes=self._of(uri))
@@ -322,15 +332,10 @@ def _end(span: Span | None, error: BaseException | None) -> None:
 # --- attributes ----------------------------------------------------------------------------------------
 
 
-@lru_cache(1024)
-def _server_of(uri: str) -> tuple[str, int | None]:
-    """Name or address, and port, of the server that a URI leads to."""
-    parts = urlsplit(uri)
-    return parts.hostname or "", parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
-
-
 def _attributes(name: str, address: str, port: int | None) -> dict[str, str | int]:
-    attributes: dict[str, str | int] = {NAME: name, _ADDRESS: address}
+    attributes: dict[str, str | int] = {NAME: name}
+    if address:
+        attributes[ADDRESS] = address
     if port is not None:
-        attributes[_PORT] = port
+        attributes[PORT] = port
     return attributes

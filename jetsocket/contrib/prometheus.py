@@ -17,11 +17,14 @@ from time import sleep
 from typing import Any, Literal
 
 from jetsocket.contrib.measures import (
+    ADDRESS,
     BOUNDS,
     MEASURES,
     NAME,
+    PORT,
     SUM,
     Figures,
+    Identity,
     Key,
     Ledger,
     Measure,
@@ -56,7 +59,7 @@ class PoolCollector:
     """Tells Prometheus the figures of pools, read when it asks; to be registered with a registry.
 
     Of a pool that is closed or collected nothing is told any more; the collector keeps none open. Pools of
-    one name are told of together.
+    one name and server are told of together.
 
     Example:
         >>> from prometheus_client import REGISTRY
@@ -90,8 +93,8 @@ class PoolCollector:
         sums = self._ledger.read()
         for measure in MEASURES:
             family = _family(measure)
-            for name, each in sums.items():
-                _fill(family, measure, name, each.of(measure))
+            for identity, each in sums.items():
+                _fill(family, measure, identity, each.of(measure))
             yield family
 
 
@@ -127,7 +130,7 @@ def name_of(measure: Measure) -> str:
 
 def labels_of(measure: Measure) -> list[str]:
     """What Prometheus calls its attributes."""
-    return [label.replace(".", "_") for label in (NAME, *measure.labels)]
+    return [label.replace(".", "_") for label in (NAME, ADDRESS, PORT, *measure.labels)]
 
 
 def _family(measure: Measure) -> Metric:
@@ -139,16 +142,16 @@ def _family(measure: Measure) -> Metric:
     return HistogramMetricFamily(name, measure.text, labels=labels)
 
 
-def _fill(family: Metric, measure: Measure, name: str, figures: Mapping[Key, float]) -> None:
-    """Add the figures of the pools of one name."""
+def _fill(family: Metric, measure: Measure, identity: Identity, figures: Mapping[Key, float]) -> None:
+    """Add the figures of the pools of one identity."""
     if isinstance(family, HistogramMetricFamily):
         for labels, (counts, total) in durations(figures, measure.key).items():
             buckets = list(zip(_BOUNDS, accumulate(counts), strict=True))
-            family.add_metric((name, *labels), buckets, total)
+            family.add_metric((*identity, *labels), buckets, total)
     elif isinstance(family, (GaugeMetricFamily, CounterMetricFamily)):
         for (key, labels, _), value in figures.items():
             if key == measure.key:
-                family.add_metric((name, *labels), value)
+                family.add_metric((*identity, *labels), value)
 
 
 # --- several processes ---------------------------------------------------------------------------------
@@ -216,9 +219,9 @@ class _Files:
         """Write what has come since the last time."""
         now: Figures = {}
         ever: Figures = {}
-        for name, sums in self._ledger.read().items():
-            now.update(_with_name(name, sums.now))
-            ever.update(_with_name(name, sums.ever))
+        for identity, sums in self._ledger.read().items():
+            now.update(_of(identity, sums.now))
+            ever.update(_of(identity, sums.ever))
         with self._writing:
             gone = dict.fromkeys(self._shown - now.keys(), 0)
             for (key, labels, _), value in (gone | now).items():
@@ -275,5 +278,5 @@ def _grow(metric: Any, place: int, more: float) -> None:
         metric._buckets[place].inc(more)
 
 
-def _with_name(name: str, figures: Figures) -> Figures:
-    return {(key, (name, *labels), place): value for (key, labels, place), value in figures.items()}
+def _of(identity: Identity, figures: Figures) -> Figures:
+    return {(key, (*identity, *labels), place): value for (key, labels, place), value in figures.items()}

@@ -31,17 +31,18 @@ from tests.contrib.jsonrpc import json_rpc
 from tests.servers import LOCALHOST, EchoServer, wait_until
 
 MakePool = Callable[..., ConnectionPool[Any]]
+SERVER = ("server_address", "server_port")
 
 
 def scraped(*pools: ConnectionPool[Any], collector: PoolCollector | None = None) -> dict[str, float]:
-    """What Prometheus reads, by name and labels."""
+    """What Prometheus reads, by name and labels, but for those of the server."""
     registry = CollectorRegistry(auto_describe=True)
     registry.register(collector or PoolCollector(*pools))
     families = list(parse(generate_latest(registry).decode()))
     return {
         sample.name
         + "{"
-        + ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()) if v)
+        + ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()) if v and k not in SERVER)
         + "}": sample.value
         for family in families
         for sample in family.samples
@@ -265,6 +266,35 @@ def test_a_registry_takes_one_collector_and_what_it_writes_can_be_read(
     families = list(parse_openmetrics(generate_openmetrics(registry).decode()))
     names = {sample.labels["jetsocket_pool_name"] for family in families for sample in family.samples}
     assert names == {pool.name}
+
+
+def test_each_figure_names_the_server_of_the_base_uri(
+    echo: EchoServer, echo_server: Callable[[], EchoServer], make_pool: MakePool
+) -> None:
+    other = echo_server()
+    pools = [
+        make_pool(f"{echo.uri}/api?key=secret", name="p", max_connections=3),
+        make_pool(other, name="p", max_connections=4),
+        ConnectionPool(name="p"),
+    ]
+    with pools[-1]:
+        for pool, server in zip(pools, (echo, other, echo), strict=True):
+            pool.request(f"{server.uri}/", 1)
+        registry = CollectorRegistry()
+        registry.register(PoolCollector(*pools))
+        text = generate_latest(registry).decode()
+    assert "secret" not in text and "/api" not in text
+    servers = [(echo.host, str(echo.port)), (other.host, str(other.port)), ("", "")]
+    for family in parse(text):
+        if family.samples:
+            told = {tuple(sample.labels[each] for each in SERVER) for sample in family.samples}
+            assert told == set(servers), family.name
+    assert {
+        tuple(sample.labels[each] for each in SERVER): sample.value
+        for family in parse(text)
+        for sample in family.samples
+        if sample.name == "jetsocket_connection_max"
+    } == dict(zip(servers, (3, 4, 10), strict=True))
 
 
 def test_what_is_no_pool_is_refused() -> None:
