@@ -63,7 +63,7 @@ class Matching:
         has_topics: Whether it has subscriptions.
         read_one: Reads the one message of a frame, or raises: what the codec does, or as there are several;
             None: `parts` is to be asked.
-        write: Makes the payload of a message; None: `encode` is to be asked.
+        write: Makes the text of a message that is a dict; None: `encode` is to be asked.
         configures: Whether it greets or logs in on a new connection.
         heartbeat: What is sent after a while of silence; None: nothing but a ping.
     """
@@ -78,7 +78,7 @@ class Matching:
         self._encodes = kind.encode is not base.encode
         read = self._read_unsplit if self._splits else codec.read
         self.read_one: Callable[[Payload], Any] | None = None if self._decodes else read
-        self.write: Callable[[Any], Payload] | None = None if self._encodes else codec.encode
+        self.write: Callable[[Any], str] | None = None if self._encodes else codec.write_dict
         self.answers = kind.answer is not base.answer
         self.cancels = kind.cancel is not base.cancel
         self.has_topics = kind.topic is not base.topic

@@ -114,6 +114,11 @@ class Codec(Generic[T]):
             )
         return payload
 
+    @property
+    def write_dict(self) -> Callable[[dict[str, Any]], str] | None:
+        """What `encode` makes of a dict: its JSON, by the default; None: ask `encode`."""
+        return _json_text if self._serialize is _json_text else None
+
     def decode(self, payload: Payload, *, uri: str = "") -> T:
         """Make the value of a message.
 

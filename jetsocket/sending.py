@@ -99,8 +99,11 @@ class Sending(Askers, Messenger):
             if key is None or key not in self.raw_keys:
                 break
         asked = Asked(message, sent, key)
-        payload = matching.encode(sent, self.subprotocol) if write is None else write(sent)
-        opcode, data = (TEXT, payload.encode("utf-8")) if isinstance(payload, str) else (BINARY, payload)
+        if write is not None and type(sent) is dict:  # nearly always
+            opcode, data = TEXT, write(sent).encode("utf-8")
+        else:
+            payload = matching.encode(sent, self.subprotocol)
+            opcode, data = (TEXT, payload.encode("utf-8")) if isinstance(payload, str) else (BINARY, payload)
         if request.ends is not None or request.feed is not None:
             self._leaves(request, asked, number)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -113,6 +114,15 @@ def test_a_frame_that_is_not_one_message_is_not_read_as_one() -> None:
             read_one(f'{{"kind": "{kind}"}}')
     assert matching(decode=fail).read_one is None
     assert matching(encode=fail).write is None
+
+
+def test_the_text_of_a_dict_is_what_encode_makes_of_it() -> None:
+    message, codec = {"a": "ü", "b": [1, None]}, Codec.for_options(None, None, None)
+    write = Matching(Correlation(), codec).write
+    assert write is not None
+    assert write(message) == codec.encode(message)
+    for own in (lambda data: b"x", json.dumps):  # whatever it returns
+        assert Matching(Correlation(), Codec.for_options(own, None, None)).write is None
 
 
 def test_what_cannot_be_read_is_kept_as_it_came() -> None:
