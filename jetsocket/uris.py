@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.patterns import pattern
+from jetsocket.relative_paths import joined
 from jetsocket.text import with_rule
 
 __all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
@@ -30,7 +31,10 @@ _ABSOLUTE = pattern(r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^
 _HOST_AND_PORT = pattern(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
 _HOST_NAME = pattern(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
 _DIGITS = pattern("[0-9]*")
+_PLACE = pattern(r"((?:\[[0-9A-Fa-f:.]+\]|[^:/?@\[\]]+):[0-9]{1,5})(?:[/?][^@]*)?")  # host and port, bare
 _MOST_SHOWN = 1000  # characters of a URI that go into a message
+_ADDRESSES = "an IPv6 address is written [::1], a name without brackets"
+_OTHERWISE = 'send an Authorization header of your own, manager_kwargs["extra_headers"]'
 _MAX_HOST_NAME = 253  # RFC 1035 §2.3.4, without the lengths' own bytes
 
 _NESTED_USERINFO = pattern(r"//[^/:]*:[^/]*@")  # a URI in the path of another: wss://wss://user:pw@host
@@ -126,7 +130,8 @@ def resolve(uri_or_path: str, base: Target | str | None) -> Target:
     try:
         target = _resolve(_checked(uri_or_path), base)
     except _Fault as fault:
-        raise _value_error(uri_or_path, fault) from fault.__cause__
+        note = "; a path with a colon in front is written ./like:this" * isinstance(fault, _NoScheme)
+        raise _value_error(uri_or_path, fault, note) from fault.__cause__
     if base is None or base.authorization is None or target.authorization or not same_origin(base, target):
         return target
     return replace(target, authorization=base.authorization)
@@ -156,11 +161,21 @@ def redact(text_uri: object) -> str:
 
 
 class _Fault(Exception):
-    """What is wrong with a URI, before it is put beside the redacted URI."""
+    """What is wrong with a URI, before it is put beside the redacted URI; `rule` shows no part of it."""
+
+    def __init__(self, text: str, rule: str = "") -> None:
+        super().__init__(text)
+        self.rule = rule or text
 
 
-def _value_error(uri: str, fault: _Fault) -> ValueError:
-    return with_rule(ValueError(f"invalid WebSocket URI {redact(uri)}: {fault}"), f"{INVALID}{fault}")
+class _NoScheme(_Fault):
+    """It begins with a name and a colon, which are no scheme of WebSocket."""
+
+
+def _value_error(uri: str, fault: _Fault, note: str = "") -> ValueError:
+    return with_rule(
+        ValueError(f"invalid WebSocket URI {redact(uri)}: {fault}{note}"), INVALID + fault.rule + note
+    )
 
 
 def _checked(uri: str) -> str:
@@ -168,10 +183,23 @@ def _checked(uri: str) -> str:
     if not isinstance(uri, str):
         raise TypeError(f"a URI must be a str, not {type(uri).__name__}")
     if bad := _FORBIDDEN.search(uri):
-        raise _Fault(f"character {bad[0]!a} at index {bad.start()} is not allowed; percent-encode it")
+        raise _Fault(_forbidden(uri, bad[0], bad.start()))
     if "#" in uri:
         raise _Fault("a WebSocket URI has no fragment (RFC 6455 §3); write '#' as %23")
     return uri
+
+
+def _forbidden(uri: str, char: str, at: int) -> str:
+    """What to say of a character that may be nowhere."""
+    if not uri.strip():
+        return "the URI is blank; write ws://host/path or wss://host/path"
+    if uri != uri.strip():
+        at, where = (0, "beginning") if uri != uri.lstrip() else (-1, "end")
+        return f"character {uri[at]!a} at the {where} is not allowed; remove it"
+    absolute = _ABSOLUTE.fullmatch(uri)
+    if absolute and uri.rfind("@", 0, absolute.end("authority")) < at < absolute.start("resource"):
+        return f"character {char!a} at index {at} is in the host, where none can stand; remove it"
+    return f"character {char!a} at index {at} is not allowed; percent-encode it"
 
 
 def _resolve(text: str, base: Target | None) -> Target:
@@ -181,34 +209,7 @@ def _resolve(text: str, base: Target | None) -> Target:
         raise _Fault("a relative path needs base_uri; give the pool one, or write wss://host/path")
     if text.startswith("//"):
         return _parse(f"{base.scheme}:{text}")
-    return _parse(base.uri.removesuffix(base.resource) + _joined(base.resource, text))
-
-
-def _joined(base: str, text: str) -> str:
-    """Join a path, with or without a query, to a resource (RFC 3986 §5.2.2)."""
-    if not text:
-        return base
-    base_path = base.partition("?")[0]
-    path, mark, query = text.partition("?")
-    if not path:
-        path = base_path
-    elif not path.startswith("/"):
-        path = base_path[: base_path.rindex("/") + 1] + path
-    return _without_dots(path) + mark + query
-
-
-def _without_dots(path: str) -> str:
-    """Resolve the segments ``.`` and ``..`` of an absolute path (RFC 3986 §5.2.4)."""
-    segments = path.split("/")[1:]
-    kept: list[str] = []
-    for segment in segments:
-        if segment == "..":
-            del kept[-1:]
-        elif segment != ".":
-            kept.append(segment)
-    if segments[-1] in (".", ".."):
-        kept.append("")
-    return "/" + "/".join(kept)
+    return _parse(base.uri.removesuffix(base.resource) + joined(base.resource, text))
 
 
 def _parse(uri: str) -> Target:
@@ -231,13 +232,16 @@ def _parse(uri: str) -> Target:
 def _split(uri: str) -> tuple[str, str, str]:
     """Return scheme, authority and the rest; the scheme is a WebSocket one."""
     scheme = _SCHEME.match(uri)
+    if place := _PLACE.fullmatch(uri):
+        rule = "no scheme; write ws://host:port/path or wss://host:port/path"
+        raise _NoScheme(f"no scheme; write ws://{place[1]} (or wss://)", rule)
     if scheme is None:
         raise _Fault("no scheme; write ws://host/path or wss://host/path")
     name = scheme[1].lower()
     if name in _SAY_INSTEAD:
         raise _Fault(f"the scheme {name} is HTTP's; say {_SAY_INSTEAD[name]}")
     if name not in _DEFAULT_PORTS:
-        raise _Fault("the scheme must be ws or wss; a path with a colon in front is written ./like:this")
+        raise _NoScheme("the scheme must be ws or wss; write ws://host/path or wss://host/path")
     absolute = _ABSOLUTE.fullmatch(uri)
     if absolute is None:
         raise _Fault(f"no host; write {name}://host/path")
@@ -250,7 +254,7 @@ def _host_and_port(text: str, scheme: str) -> tuple[str, int]:
         raise _Fault("host and port cannot be told apart; an IPv6 address is written [::1], with brackets")
     host, port = match["host"], match["port"]
     if not host:
-        raise _Fault("the host is empty")
+        raise _Fault("the host is empty; write it behind //")
     return _host(host), _port(port) if port else _DEFAULT_PORTS[scheme]
 
 
@@ -259,34 +263,36 @@ def _host(text: str) -> str:
         return _ipv6(text[1:-1])
     name = (text if text.isascii() else _idna(text)).lower()
     if len(name.removesuffix(".")) > _MAX_HOST_NAME or not _HOST_NAME.fullmatch(name):
-        raise _Fault("the host is no valid name: letters, digits, '-', '_' in parts of 1 to 63, 253 in all")
+        raise _Fault(
+            "the host is no valid name; letters, digits, '-', '_' in parts of 1 to 63 are allowed, 253 in all"
+        )
     return name
 
 
 def _ipv6(text: str) -> str:
     address, mark, zone = text.partition("%")
     if not text.isascii():
-        raise _Fault("what is in the brackets is not ASCII")
+        raise _Fault(f"what is in the brackets is not ASCII; {_ADDRESSES}")
     zone = zone.removeprefix("25")  # RFC 6874 §2 writes the mark itself percent-encoded
     try:
         return str(ipaddress.IPv6Address(f"{address}%{zone}" if mark else address))
     except ValueError as error:
         raise_alarm_behind(error)
-        raise _Fault("what is in the brackets is no IPv6 address") from error
+        raise _Fault(f"what is in the brackets is no IPv6 address; {_ADDRESSES}") from error
 
 
 def _idna(text: str) -> str:
     if _IDNA_AMBIGUOUS.search(text):
         raise _Fault("IDNA 2003 and IDNA 2008 encode this host differently; write its xn-- form")
     if len(text) > _MAX_HOST_NAME:  # the codec's time grows with the square of the length
-        raise _Fault(f"the host is longer than {_MAX_HOST_NAME} characters")
+        raise _Fault(f"the host is longer than {_MAX_HOST_NAME} characters; no name is")
     try:
         return text.encode("idna").decode("ascii")
     except Exception as error:
         raise_alarm_behind(error)  # of any kind the codec makes an error of its own
         if not isinstance(error, UnicodeError):
             raise
-        raise _Fault("the host cannot be encoded by IDNA") from error
+        raise _Fault("the host cannot be encoded by IDNA; write its xn-- form, if it has one") from error
 
 
 def _port(text: str) -> int:
@@ -315,9 +321,9 @@ def _authorization(userinfo: str) -> str | None:
     if not user and not password:
         return None
     if b":" in user:
-        raise _Fault("the user name has a colon, which Basic authorization cannot carry (RFC 7617 §2)")
+        raise _Fault(f"the user name has a colon, which Basic cannot carry (RFC 7617 §2); {_OTHERWISE}")
     if _CONTROL_BYTES.search(user + password):
-        raise _Fault("user name or password has a control character (RFC 7617 §2)")
+        raise _Fault(f"user name or password has a control character (RFC 7617 §2); {_OTHERWISE}")
     return "Basic " + base64.b64encode(user + b":" + password).decode("ascii")
 
 
@@ -353,7 +359,7 @@ def server_name(text: str) -> str:
     """
     try:
         if bad := _FORBIDDEN.search(text):
-            raise _Fault(f"character {bad[0]!a} is not allowed")
+            raise _Fault(f"character {bad[0]!a} is not allowed; remove it")
         address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
         return tls_name(_ipv6(address) if ":" in address else _host(text))
     except _Fault as fault:

@@ -1,4 +1,7 @@
-"""What URIs mean, how paths join a base, and that no message shows a secret."""
+"""What URIs mean, how paths join a base, and that no message shows a secret.
+
+Also tests: `relative_paths`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from jetsocket.text import rule_of
 from jetsocket.uris import parse, redact, resolve, same_origin
 
 
@@ -103,7 +107,19 @@ def test_userinfo_becomes_basic_authorization(userinfo: str, authorization: str 
         ("http://h/", "say ws://"),
         ("HTTPS://h/", "say wss://"),
         ("ftp://h/", "must be ws or wss"),
-        ("localhost:8000/ws", "must be ws or wss"),
+        ("mail:x@h", "must be ws or wss"),
+        ("localhost:8000/ws", "no scheme; write ws://localhost:8000 (or wss://)"),
+        ("127.0.0.1:80?x", "no scheme; write ws://127.0.0.1:80 (or wss://)"),
+        ("my_host:443", "no scheme; write ws://my_host:443 (or wss://)"),
+        ("[::1]:9000/", "no scheme; write ws://[::1]:9000 (or wss://)"),
+        ("alice:1234/5@h", "must be ws or wss"),
+        ("ws://local host/", "character ' ' at index 10 is in the host, where none can stand; remove it"),
+        ("ws://u:p@h\t:80/", "at index 10 is in the host"),
+        ("ws://u:p w@h/", "at index 8 is not allowed; percent-encode it"),
+        (" ws://h/", "character ' ' at the beginning is not allowed; remove it"),
+        ("ws://h:8080 ", "character ' ' at the end is not allowed; remove it"),
+        ("ws://h/a b\r\n", r"character '\n' at the end is not allowed; remove it"),
+        ("  ", "the URI is blank; write ws://"),
         ("ws:h/p", "no host"),
         ("ws:/h/p", "no host"),
         ("ws://", "host is empty"),
@@ -118,8 +134,8 @@ def test_userinfo_becomes_basic_authorization(userinfo: str, authorization: str 
         ("ws://h:8\u0661/", "not a number"),
         ("ws://h/a b", "' ' at index 8"),
         ("ws://h h/", "' ' at index 6"),
-        (" ws://h/", "' ' at index 0"),
-        ("ws://h/\n", r"'\n' at index 7"),
+        (" ws://h/", "' ' at the beginning"),
+        ("ws://h/\n", r"'\n' at the end"),
         ("ws://h/\r\nX: y", r"'\r' at index 7"),
         ("ws://h/\x00", r"'\x00'"),
         ("ws://h/\x7f", r"'\x7f'"),
@@ -155,6 +171,14 @@ def test_bad_uris_are_refused_by_name(uri: str, fault: str) -> None:
         parse(uri)
     assert fault in str(raised.value)
     assert str(raised.value).isprintable()
+    assert str(raised.value).count("; ") == 1  # and what to do, behind it
+
+
+def test_a_path_with_a_colon_in_front() -> None:
+    with pytest.raises(ValueError, match=r"is written \./like:this") as raised:
+        resolve("secret:8080", "ws://h/")
+    assert "write ws://secret:8080 (or wss://)" in str(raised.value)
+    assert "secret" not in rule_of(raised.value)
 
 
 @pytest.mark.parametrize("bad", [None, b"ws://h/", 1, ["ws://h/"]])

@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 from jetsocket import uris
-from jetsocket.cli.exits import UsageError, parted
+from jetsocket.cli.exits import UsageError, in_shell_words, parted
 from jetsocket.options import Options
 
 __all__ = ["manager_kwargs", "one_uri", "read_headers", "ssl_context"]
@@ -25,7 +25,9 @@ def one_uri(given: list[str]) -> tuple[uris.Target, str, list[str]]:
     try:
         return uris.parse(uri), uri, rest
     except ValueError as error:
-        raise UsageError(*parted(str(error))) from error
+        # The last semicolon parts them: the URI may have others.
+        cause, _, remedy = in_shell_words(str(error)).rpartition("; ")
+        raise UsageError(cause, remedy) from error
 
 
 def only_uri(command: str, given: list[str], remedy: str = "") -> tuple[uris.Target, str]:

@@ -236,6 +236,27 @@ def test_a_blank_in_the_uri() -> None:
         assert ran.out == b""  # nothing was begun
 
 
+@pytest.mark.parametrize(
+    ("uri", "cause", "remedy"),
+    [
+        ("localhost:8080", "localhost:8080: no scheme", "write ws://localhost:8080 (or wss://)"),
+        ("example.com:443/x", "no scheme", "write ws://example.com:443 (or wss://)"),
+        ("ws://local host/", "is in the host, where none can stand", "remove it"),
+        ("ws://local%20host/", "the host is no valid name", "letters, digits"),
+        ("ws://localhost:8080 ", "character ' ' at the end is not allowed", "remove it"),
+        (" ws://localhost:8080", "character ' ' at the beginning is not allowed", "remove it"),
+        ("ws://h/a; b", "URI ws://h/a; b: character ' ' at index 9", "percent-encode it"),
+        ("ws://u%3Ax:p@h/", "a colon", "send an Authorization header of your own, -H or --header-file"),
+        ("ws://", "the host is empty", "write it behind //"),
+    ],
+)
+def test_a_uri_that_is_none(uri: str, cause: str, remedy: str) -> None:
+    for ran in both(uri):
+        said, advised = ran.err.splitlines()
+        assert (ran.code, ran.out) == (2, b"")
+        assert cause in said and remedy in advised
+
+
 def test_all_ten_are_told_apart_from_one_another(start: Callable[..., str], tls: Tls) -> None:
     """No two of the situations above have the same remedy."""
     with refusing_port() as port:
