@@ -78,6 +78,8 @@ class _Listening:
     ) -> None:
         self._pool, self._uri, self._terminal, self._first = pool, uri, terminal, first
         self._left: int | None = options.messages
+        self._duration: float | None = options.duration
+        # Anew from the first connection on; until then it says how long to try again.
         self._until = None if options.duration is None else monotonic() + options.duration
         self._reconnects: bool = options.reconnect
         self._lock = threading.Lock()
@@ -95,8 +97,11 @@ class _Listening:
             while True:
                 since = monotonic()
                 try:
-                    with self._pool.acquire(self._uri, self._patience()) as conn:
-                        since, connected = monotonic(), True
+                    with self._pool.acquire(self._uri, self._patience() if connected else None) as conn:
+                        since = monotonic()
+                        if not connected and self._until and self._duration is not None:
+                            self._until = since + self._duration
+                        connected = True
                         return self._listen(conn)
                 except PoolClosedError:
                     return self.code  # `stop`

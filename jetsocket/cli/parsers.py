@@ -177,7 +177,11 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-n", "--messages", type=count, metavar="N", help="end after so many messages")
     parser.add_argument(
-        "--for", dest="duration", type=seconds, metavar="SECONDS", help="end after so long, with exit code 0"
+        "--for",
+        dest="duration",
+        type=seconds,
+        metavar="SECONDS",
+        help="end so long after connecting, with exit code 0",
     )
     parser.add_argument(
         "--reconnect",

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,11 @@ def test_so_many_messages(echo: EchoServer) -> None:
 def test_for_so_long(echo: EchoServer) -> None:
     ran = run("listen", echo.uri_for("/silent"), "--for", "100ms")
     assert (ran.code, ran.out, ran.err) == (0, b"", "")
+
+
+def test_the_time_counts_from_the_connection_on(echo_server: Callable[..., EchoServer]) -> None:
+    server = echo_server(process_request=lambda _conn, _request: time.sleep(0.3))
+    assert run("listen", server.uri_for("/silent"), "--for", "100ms").code == 0
 
 
 def test_an_orderly_end_is_exit_0(echo: EchoServer) -> None:
