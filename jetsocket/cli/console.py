@@ -6,11 +6,13 @@ So this module imports little, and what it runs is imported where an interrupt i
 
 from __future__ import annotations
 
+import os
 import signal
+from types import FrameType
 
 __all__ = ["console"]
 
-_INTERRUPTED = 130
+_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def console() -> int:
@@ -19,8 +21,17 @@ def console() -> int:
         from jetsocket.cli.main import guarded
 
         return guarded()
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        code: int = getattr(interrupt, "exit", _CODES[signal.SIGINT])
+        return code
     finally:
-        # All is said. Python itself would show where it was, should one more Ctrl-C come as it ends.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # All is said. Python itself would show where it was, should one more signal come as it ends.
+        for each in _CODES:
+            signal.signal(each, _leave)
+        # With `python -m`, Python ends by SIGINT if an interrupt has ever left the exec() of a text, as classes
+        # of data do it when they are made, wherever it was caught. The next exec() makes it forget that.
+        exec("")
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    os._exit(_CODES[signal.Signals(signum)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jetsocket.cli.demo_process import PATHS, ServerProcess, Sighting, running
 from jetsocket.cli.demo_work import Outage, Plan, Tally, Workload, uri_of
+from jetsocket.cli.exits import code_of
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.pool import ConnectionPool
@@ -24,7 +25,7 @@ __all__ = ["Outage", "Plan", "Sighting", "Tally", "missing_extra", "report", "ru
 _REFRESH = 0.1  # s between two looks at the progress
 _EXTRA = ("rich", "trustme", "websockets")
 
-_KEPT, _BROKEN, _INTERRUPTED = 0, 1, 130
+_KEPT, _BROKEN = 0, 1
 
 
 def missing_extra() -> str | None:
@@ -52,7 +53,7 @@ def run(plan: Plan, console: Console | None = None) -> int:
         console: Where to print; stdout if None.
 
     Returns:
-        The exit status: 0 if every promise was kept, 1 if not, 130 after Ctrl-C.
+        The exit status: 0 if every promise was kept, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         ValueError: `plan.uri` is no WebSocket URI.
@@ -69,9 +70,9 @@ def run(plan: Plan, console: Console | None = None) -> int:
                 return _share(plan, console, [plan.uri], None, {})
             server, context = stack.enter_context(running())
             return _share(plan, console, server.uris, server, {"ssl_context": context})
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         console.print("Interrupted.")
-        return _INTERRUPTED
+        return code_of(interrupt)
 
 
 def _share(

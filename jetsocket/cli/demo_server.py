@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tls-port", type=int, default=0, help="port for wss://")
     parser.add_argument("--certificate", required=True, help="PEM file with key and certificate chain")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends our stdin then
+    for each in (signal.SIGINT, signal.SIGTERM):  # they are the parent's; it ends our stdin then
+        signal.signal(each, signal.SIG_IGN)
     counts = Counts()
     plain = listen(options.port, counts)
     secure = listen(options.tls_port, counts, options.certificate)

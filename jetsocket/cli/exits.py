@@ -33,8 +33,10 @@ __all__ = [
     "UNREACHABLE",
     "USAGE",
     "Outcome",
+    "Terminated",
     "UsageError",
     "close_outcome",
+    "code_of",
     "outcome_of",
 ]
 
@@ -48,6 +50,17 @@ CLOSED = 6  # abnormally
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the command ends as it does at Ctrl-C, with a close frame, and with a code of its own."""
+
+    exit = TERMINATED
+
+
+def code_of(interrupt: KeyboardInterrupt) -> int:
+    """The exit code after Ctrl-C or SIGTERM."""
+    return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
 
 
 class UsageError(Exception):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
-from jetsocket.cli.exits import OK, UsageError, outcome_of
+from jetsocket.cli.exits import OK, Terminated, UsageError, outcome_of
 from jetsocket.cli.output import Terminal
 from jetsocket.cli.reading import from_argument
 
@@ -79,8 +79,8 @@ class Editor:
                 line = read()
             except EOFError:
                 return
-            except KeyboardInterrupt:
-                if self._over.is_set():
+            except KeyboardInterrupt as interrupt:
+                if self._over.is_set() and not isinstance(interrupt, Terminated):
                     return
                 raise
             try:

@@ -13,15 +13,7 @@ from typing import IO, Any
 
 from jetsocket.cli import parsers
 from jetsocket.cli.arguments import parse
-from jetsocket.cli.exits import (
-    INTERRUPTED,
-    OK,
-    PIPE_CLOSED,
-    TERMINATED,
-    USAGE,
-    UsageError,
-    outcome_of,
-)
+from jetsocket.cli.exits import OK, PIPE_CLOSED, USAGE, Terminated, UsageError, code_of, outcome_of
 from jetsocket.cli.output import PipeClosedError, Streams, Terminal
 from jetsocket.cli.settings import one_uri
 from jetsocket.exceptions import JetSocketError
@@ -77,7 +69,7 @@ def main(
     except PipeClosedError:
         return PIPE_CLOSED
     except KeyboardInterrupt as interrupt:
-        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+        return code_of(interrupt)
     except (UsageError, JetSocketError, ImportError, OSError) as error:
         try:
             return terminal.fail(outcome_of(error))
@@ -123,8 +115,8 @@ def guarded() -> int:
         code = main()
         if sys.stdout is not None:
             sys.stdout.flush()
-    except KeyboardInterrupt:  # once more, while it was ending
-        code = INTERRUPTED
+    except KeyboardInterrupt as interrupt:  # once more, while it was ending
+        code = code_of(interrupt)
     except BrokenPipeError:
         code = PIPE_CLOSED
     except OSError:  # a full disk, which `main` has told of
@@ -133,10 +125,6 @@ def guarded() -> int:
         # What is left in the buffer goes nowhere; else the interpreter would complain of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: the command ends as it does at Ctrl-C, with a close frame."""
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

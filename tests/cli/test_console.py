@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.scripts import ROOT
 
@@ -45,9 +47,35 @@ def test_python_does_not_show_where_it_was_when_one_comes_as_it_ends() -> None:
 import signal, sys
 sys.argv = ["jetsocket", "--version"]
 from jetsocket.cli.console import console
-code = console()
-assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-sys.exit(code)
+console()
+sys.stdout.flush()
+signal.raise_signal(signal.NAME)
 """
-    done = python(script)
-    assert (done.returncode, done.stderr) == (0, "")
+    for name, code in (("SIGINT", 130), ("SIGTERM", 143)):
+        done = python(script.replace("NAME", name))
+        assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_an_interrupt_of_what_is_executed_as_text_ends_it_with_its_code_too(tmp_path: Path) -> None:
+    """As in the body of a dataclass: Python would end by the signal."""
+    (tmp_path / "as_module.py").write_text(
+        "import sys\n"
+        "import jetsocket.cli.main as main\n"
+        "from jetsocket.cli.console import console\n"
+        "def interrupted(*args):\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "main._run = interrupted\n"
+        "sys.argv = ['jetsocket', 'call', 'ws://h']\n"
+        "sys.exit(console())\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "as_module"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

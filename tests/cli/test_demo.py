@@ -98,7 +98,8 @@ def test_calls_that_never_succeed_end_it(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is another thing there")
-def test_ctrl_c_ends_it_cleanly() -> None:
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_ctrl_c_and_sigterm_end_it_cleanly(sent: str, code: int) -> None:
     command = [sys.executable, "-u", "-m", "jetsocket", "demo", "--calls", "100000"]
     # A process group of its own, so that its server gets the signal too, as from a terminal.
     process = subprocess.Popen(
@@ -107,12 +108,12 @@ def test_ctrl_c_ends_it_cleanly() -> None:
     try:
         assert process.stdout is not None
         assert "threads make" in process.stdout.readline()
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, getattr(signal, sent))
         output, errors = process.communicate(timeout=20)
     finally:
         process.kill()
         process.communicate()
-    assert (process.returncode, errors) == (130, "")
+    assert (process.returncode, errors) == (code, "")
     assert output.endswith("Interrupted.\n")
 
 
