@@ -293,6 +293,7 @@ def test_a_function_that_was_called_is_no_handler() -> None:
     assert not is_alarm(error, users_code=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # those in finalizers
 @pytest.mark.parametrize("kind", [builtins.TimeoutError, Late, OSError, ConnectionResetError, Alarm])
 def test_what_another_thread_raises_in_this_one_surfaces_too(
@@ -470,6 +471,7 @@ def test_an_alarm_in_a_connect_is_neither_retried_nor_counted(
         wait_until(lambda: not state_of(pool).lent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", KINDS)
 def test_an_alarm_in_a_request_is_not_sent_again(
     alarm: Callable[..., None], make: Callable[[str], BaseException]

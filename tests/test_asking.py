@@ -256,6 +256,7 @@ def test_where_there_was_no_room_to_tell_it_the_next_reply_is_the_occasion(
         wait_until(lambda: len(stopped) == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [RuntimeError("on purpose"), None])
 def test_a_cancel_that_fails_or_has_nothing_to_say_costs_nothing(
     server: EchoServer, make_pool: MakePool, fails: Exception | None
@@ -418,6 +419,7 @@ pool.close()
     assert out == "interrupted\n[0, 1, 2] 1\n"
 
 
+@pytest.mark.slow
 def test_a_signal_handler_that_asks_while_its_thread_waits_gets_an_error(
     server: EchoServer,
 ) -> None:

@@ -529,6 +529,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", FLOODS.values(), ids=FLOODS)
 def test_a_flood_holds_recv_not_beyond_its_timeout_and_fills_no_memory(
     bad_server: Serve, chunk: bytes
@@ -540,6 +541,7 @@ def test_a_flood_holds_recv_not_beyond_its_timeout_and_fills_no_memory(
         conn.discard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", [True, False], ids=["by a reader", "by the pool"])
 @pytest.mark.parametrize("endless", [True, False], ids=["endless", "beyond the limit"])
 def test_fragments_that_carry_nothing_end_with_1008(bad_server: Serve, endless: bool, reads: bool) -> None:

@@ -354,6 +354,7 @@ def test_closing_among_busy_borrowers_leaves_nothing_open(echo: EchoServer) -> N
             pool.acquire("/")
 
 
+@pytest.mark.slow
 def test_what_is_closed_to_make_room_is_cut_and_whoever_waits_for_that_is_told_at_once(
     echo: EchoServer, proxy: Callable[..., FaultProxy]
 ) -> None:

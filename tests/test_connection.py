@@ -402,6 +402,7 @@ def test_discard_closes_at_release(echo: EchoServer, make_pool: MakePool) -> Non
     assert pool.stats().discards == {"discarded": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", ["balanced", "quiet", "always"])
 def test_a_blocked_reader_never_gets_the_next_borrowers_reply(
     echo: EchoServer, reuse: str, make_pool: MakePool

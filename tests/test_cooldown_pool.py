@@ -91,6 +91,7 @@ def test_without_a_cooldown_the_next_one_dials_at_once(raw_server: MakeRaw, make
     pool.acquire("/").release()
 
 
+@pytest.mark.slow
 def test_then_one_dial_tests_whether_it_is_back(raw_server: MakeRaw, make_pool: MakePool) -> None:
     flaky = Flaky(slow=0.4)
     pool = make_pool(raw_server(flaky), connect_cooldown=0.3, max_connections=8)
@@ -131,6 +132,7 @@ def test_those_who_stood_in_line_for_a_slot_are_tested_for_by_one_dial_too(
         conn.release()
 
 
+@pytest.mark.slow
 def test_it_doubles_with_each_failure(raw_server: MakeRaw, make_pool: MakePool) -> None:
     flaky = Flaky()
     pool = make_pool(raw_server(flaky), connect_cooldown=0.2)
@@ -219,6 +221,7 @@ def test_what_is_open_is_lent_all_the_same(raw_server: MakeRaw, make_pool: MakeP
         assert conn.request(2, 5) == 2
 
 
+@pytest.mark.slow
 def test_floors_wait_for_its_end(raw_server: MakeRaw, make_pool: MakePool) -> None:
     flaky = Flaky()
     pool = make_pool(raw_server(flaky), connect_cooldown=1.5)
@@ -294,6 +297,7 @@ def test_a_dead_uri_costs_a_healthy_one_no_deadline(
     assert faults(pool) == []
 
 
+@pytest.mark.slow
 def test_a_dead_uri_evicts_one_idle_connection(
     echo: EchoServer, raw_server: MakeRaw, make_pool: MakePool
 ) -> None:
@@ -308,6 +312,7 @@ def test_a_dead_uri_evicts_one_idle_connection(
     assert pool.stats().idle_connections == 3
 
 
+@pytest.mark.slow
 def test_a_dead_uri_that_was_first_leaves_a_slot_to_a_healthy_one(
     echo: EchoServer, raw_server: MakeRaw, make_pool: MakePool
 ) -> None:

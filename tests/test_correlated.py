@@ -295,6 +295,7 @@ def test_a_correlation_is_needed_where_messages_have_to_be_told_apart(
 # --- what a protocol wants besides
 
 
+@pytest.mark.slow
 def test_a_heartbeat_is_sent_after_a_while_of_silence(server: EchoServer, make_pool: MakePool) -> None:
     class Beating(Plain):
         @property

@@ -34,6 +34,7 @@ def test_what_comes_over_an_idle_connection_is_handed_out(
     assert server.opened == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_in_flight", [1, 10])
 def test_of_a_connection_whose_borrower_reads_nothing_too(
     server: EchoServer, make_pool: MakePool, max_in_flight: int
@@ -50,6 +51,7 @@ def test_of_a_connection_whose_borrower_reads_nothing_too(
         assert subscription.get(0)["n"] == 1
 
 
+@pytest.mark.slow
 def test_a_protocols_ping_is_answered_while_the_borrower_computes(
     server: EchoServer, make_pool: MakePool
 ) -> None:
@@ -161,6 +163,7 @@ def test_at_most_so_many_threads_hang_and_those_who_read_go_on(
     wait_until(lambda: {"note": 2} in got)
 
 
+@pytest.mark.slow
 def test_an_on_push_that_hangs_is_told_of(
     server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -240,6 +240,7 @@ def count_events(call: Callable[[], object], strike_at: int) -> int:
     return strike_at - left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [(1, 2), (2, 1)], ids=["own first", "own last"])
 def test_whatever_strikes_as_replies_are_handed_out_each_reaches_its_asker_once(
     pool: ConnectionPool[Any], ids: tuple[int, int]

@@ -497,6 +497,7 @@ signal.signal(signal.SIGUSR1, fork)
 """
 
 
+@pytest.mark.slow
 def test_a_signal_handler_forks_while_the_main_thread_receives(echo: EchoServer) -> None:
     script = """
     conn = pool.acquire("/late")
@@ -520,6 +521,7 @@ def test_a_signal_handler_forks_while_the_main_thread_receives(echo: EchoServer)
     scripts.run(START + FORKS_IN_A_HANDLER + _flat(script), echo.uri).check()
 
 
+@pytest.mark.slow
 def test_a_signal_handler_forks_while_the_main_thread_stands_in_line(echo: EchoServer) -> None:
     """In the child, nobody holds a permit: whoever waited for one has it at once."""
     script = """

@@ -405,6 +405,7 @@ for what in ("leaked: ", "came back after", "reset() failed", "not kept: reset f
 """
 
 
+@pytest.mark.slow
 def test_a_lease_that_comes_back_inside_logging_is_told_of_later(echo: EchoServer) -> None:
     ended = scripts.run(INSIDE_LOGGING, echo.uri)
     assert ended.check().out.splitlines() == [

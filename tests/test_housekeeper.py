@@ -259,6 +259,7 @@ def test_a_housekeeper_that_was_stopped_looks_for_the_pong_before_it_gives_up(
         assert make_idle(pool) == first
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 @pytest.mark.parametrize("answer", [None, b"something else"], ids=["no pong", "a pong that never matches"])
 def test_an_overdue_pong_ends_the_connection_whoever_has_it(
@@ -477,6 +478,7 @@ ENDINGS: dict[str, Callable[[EchoServer, FaultProxy], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_end_of_an_idle_connection_is_noticed_within_a_second(
     echo: EchoServer, proxy: Callable[..., FaultProxy], ending: str
@@ -492,6 +494,7 @@ def test_the_end_of_an_idle_connection_is_noticed_within_a_second(
         assert pool.stats().total_reconnects == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_end_of_an_idle_connection_is_always_noticed_at_acquire(
     echo: EchoServer, proxy: Callable[..., FaultProxy], ending: str
@@ -953,6 +956,7 @@ def test_pings_do_not_use_up_the_read_ahead(raw_server: Callable[..., RawServer]
         assert got_last.wait(15)
 
 
+@pytest.mark.slow
 def test_a_flood_of_pings_is_answered_at_a_bounded_rate_and_starves_nobody(
     raw_server: Callable[..., RawServer],
 ) -> None:

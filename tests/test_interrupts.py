@@ -235,6 +235,7 @@ print("ok")
 """
 
 
+@pytest.mark.slow
 def test_what_is_lost_before_the_first_connection_is_found(echo: EchoServer) -> None:
     """A strike at each call of an acquire that fails: the one slot is there in the end."""
     with refusing_port() as port:

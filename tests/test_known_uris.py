@@ -229,6 +229,7 @@ def test_pings_tickets_and_half_a_message_are_no_message(
     warnings_of(pool, caplog, 0)
 
 
+@pytest.mark.slow
 def test_what_is_remembered_is_bounded(echo: EchoServer, make_pool: MakePool, caplog: Any) -> None:
     pool = make_pool(echo)
     with pool.acquire("/") as conn:

@@ -54,6 +54,7 @@ def test_the_package_alone_loads_next_to_nothing() -> None:
     assert len(loaded) < 12, sorted(loaded)  # of `collections.abc` and `importlib`
 
 
+@pytest.mark.slow
 def test_a_pool_loads_no_extra_but_what_websocket_client_does() -> None:
     """And none of the protocols, and no metadata of packages, which take long to read."""
     loaded = loaded_by("from jetsocket import ConnectionPool", first="import websocket")
@@ -90,6 +91,7 @@ assert frames._mask is apply_mask
     loaded_by(code)
 
 
+@pytest.mark.slow
 def test_openers_import_nothing() -> None:
     """They are threads: a child that was forked meanwhile would wait for the import for ever."""
     says = [("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"), ("Content-Type", "text/html")]

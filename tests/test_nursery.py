@@ -38,6 +38,7 @@ def test_it_is_talked_with(fresh: bool) -> None:
     assert running.ended().out == "FIRST\nsecondsecond\n"
 
 
+@pytest.mark.slow
 @WAYS
 @pytest.mark.parametrize(
     ("last", "status", "words"),
@@ -79,6 +80,7 @@ def test_they_run_side_by_side() -> None:
         child.close()
 
 
+@pytest.mark.slow
 def test_after_an_answer_that_was_not_waited_for_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     class StruckError(Exception):
         pass

@@ -86,6 +86,7 @@ def test_one_that_is_open_only_to_be_closed_leaves_no_queue_behind(
     assert not faults(pool)
 
 
+@pytest.mark.slow
 def test_a_mute_server_is_told_to_all_within_one_timeout(raw_server: MakeRaw, make_pool: MakePool) -> None:
     pool = make_pool(raw_server(hold), max_connections=4, manager_kwargs={"connect_timeout": 1.0})
     spreads, longest = [], []
@@ -751,6 +752,7 @@ def test_slots_that_are_owed_are_paid_before_others_get_them(
     got[0].release()
 
 
+@pytest.mark.slow
 def test_resize_with_many_at_work(echo_server: MakeServer, make_pool: MakePool) -> None:
     server = echo_server()
     pool = make_pool(server, max_connections=6, acquire_timeout=30)
@@ -999,6 +1001,7 @@ def test_warnings_that_are_errors_make_no_noise(echo_server: MakeServer) -> None
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["discarded", "returned"])
 def test_where_no_thread_runs_a_borrower_in_line_gets_the_slot_that_comes_free(
     make_pool: MakePool, echo: EchoServer, monkeypatch: pytest.MonkeyPatch, reason: str

@@ -157,6 +157,7 @@ def test_what_takes_too_long_is_told_and_comes_all_the_same(raw_server: MakeRaw,
     wait_until(lambda: pool.stats().idle_connections == 2)
 
 
+@pytest.mark.slow
 def test_close_ends_it(raw_server: MakeRaw, make_pool: MakePool) -> None:
     pool = make_pool(raw_server(Slow(2.0)))
     ended: list[float] = []
@@ -273,6 +274,7 @@ def test_those_that_are_lent_all_the_time_are_replaced_before_too(
     assert lowest >= 3
 
 
+@pytest.mark.slow
 def test_at_the_cap_the_old_one_goes_first(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_lifetime=2.0, max_connections=2)
     pool.prewarm("/", 2, keep=True)
@@ -325,6 +327,7 @@ def test_clear_closes_and_opens_again(echo: EchoServer, make_pool: MakePool) -> 
     wait_until(lambda: not before & {each.id for each in pool.connections()})  # the last may be closing still
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["close", "drain"])
 def test_close_and_drain_end_it(echo: EchoServer, make_pool: MakePool, how: str) -> None:
     pool = make_pool(echo)

@@ -197,6 +197,7 @@ def _leave_it_to_others(conn: Any) -> None:
     """A `reset` that lets the pool lend what has replies to come."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"reuse": "quiet"}, {"reset": _leave_it_to_others}])
 @pytest.mark.parametrize("receive", ["request", "recv", "iterate"])
 def test_a_late_answer_reaches_no_lease_without_ids(
@@ -280,6 +281,7 @@ def test_a_reply_in_text_with_a_byte_order_mark_is_found_too(make_pool: MakePool
         assert pool.request("/", {"id": 8}, 5) == {"id": 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "serializer",
     [
@@ -864,6 +866,7 @@ def test_a_request_ends_in_time_though_other_messages_come_without_end(
         assert monotonic() - began < 10  # it took a hundred seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("receive", [lambda conn: conn.recv(0.5), next, list])
 def test_a_lease_ends_where_answers_to_an_earlier_one_come_without_end(
     raw_server: MakeRaw, make_pool: MakePool, receive: Callable[[Any], Any]

@@ -177,6 +177,7 @@ ANSWERS: dict[str, servers.Script] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ANSWERS.values(), ids=ANSWERS)
 def test_a_failed_connect_tells_no_secrets(
     raw_server: RawFactory, log: pytest.LogCaptureFixture, script: servers.Script
@@ -209,6 +210,7 @@ def test_failed_tls_tells_no_secrets(echo_tls: EchoServer, log: pytest.LogCaptur
         pool.acquire(PATH, timeout=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stream",
     [

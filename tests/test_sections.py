@@ -102,6 +102,7 @@ def test_none_is_as_if_it_were_not_there(given: dict[str, Any]) -> None:
     assert not any(arguments.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "kind", "told"),
     [

@@ -431,6 +431,7 @@ def test_it_needs_a_correlation() -> None:
 # --- forks, greenlets, strikes
 
 
+@pytest.mark.slow
 def test_a_forked_child_shares_connections_of_its_own(server: EchoServer) -> None:
     script = """
 import os, sys, threading, warnings

@@ -390,6 +390,7 @@ MESSAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", DECODERS.values(), ids=DECODERS)
 def test_of_messages(raw_server: RawFactory, told: Told, options: Any) -> None:
     def act(pool: ConnectionPool[Any]) -> None:

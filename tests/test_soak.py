@@ -197,6 +197,7 @@ def test_the_page_has_a_place_for_the_figures() -> None:
     assert text.count(BEGIN) == text.count(END) == 1
 
 
+@pytest.mark.slow
 def test_every_test_that_the_page_names_exists() -> None:
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     links = re.findall(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", text)

@@ -197,6 +197,7 @@ def test_an_end_with_a_close_frame_casts_no_suspicion(echo: EchoServer, make_poo
     assert echo.pings == pings
 
 
+@pytest.mark.slow
 def test_an_overdue_pong_puts_the_others_under_suspicion(raw_server: MakeRaw, make_pool: MakePool) -> None:
     """The housekeeper finds out about the first; those that were used since are asked at once."""
     lazy = Lazy()

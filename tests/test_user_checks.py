@@ -70,6 +70,7 @@ def test_one_that_hangs_costs_its_connection_and_its_thread(
         assert pool.request("/", 3, 5) == 3
 
 
+@pytest.mark.slow
 def test_when_all_threads_hang_none_is_checked_and_the_pool_works(
     echo: EchoServer, make_pool: MakePool, gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -282,6 +282,7 @@ def test_a_closed_pipe_ends_it_with_a_close_frame(echo: EchoServer) -> None:
     wait_until(lambda: not echo.open_now)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is another thing there")
 def test_ctrl_c_ends_it_quietly_with_a_close_frame(echo_server: Callable[..., EchoServer]) -> None:
     codes: list[int | None] = []

@@ -71,6 +71,7 @@ def test_on_a_terminal_there_is_a_progress_bar() -> None:
     assert "━" in screen.getvalue() and "64/64" in screen.getvalue()
 
 
+@pytest.mark.slow
 def test_a_server_of_the_users(echo: EchoServer) -> None:
     done = run("--uri", echo.uri_for("/echo"), "--calls", "60", "--threads", "6", "--connections", "2")
     assert (done.returncode, done.stderr) == (0, "")
@@ -80,6 +81,7 @@ def test_a_server_of_the_users(echo: EchoServer) -> None:
     assert (echo.messages, echo.most_open) == (60, 2)
 
 
+@pytest.mark.slow
 def test_wrong_replies_break_the_promise(echo: EchoServer) -> None:
     done = run("--uri", echo.uri_for("/ids"), "--calls", "4", "--threads", "2")
     assert done.returncode == 1
@@ -97,6 +99,7 @@ def test_calls_that_never_succeed_end_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "secret" not in screen.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is another thing there")
 @pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_ctrl_c_and_sigterm_end_it_cleanly(sent: str, code: int) -> None:

@@ -80,6 +80,7 @@ def session(script: str, *arguments: str) -> Iterator[Session]:
         os.close(ours)
 
 
+@pytest.mark.slow
 def test_what_is_typed_is_sent_and_ctrl_d_ends_it(echo: EchoServer) -> None:
     with session(PLAIN, echo.uri) as there:
         there.see("Ctrl-D ends it")

@@ -201,6 +201,7 @@ def test_a_closed_pipe_ends_it_quietly_though_nothing_comes(echo_server: Callabl
     wait_until(lambda: codes in ([1000], [1001]))  # either is in order
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
 def test_sigterm_ends_it_quietly(echo: EchoServer) -> None:
     with listening(echo.uri, "--send", "a") as process:

@@ -156,6 +156,7 @@ def test_the_console_script_is_declared() -> None:
         assert "PYTHON_ARGCOMPLETE_OK" in path.read_text(encoding="utf-8")[:1024]
 
 
+@pytest.mark.slow
 def test_in_the_plain_install_five_commands_work(echo: EchoServer) -> None:
     """In a Python where no package of an extra can be imported."""
     script = f"""

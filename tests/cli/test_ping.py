@@ -41,6 +41,7 @@ def deaf(sock: socket.socket) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_no_pong_at_all_is_exit_5(raw_server: Callable[..., RawServer]) -> None:
     ran = run("ping", raw_server(deaf).uri, "-c", "2", "-i", "1ms", "-t", "50ms")
     assert ran.code == 5

@@ -371,6 +371,7 @@ with EchoServer() as echo:
 """
 
 
+@pytest.mark.slow
 def test_an_sdk_that_is_configured_later_counts_from_then_on() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", LATER], check=False, capture_output=True, text=True, timeout=30

@@ -253,6 +253,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [ENDED, FORKED], ids=["exit", "fork"])
 def test_the_exit_and_a_fork_wait_for_who_reads_authorities(ending: str) -> None:
     with RawServer(hold) as mute:
@@ -330,6 +331,7 @@ METHODS = ["fork", "spawn", "forkserver"]
 QUICK_CHILDREN = {("fork", "terminate"), ("fork", "process")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="fork and forkserver")
 @pytest.mark.parametrize(
     ("method", "way"),

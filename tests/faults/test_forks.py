@@ -149,6 +149,7 @@ def fork_and_tell(told: Callable[[], bool]) -> bool:
     return bool(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "inside"), [(0.2, False), (1.7, True)])
 def test_a_fork_waits_while_a_thread_is_inside_openssl_but_not_for_ever(
     echo_tls: EchoServer, tls: Tls, make_pool: Callable[..., Any], seconds: float, inside: bool
@@ -259,6 +260,7 @@ def check_multiprocessing(method: str, workers: int, calls: int) -> None:
         assert max(census.most_open.values()) <= 2
 
 
+@pytest.mark.slow
 def test_processes_of_multiprocessing_that_were_forked() -> None:
     check_multiprocessing("fork", 2, 6)
 

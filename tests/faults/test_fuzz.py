@@ -219,6 +219,7 @@ def answering() -> Iterator[Answering]:
     server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 @quick(100)
 @given(answer=answers())

@@ -507,6 +507,7 @@ def then(bad: Bad, more: bytes) -> Bad:
     return both
 
 
+@pytest.mark.slow
 def test_a_bomb_within_a_bomb_is_opened_once(serve: Serve) -> None:
     inner = frame(2, deflated(bytes(50 * MIB)), rsv=4)
     with (
@@ -561,6 +562,7 @@ def test_a_ping_behind_a_bomb_is_answered_while_the_borrower_computes(serve: Ser
         conn.discard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behind", "reused"),
     [
@@ -627,6 +629,7 @@ def context_of(tls: Tls, kind: str) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "told"),
     [

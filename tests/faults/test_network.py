@@ -277,6 +277,7 @@ def test_while_saying_goodbye(scheme: str, fault: str, tls: Tls) -> None:
         assert struck.pool.stats().discards == {"discarded": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_closing_the_pool_while_the_network_fails(fault: str, tls: Tls) -> None:
     with Struck("closing", FAULTS[fault]) as server, FaultProxy(server.host, server.port) as proxy:
@@ -705,6 +706,7 @@ def restart_under_load(rounds: int, echo: EchoServer, base: str = "") -> tuple[C
     return calls, opened
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_under_load(echo: EchoServer, report: Callable[..., None]) -> None:
     calls, opened = restart_under_load(2, echo)
     assert calls.failed.keys() <= {*LOST, "PoolExhaustedError"}

@@ -188,6 +188,7 @@ def test_a_forked_child_keeps_no_slot_of_its_parents(
             os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_child_that_is_forked_while_others_open_files_keeps_none(path: str) -> None:
     script = """
     limiter, over = FileLimiter(path, 4), threading.Event()
@@ -362,6 +363,7 @@ def test_a_smaller_limit_uses_the_first_slots_only(path: str) -> None:
     assert small.acquire(0, yes) is not None
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_never_idle_leaves_others_what_ends(echo: EchoServer, path: str) -> None:
     """A connection that ends, by max_lifetime as here, gives its slot back, though its own pool wants it."""
     over = threading.Event()

@@ -528,6 +528,7 @@ assert limiter.stats()["held"] == 2 and not pool.acquire(0.05)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("fork", ["os.fork", "__import__('ctypes').PyDLL(None).fork"])
 def test_a_forked_child_begins_with_all_slots(fork: str) -> None:

@@ -6,6 +6,7 @@ import queue
 import threading
 import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,6 +137,7 @@ def test_the_queue_goes_with_its_last_connection() -> None:
     assert (idle.count(b.key), idle.open(b.key), idle.opening(b.key)) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_ten_thousand_uris_leave_nothing_behind() -> None:
     idle = new()
     for number in range(10_000):

@@ -57,6 +57,7 @@ class TestDeadlines:
         assert ws.half_read
         assert ws.recv_message(soon()) == "0123456789" * 5
 
+    @pytest.mark.slow
     def test_a_flood_of_pings_does_not_hold_recv(self, raw_server: RawFactory, connect: Connect) -> None:
         def flood(sock: socket.socket) -> None:
             while True:
@@ -171,6 +172,7 @@ class TestDeadlines:
             blocked.result(5)
         stopped.set()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "peer", ["silent", "not reading", "flooding", "dripping", "no close after its reply"]
     )
@@ -426,6 +428,7 @@ class TestAnswers:
         assert judged == ["1", "drop", "2", "mine"]  # not what had come before the question left
         assert [ws.recv_message(soon()) for _ in range(5)] == ["old", "1", "2", "drop", "3"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "stream", [frame(1, b"{}") * 1000, frame(1, b"x" * 60_000), frame(9, b"?") * 1000]
     )
@@ -553,6 +556,7 @@ class Stopping:
             assert self.go_on.wait(5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["taken", "letting go"])
 def test_a_look_outlasts_a_tend_wherever_that_is_stopped(
     connect: Connect, echo: EchoServer, when: str
@@ -569,6 +573,7 @@ def test_a_look_outlasts_a_tend_wherever_that_is_stopped(
     lock.who.join(5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["taken", "letting go"])
 def test_a_ping_under_way_is_no_sending_wherever_it_is_stopped(
     connect: Connect, echo: EchoServer, when: str
@@ -655,6 +660,7 @@ class TestTlsReplies:
         assert ws.recv_message(soon()) == "x"
         assert answered.wait(5)
 
+    @pytest.mark.slow
     def test_a_flood_of_them_ends_the_connection(
         self, raw_server: RawFactory, connect: Connect, tls: Tls
     ) -> None:

@@ -293,6 +293,7 @@ def test_websockets_and_we_agree(connect: Connect, echo_server: EchoFactory) -> 
     assert ws.bytes_in < 5_000 and ws.bytes_out < 5_000  # 86 KB went each way
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 @pytest.mark.parametrize(("server_bits", "client_bits"), pairs([None, *range(9, 16)], [None, *range(8, 16)]))
 def test_every_window_that_websockets_chooses(
@@ -661,6 +662,7 @@ def test_control_frames_are_not_compressed(connect: Connect, raw_server: RawFact
     assert sorted(got) == [(8, 0), (PING, 0), (PONG, 0)]
 
 
+@pytest.mark.slow
 def test_a_send_that_came_to_nothing_is_forgotten(connect: Connect, raw_server: RawFactory) -> None:
     full = threading.Event()
     got: list[bytes] = []
@@ -826,6 +828,7 @@ def bombs(count: int) -> list[bytes]:
     return [frame(BINARY, deflate(bytes([n]) * MIB), rsv=RSV1) for n in range(count)]
 
 
+@pytest.mark.slow
 def test_what_one_read_brought_is_inflated_as_it_is_taken(connect: Connect, raw_server: RawFactory) -> None:
     count = 55
     read = b"".join(bombs(count))
@@ -904,6 +907,7 @@ def test_a_goodbye_behind_bombs_that_nobody_takes_is_heard(connect: Connect, raw
     assert monotonic() - begun < 10
 
 
+@pytest.mark.slow
 def test_a_ping_among_bombs_does_not_take_them_all_in(connect: Connect, raw_server: RawFactory) -> None:
     """What comes before the pong is kept, so no more of it than of anything else."""
     ws = connect(raw_server(serve(*bombs(60))).uri, max_message_size=MIB)

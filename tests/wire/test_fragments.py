@@ -206,6 +206,7 @@ def is_stuck(ws: WebSocket) -> bool:
     return ws.lock.locked() and 0 < before == ws.bytes_out
 
 
+@pytest.mark.slow
 def test_a_pong_goes_between(raw_server: RawFactory, connect: Connect) -> None:
     """A server that pings is answered while a message of minutes is on its way."""
     script = Slow(first=servers.frame(PING, b"are you") + servers.frame(PING, b"there"))

@@ -101,6 +101,7 @@ def test_over_tls(raw_server: RawFactory, connect: Connect, tls: Tls) -> None:
     assert asker.pongs == LONG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lent", [True, False], ids=["lent", "idle"])
 def test_the_pool_answers_all_of_them_while_no_borrower_reads(
     raw_server: RawFactory, make_pool: Callable[..., ConnectionPool[Any]], lent: bool

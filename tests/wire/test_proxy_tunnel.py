@@ -431,6 +431,7 @@ def test_each_address_is_tried_that_our_dns_knows(server: RawServer, raw_server:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusal", ["holds", "closes", "resets", "socks4"])
 def test_an_address_that_swallows_or_cuts_costs_its_share_of_the_time(
     server: RawServer, raw_server: Serve, names: Names, refusal: str

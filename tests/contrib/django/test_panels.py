@@ -86,6 +86,7 @@ TOOLBAR = override_settings(
 )
 
 
+@pytest.mark.slow
 def test_the_toolbar_itself_shows_them(use: Use, echo: EchoServer) -> None:
     """Of a view, and of an async one that asks in threads."""
 

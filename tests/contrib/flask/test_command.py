@@ -94,6 +94,7 @@ def test_wrong_settings_are_told_without_a_traceback(arguments: list[str], told:
     assert told in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_flask_itself_finds_the_command(tmp_path: Path) -> None:
     """And its connection gets a close frame at the end."""

@@ -94,6 +94,7 @@ def test_arguments_are_refused_at_once() -> None:
         status_blueprint(permission="everybody")  # type: ignore[arg-type]  # on purpose
 
 
+@pytest.mark.slow
 def test_workers_write_what_the_terminal_and_the_page_show(echo: EchoServer, tmp_path: Path) -> None:
     with serving(echo) as app:
         app.config["JETSOCKET_STATUS_DIR"] = str(tmp_path / "status")

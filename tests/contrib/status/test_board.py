@@ -148,6 +148,7 @@ class Broken(Mapping[str, Any]):
         return 1
 
 
+@pytest.mark.slow
 def test_the_thread_survives_a_mapping_that_fails(
     make_pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -366,6 +366,7 @@ def test_a_closed_pool_is_shown_as_such(echo: EchoServer, make_pool: MakePool) -
     assert "closed" in text_of(page) and "<form" not in page
 
 
+@pytest.mark.slow
 def test_many_connections_are_not_all_listed(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_connections=105)
     pool.prewarm("/", 104)
