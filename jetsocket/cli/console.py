@@ -28,8 +28,8 @@ def console() -> int:
         # All is said. Python itself would show where it was, should one more signal come as it ends.
         for each in _CODES:
             signal.signal(each, _leave)
-        # With `python -m`, Python ends by SIGINT if an interrupt has ever left the exec() of a text, as classes
-        # of data do it when they are made, wherever it was caught. The next exec() makes it forget that.
+        # With `python -m`, Python ends by SIGINT if an interrupt has ever left the exec() of a text, as$
+        # dataclasses do when they are made, wherever it was caught. The next exec() makes it forget that.
         exec("")
 
 
