@@ -229,7 +229,7 @@ def test_reply_time_is_from_the_request_to_its_reply(echo: EchoServer, make_pool
         conn.request({}, 5)
 
     pool = make_pool(echo, max_connections=1, configure=greet, reset=greet)
-    pool.request("/late", {"delay": 0.2}, 5)
+    pool.request("/late", {"delay": 0.5}, 5)
     with pool.acquire("/late") as conn:
         conn.send({"delay": 0.01})
         assert conn.recv(5) == {"delay": 0.01}  # this is no request
@@ -238,8 +238,9 @@ def test_reply_time_is_from_the_request_to_its_reply(echo: EchoServer, make_pool
             conn.request({"id": 2, "delay": 1.0}, 0.1)
     stats = pool.stats()
     assert stats.reply_time.count == 2  # neither the callbacks' nor the one that got none
-    assert 0.2 <= stats.reply_time.longest < stats.lend_time.longest + 1.0
-    assert stats.reply_time.p50 < 0.2
+    # It counts from when the request is out: this thread may be stopped just before.
+    assert 0.25 <= stats.reply_time.longest < stats.lend_time.longest + 1.0
+    assert stats.reply_time.p50 < 0.5
 
 
 def test_stats_as_a_flat_dict(echo: EchoServer, make_pool: MakePool) -> None:
