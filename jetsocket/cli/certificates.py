@@ -31,14 +31,13 @@ class TlsFacts:
 
     def shown(self, now: float) -> str:
         """In one line."""
-        told = [self.protocol or "no protocol agreed on"]
+        told = [self.protocol] if self.protocol else []  # none: the certificate was rejected
         if self.names:
             told.append(f"certificate for {', '.join(self.names[:4])}{' …' if self.names[4:] else ''}")
         if self.chain:
             told.append(f"chain {' < '.join(self.chain)}")
         if self.expires is not None:
-            left = days_left(self.expires, now)
-            told.append(f"{left} days left" if left >= 0 else f"expired {-left} days ago")
+            told.append(_left(self.expires, now))
         if self.alpn:
             told.append(f"ALPN {self.alpn}")
         return ", ".join(told)
@@ -55,8 +54,17 @@ class TlsFacts:
 
 
 def days_left(expires: float, now: float) -> int:
-    """Whole days; negative: it has expired."""
-    return int((expires - now) // _DAY)
+    """Whole days; negative: it has expired, -1 also for less than two days ago."""
+    days = int((expires - now) / _DAY)
+    return days if expires >= now else min(days, -1)
+
+
+def _left(expires: float, now: float) -> str:
+    days = days_left(expires, now)
+    if now - expires > 0:
+        ago = f"{-days} day{'s' if days < -1 else ''} ago"
+        return f"expired {ago if now - expires >= _DAY else 'less than a day ago'}"
+    return f"{days} day{'' if days == 1 else 's'} left"
 
 
 def facts_of(session: ssl.SSLObject) -> TlsFacts:

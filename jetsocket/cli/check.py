@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 import ssl
+from dataclasses import replace
 
 from jetsocket.cli.exits import NO_WEBSOCKET, OK, TIMEOUT, UNREACHABLE, Outcome, outcome_of
 from jetsocket.cli.figures import shown_time
@@ -48,6 +49,9 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
         outcome = better(
             outcome_of(error), target, tls_there=directly and _has_tls(target, outcome_of(error))
         )
+        if ws.expired and "has expired" not in outcome.cause:
+            also = "; it has expired, too: the server needs a new one"
+            outcome = replace(outcome, remedy=outcome.remedy + also)
         return _end(terminal, outcome)
     for name, value in ws.response_headers.items():
         terminal.detail(f"< {name}: {value}")
@@ -108,8 +112,7 @@ def better(outcome: Outcome, target: Target, *, tls_there: bool) -> Outcome:
     if target.secure or not tls_there:
         return outcome
     instead = target.redacted.replace("ws://", "wss://", 1)
-    remedy = f"TLS is spoken there: write {instead}"
-    return Outcome(outcome.exit, outcome.cause, remedy, outcome.status, outcome.code)
+    return replace(outcome, remedy=f"TLS is spoken there: write {instead}")
 
 
 def _has_tls(target: Target, outcome: Outcome) -> bool:

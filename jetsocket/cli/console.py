@@ -28,7 +28,7 @@ def console() -> int:
         # All is said. Python itself would show where it was, should one more signal come as it ends.
         for each in _CODES:
             signal.signal(each, _leave)
-        # With `python -m`, Python ends by SIGINT if an interrupt has ever left the exec() of a text, as$
+        # With `python -m`, Python ends by SIGINT if an interrupt has ever left the exec() of a text, as
         # dataclasses do when they are made, wherever it was caught. The next exec() makes it forget that.
         exec("")
 

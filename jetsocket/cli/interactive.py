@@ -98,13 +98,25 @@ def _with_readline(terminal: Terminal) -> Callable[[], str]:
     out: Any = getattr(terminal.streams.stdout, "buffer", None)
     clears = os.environ.get("TERM", "dumb") != "dumb"
 
+    asking = False  # whether there is a prompt to put it above
+
     def put_above(data: bytes) -> None:
-        typed = readline.get_line_buffer().encode(errors="replace")
-        out.write((_CLEAR_LINE if clears else b"\n") + data + _PROMPT.encode() + typed)
+        if asking:
+            typed = readline.get_line_buffer().encode(errors="replace")
+            data = (_CLEAR_LINE if clears else b"\n") + data + _PROMPT.encode() + typed
+        out.write(data)
         out.flush()
 
+    def read() -> str:
+        nonlocal asking
+        asking = True
+        try:
+            return input(_PROMPT)
+        finally:
+            asking = False
+
     terminal.intercept = put_above
-    return lambda: input(_PROMPT)
+    return read
 
 
 def _with_prompt_toolkit(terminal: Terminal) -> Callable[[], str] | None:

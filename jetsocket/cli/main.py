@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import FrameType
 from typing import IO, Any
@@ -43,7 +43,7 @@ def main(
     terminal = Terminal(streams, as_json="--json" in given)  # for what is wrong with the options
     try:
         parser, commands = parsers.build()
-        _complete(parser)
+        _complete(parser, commands)
         if not given or given[0] in ("-h", "--help"):
             terminal.text(parser.format_help())
             return OK
@@ -98,14 +98,15 @@ def _asks_for_help(arguments: list[str]) -> bool:
     return "-h" in before or "--help" in before
 
 
-def _complete(parser: Any) -> None:
+def _complete(parser: Any, commands: Mapping[str, argparse.ArgumentParser]) -> None:
     """Let the shell complete, if it asks, and argcomplete is there."""
     if "_ARGCOMPLETE" in os.environ:
         try:
-            autocomplete = import_module("argcomplete").autocomplete
+            argcomplete = import_module("argcomplete")
         except ImportError:
             return
-        autocomplete(parser)
+        import_module("jetsocket.cli.completion").prepare(commands, argcomplete.completers)
+        argcomplete.autocomplete(parser)
 
 
 def guarded() -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import runpy
+import socket
 import threading
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_NO_SUCH_HOST = (  # asyncio makes an OSError of a gaierror, and keeps the number
+    errno.EADDRNOTAVAIL,
+    socket.EAI_NONAME,
+    socket.EAI_AGAIN,
+    socket.EAI_FAIL,
+)
 _LOOK = 0.25  # s between two looks whether the output is still read
 
 
@@ -49,9 +57,7 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
         server.start()
     except OSError as error:
         why = error.strerror or str(error)
-        raise UsageError(
-            f"can't listen at {options.host}:{options.port}: {why}", "choose another --port"
-        ) from error
+        raise UsageError(f"can't listen at {options.host}:{options.port}: {why}", _instead(error)) from error
     try:
         _introduce(server, options, terminal, script)
         if script is not None and (failed := _run_script(script, server)) is not None:
@@ -60,6 +66,14 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
     finally:
         server.stop()
     raise AssertionError("only an exception ends the wait")
+
+
+def _instead(error: OSError) -> str:
+    if error.errno in _NO_SUCH_HOST:
+        return "choose another --host: a name or an address of this machine"
+    if error.errno == errno.EACCES:
+        return "choose another --port, of 1024 or more"
+    return "choose another --port"
 
 
 def _check_script(path: str) -> None:

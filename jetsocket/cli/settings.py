@@ -116,6 +116,8 @@ def ssl_context(options: argparse.Namespace) -> ssl.SSLContext | None:
         raise UsageError("--key needs --cert")
     if not (options.insecure or options.ca or options.cert):
         return None
+    for name in ("ca", "cert", "key"):
+        _check_readable(f"--{name}", getattr(options, name))
     try:
         context = ssl.create_default_context(cafile=options.ca)
     except OSError as error:  # ssl.SSLError is one
@@ -133,6 +135,16 @@ def ssl_context(options: argparse.Namespace) -> ssl.SSLContext | None:
             raise UsageError(f"{named}: {_why(error)}", remedy) from error
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _check_readable(option: str, path: str | None) -> None:
+    """OpenSSL does not say which of two files is not there."""
+    if path is not None:
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise UsageError(f"{option} {path}: {_why(error)}", "give a PEM file that can be read") from error
 
 
 def _no_password() -> str:

@@ -53,6 +53,7 @@ class Stepped(WebSocket):
         super().__init__(max_message_size=max_message_size)
         self._show = show
         self.doing = ""  # the step under way, or the last one
+        self.expired = False  # whether the certificate is, that was rejected
         self._began = 0.0
         self._dialing_type = self._watched
 
@@ -134,6 +135,7 @@ class _SteppedDialing(Dialing):
             facts = None if session is None else facts_of(session)
             if facts is not None and facts.chain:
                 now = time.time()
+                self._watcher.expired = facts.expires is not None and facts.expires < now
                 self._watcher.fail(facts.shown(now), **facts.record(now))
             else:
                 self._watcher.fail()

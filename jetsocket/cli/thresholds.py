@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from jetsocket.cli.exits import UsageError
 from jetsocket.cli.figures import Latencies, shown_time
 
-__all__ = ["Figures", "Threshold", "read"]
+__all__ = ["FIGURES", "Figures", "Threshold", "read"]
 
 _TIMES = Latencies._fields
+FIGURES = (*_TIMES, "errors", "rate")
+"""What a threshold may be of."""
+
 _PATTERN = re.compile(r"\s*(?P<what>\w+)\s*(?P<sign>[<>])\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z%]*)\s*")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _FORMS = "write p99>50ms (min, avg, p50, p90, p95, p99, max; us, ms, s), errors>10, errors>1% or rate<100"

@@ -12,7 +12,7 @@ from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.seams import seam_of
 from jetsocket.testing.pool import FakePool
 from jetsocket.testing.relay import Relay
-from jetsocket.testing.tape import load, save
+from jetsocket.testing.tape import Recorded, load, save
 from jetsocket.testing.verdicts import add_note
 
 P = TypeVar("P", bound=ConnectionPool[Any])
@@ -45,8 +45,8 @@ def record(
         The pool.
 
     Raises:
-        AssertionError: Something was asked for that is not recorded, or was recorded and never asked for.
-        FileNotFoundError: `mode` is "none", and there is no file.
+        AssertionError: Something was asked for that is not recorded, or was recorded and never asked for; or
+            `mode` is "none", and there is no file.
         ValueError: An unknown mode, or the file is no recording.
         TypeError: `pool` is none.
         RuntimeError: The pool is being recorded already.
@@ -59,7 +59,7 @@ def record(
     if seam.detour is not None:
         raise RuntimeError(f"pool {pool.name!r} is being recorded already")
     plays = mode in ("none", "new_episodes") or (mode == "once" and file.exists())
-    tape = load(file) if plays and (mode == "none" or file.exists()) else []
+    tape = _loaded(file) if mode == "none" else load(file) if plays and file.exists() else []
     records = mode in ("all", "new_episodes") or (mode == "once" and not plays)
     relay = Relay(
         tape,
@@ -114,12 +114,11 @@ def replay(
         The pool. Rules may be added to its `server`; they are tried first.
 
     Raises:
-        AssertionError: As `record`.
-        FileNotFoundError: There is no file.
+        AssertionError: As `record`; or there is no file.
         ValueError: It is no recording.
     """
     relay = Relay(
-        load(Path(path)),
+        _loaded(Path(path)),
         records=False,
         redact=redact,
         correlation=kwargs.get("correlation"),
@@ -131,3 +130,11 @@ def replay(
 
 
 __all__ = ["record", "replay"]
+
+
+def _loaded(file: Path) -> list[Recorded]:
+    try:
+        return load(file)
+    except FileNotFoundError:
+        told = f"nothing is recorded in {str(file)!r}: there is no such file; record it first"
+        raise AssertionError(told) from None

@@ -159,7 +159,8 @@ def test_whether_tls_is_spoken(tls: Tls, echo: EchoServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expires", "days"), [(86400 * 3 + 1, 3), (86400, 1), (86399, 0), (-1, -1), (-86401, -2)]
+    ("expires", "days"),
+    [(86400 * 3 + 1, 3), (86400, 1), (86399, 0), (-1, -1), (-86401, -1), (-2 * 86401, -2)],
 )
 def test_days_left(expires: float, days: int) -> None:
     assert days_left(1e9 + expires, 1e9) == days
@@ -172,7 +173,16 @@ def test_facts_in_one_line() -> None:
         == "TLSv1.3, certificate for a, b, c, d …, chain leaf < root, 10 days left, ALPN http/1.1"
     )
     assert "expired 5 days ago" in facts.shown(86400.0 * 15)
-    assert TlsFacts(None, None, [], [], None).shown(0) == "no protocol agreed on"
+    assert TlsFacts(None, None, ["h"], [], None).shown(0) == "certificate for h"  # it was rejected
+    ended = TlsFacts(None, None, [], [], 1e9)
+    for now, told in (
+        (1e9 + 60, "expired less than a day ago"),
+        (1e9 + 86_460, "expired 1 day ago"),
+        (1e9 + 2 * 86_460, "expired 2 days ago"),
+        (1e9 - 86_460, "1 day left"),
+        (1e9 - 60, "0 days left"),
+    ):
+        assert ended.shown(now) == told
 
 
 def test_a_session_that_has_not_begun_tells_nothing() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from jetsocket.cli import steps
 from tests.cli.terminal import Ran, run
 from tests.conftest import Tls
 from tests.servers import EchoServer, RawServer, refusing_port
@@ -255,6 +259,35 @@ def test_a_uri_that_is_none(uri: str, cause: str, remedy: str) -> None:
         said, advised = ran.err.splitlines()
         assert (ran.code, ran.out) == (2, b"")
         assert cause in said and remedy in advised
+
+
+def test_a_certificate_that_is_unknown_and_expired_is_both(
+    start: Callable[..., str], tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expires = time.time() + 2000 * 365 * 86_400
+    monkeypatch.setattr(steps, "time", SimpleNamespace(time=lambda: expires))
+    ran = run("check", start(EchoServer(ssl_context=tls.server_context)))
+    assert ran.code == 3 and "expired " in ran.lines[-1] and "no protocol" not in ran.lines[-1]
+    assert ran.err.splitlines()[1].endswith("; it has expired, too: the server needs a new one")
+
+
+@pytest.mark.parametrize("option", ["--ca", "--cert", "--key"])
+def test_a_file_that_is_not_there(option: str, tmp_path: Path) -> None:
+    there = tmp_path / "there.pem"
+    there.touch()
+    also = ("--cert", str(there)) if option == "--key" else ()
+    for ran in both("wss://h", *also, option, str(tmp_path / "nope")):
+        cause, remedy = ran.err.splitlines()
+        assert cause.endswith(f"{option} {tmp_path / 'nope'}: No such file or directory")
+        assert (ran.code, remedy) == (2, "  → give a PEM file that can be read")
+
+
+def test_socks_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_socks", None)
+    for ran in both("ws://h", "--proxy", "socks5h://127.0.0.1:1080"):
+        cause, remedy = ran.err.splitlines()
+        assert ran.code == 2 and cause.endswith('pip install "jetsocket[proxy]"')
+        assert remedy == "  → to connect directly give --proxy none"
 
 
 def test_all_ten_are_told_apart_from_one_another(start: Callable[..., str], tls: Tls) -> None:

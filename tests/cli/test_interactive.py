@@ -85,6 +85,8 @@ def test_what_is_typed_is_sent_and_ctrl_d_ends_it(echo: EchoServer) -> None:
     with session(PLAIN, echo.uri) as there:
         there.see("Ctrl-D ends it")
         there.see("> ")
+        assert "> > " not in there.screen
+        there.see("> ")
         there.type("hello\x1b[D\x1b[Dp\n")  # the cursor goes back by two
         there.see(r"helplo\n?\r?\n|helplo\r\n")
         wait_until(lambda: echo.messages == 1, 30)

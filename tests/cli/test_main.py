@@ -1,6 +1,6 @@
 """The command line as a whole: help whose examples run, unknown commands, ends.
 
-Also tests: `parsers`.
+Also tests: `parsers`, `completion`.
 """
 
 from __future__ import annotations
@@ -135,17 +135,33 @@ def test_a_full_disk_is_told_once(echo: EchoServer) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals there")
-def test_completion(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("jetsocket be", ["bench"]),
+        ("jetsocket serve n", ["node.py"]),
+        ("jetsocket fleet ", ["forget", "status"]),
+        ("jetsocket call --correlation g", ["graphql"]),
+        ("jetsocket bench --fail-if p9", ["p90\\>", "p95\\>", "p99\\>"]),
+        ("jetsocket call --header-file n", ["node.py", "notes"]),
+        ("jetsocket call --origin n", []),
+        ("jetsocket call -t n", []),
+    ],
+)
+def test_completion(tmp_path: Path, line: str, offered: list[str]) -> None:
     """As bash asks: by environment variables, the answer on descriptor 8."""
     pytest.importorskip("argcomplete")
     answer = tmp_path / "answer"
-    line = "jetsocket be"
+    for name in ("node.py", "notes"):
+        (tmp_path / name).touch()
     env = {
-        **os.environ, "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": "12",
-        "COMP_TYPE": "9", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+        **os.environ, "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line,
+        "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+        "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    subprocess.run([sys.executable, "-m", "jetsocket"], env=env, cwd=ROOT, timeout=60, check=False)
-    assert answer.read_text(encoding="utf-8").split() == ["bench"]
+    subprocess.run([sys.executable, "-m", "jetsocket"], env=env, cwd=tmp_path, timeout=60, check=False)
+    told = answer.read_text(encoding="utf-8").split()
+    assert sorted(each for each in told if not each.startswith("-")) == offered
 
 
 def test_the_console_script_is_declared() -> None:

@@ -150,6 +150,9 @@ def test_what_can_not_be_served(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = run("serve", "--port", str(taken.getsockname()[1]))
     assert ran.code == 2 and "can't listen at" in ran.err and "another --port" in ran.err
+    for host in ("nope.invalid", "192.0.2.1"):  # no name; an address of no machine (RFC 5737)
+        ran = run("serve", "--host", host)
+        assert ran.code == 2 and "choose another --host" in ran.err
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
