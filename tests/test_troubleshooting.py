@@ -68,6 +68,18 @@ MEASURES = (Measure("size", "how large a thing is"),)
 '''
 
 
+COMMAND = """
+def run(given):
+    remedy = "do something about it"
+    line = f"chain {given}"
+    if given:
+        raise UsageError(f"where is {given}", remedy)
+    return Outcome(2, _why())
+def _why():
+    return "what is wrong"
+"""
+
+
 def test_texts_are_read_out_of_a_source_as_a_page_shows_them(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(SOURCE, encoding="utf-8")
@@ -82,9 +94,13 @@ def test_texts_are_read_out_of_a_source_as_a_page_shows_them(tmp_path: Path) -> 
         "connection … is closed: …",
         "two words of …, and … in two lines",
     }
-    assert [text for _, text in told.of_errors(path, frozenset({"TypeError"}))] == [
-        "two words of …, and … in two lines"
+    path.write_text(COMMAND, encoding="utf-8")
+    assert [text for _, text in told.of_a_command(path)] == [
+        "do something about it",
+        "where is …",
+        "what is wrong",
     ]
+    assert "chain …" in [text for _, text in told.of_a_command(path, least=1)]
 
 
 def test_errors_that_are_really_raised_are_found_on_the_page() -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from jetsocket.cli.exits import _WORDS
 from tests.scripts import ROOT
 
 PACKAGE = ROOT / "jetsocket"
@@ -21,6 +22,10 @@ _NO_MESSAGE = {
     "addinivalue_line",
     "TypeAlias",
     "Measure",  # a metric's: shown beside its name wherever metrics are looked at
+    "add_argument_group",  # usage
+    "Line",  # of the demo's table, and below what it says meanwhile: it is looked at
+    "print",
+    "show",
 }
 _LOGGED = {"warning", "error", "exception"}
 _FOR_USAGE = {"help", "metavar"}  # what `COMMAND --help` says: those who read it have asked for it
@@ -41,11 +46,17 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     yield from _within(ast.parse(path.read_text(encoding="utf-8")), least=3)
 
 
-def of_errors(path: Path, makers: frozenset[str]) -> Iterator[tuple[int, str]]:
-    """Line and text of what a file gives to certain functions or classes."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and _name_of(node.func) in makers:
-            yield from _within(node, least=2)
+def of_a_command(path: Path, least: int = 3) -> Iterator[tuple[int, str]]:
+    """Line and text of what a file of the commands can tell, wherever it is put together.
+
+    Of what is given to those that make an error, texts of two words, too.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set(_within(tree, least))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _name_of(node.func) in _MAKERS:
+            found.update(_within(node, least=min(least, 2)))
+    yield from sorted(found)
 
 
 def of_raises_and_logs(path: Path) -> Iterator[tuple[int, str]]:
@@ -105,6 +116,13 @@ _EXEMPT = {
 }
 _CONTRIB = PACKAGE / "contrib"
 _PAGES = {_CONTRIB / "status", _CONTRIB / "django/panels.py"}  # what they show is looked at: no message
+_STEPS = {"certificates.py", "steps.py"}  # what they tell of a step is put together of single words
+_ASKED_FOR = {"parsers.py", "demo_server.py"}  # usage; a process that is heard by the demo only
+_COMMAND_EXEMPT = {
+    "IP Address": "a kind of name in a certificate, as Python calls it",
+    "only an exception ends the wait": "of an AssertionError that nothing raises",
+    "calls, … wrong, … retried": "the demo's progress, which is looked at",
+}
 _MAKERS = frozenset({"UsageError", "ArgumentTypeError", "Outcome"})
 
 
@@ -117,19 +135,19 @@ def of_the_library() -> dict[str, str]:
 
 
 def of_the_commands() -> dict[str, str]:
-    """All causes and remedies of the commands at a terminal that are not the library's."""
+    """All that the commands can tell at a terminal and that is not the library's."""
     files = sorted((PACKAGE / "cli").glob("*.py"))
-    return _placed(
-        (path, texts(path) if path.name == "exits.py" else of_errors(path, _MAKERS)) for path in files
-    )
+    told = {path: of_a_command(path, 1 if path.name in _STEPS else 3) for path in files}
+    return _placed((path, found) for path, found in told.items() if path.name not in _ASKED_FOR)
 
 
 def _placed(found: Iterable[tuple[Path, Iterable[tuple[int, str]]]]) -> dict[str, str]:
     placed: dict[str, str] = {}
+    librarys = {shown(theirs) for theirs, _ in _WORDS}
     for path, told in found:
         for line, text in told:
             # What is said in the library's words in exits.py is there to be put into those of a command.
-            is_librarys = path.name == "exits.py" and ("SSLContext" in text or "manager_kwargs" in text)
-            if text not in _EXEMPT and not is_librarys:
+            is_librarys = path.name == "exits.py" and (text in librarys or "manager_kwargs" in text)
+            if text not in _EXEMPT and text not in _COMMAND_EXEMPT and not is_librarys:
                 placed.setdefault(text, f"{path.relative_to(ROOT)}:{line}")
     return placed

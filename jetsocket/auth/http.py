@@ -136,10 +136,8 @@ def refuse(answer: Any, url: str, *, lacks: str = "", said: str = "") -> NoRetur
     headers = Headers([*answer.headers.items()])
     body = bytes(answer.content)[:_MOST_QUOTED]
     secrets = _secrets_of(answer)
-    text = f"it answered {told(answer)}"
-    if lacks:
-        text += f" without {lacks}"
-    elif not said and answer.status_code >= 400:
+    text = f"it answered {told(answer)} without {lacks}" if lacks else f"it answered {told(answer)}"
+    if not lacks and not said and answer.status_code >= 400:
         said = first_words(body, headers, told(answer), is_quotable=False)
     if said and not lacks:
         text += f' and says "{censored(said, secrets, cut=len(body) >= _MOST_QUOTED)}"'

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
             ws.fail()
             failed = outcome_of(error)
             if failed.exit == TIMEOUT:
-                remedy = "it answers no pings: for a pool, give it a `check`; or allow more time with -t"
+                remedy = "it answers no pings: for a pool, give it a check; or allow more time with -t"
                 failed = Outcome(TIMEOUT, failed.cause, remedy)
         else:
             ws.end(f"pong after {shown_time(round_trip)}")

@@ -75,7 +75,10 @@ def headers(options: argparse.Namespace) -> list[tuple[str, str]]:
     for path in options.header_file:
         pairs += read_headers(path)
     # What has no colon may be a secret: it is named by its number.
-    return pairs + [_header(text, f"-H number {number}") for number, text in enumerate(options.header, 1)]
+    return pairs + [
+        _header(text, f"header number {number} given with -H")
+        for number, text in enumerate(options.header, 1)
+    ]
 
 
 def read_headers(path: str) -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ def test_a_header_that_is_none_is_named_by_its_line_without_its_value(tmp_path: 
 
 
 def test_an_option_without_a_colon_is_not_quoted() -> None:
-    with pytest.raises(UsageError, match="-H number 2: a header is written") as caught:
+    with pytest.raises(UsageError, match="header number 2 given with -H: a header is written") as caught:
         settings("-H", "A: 1", "-H", "Authorization s3cret")
     assert "s3cret" not in str(caught.value)
 
