@@ -10,7 +10,6 @@ import copy
 import inspect
 import ssl
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -120,7 +119,7 @@ def approach(
         address = _address(given, f'{what}: manager_kwargs["resolve"]() returned', logical)
     prepared = None
     if options.auth is not None and ours:
-        bare = replace(address, authorization=None)
+        bare = address.but(authorization=None)
         given = _ask(f'{what}: manager_kwargs["auth"].prepare()', options.auth.prepare, bare, deadline)
         name = f"{what}: {type(options.auth).__name__}.prepare() returned"
         if not isinstance(given, Prepared):
@@ -129,11 +128,11 @@ def approach(
         if prepared.uri != address.uri:
             other = _address(prepared.uri, f"{name} a Prepared with", logical)
             if other.authorization is None and same_origin(other, address):
-                other = replace(other, authorization=address.authorization)
+                other = other.but(authorization=address.authorization)
             address = other
     at_home = same_origin(logical, address)
     if at_home and logical.authorization is not None and address.authorization is None:
-        address = replace(address, authorization=logical.authorization)
+        address = address.but(authorization=logical.authorization)
     way = straight(options, logical, offered, ours=ours and (at_home or options.cross_origin_headers))
     way = way._replace(target=address, prepared=prepared, secrets=_secrets_in(address, logical))
     if not at_home:
@@ -212,10 +211,10 @@ def _address(given: object, what: str, logical: Target) -> Target:
         fault = str(error).rpartition(": ")[2]  # without the URI, of which nothing is known
         raise_alone(ConnectionError(f"{what} an invalid URI: {fault}"))
     if same_origin(target, logical):
-        return replace(target, redacted=logical.redacted)
+        return target.but(redacted=logical.redacted)
     from jetsocket.auth.base import origin_shown
 
-    return replace(target, redacted=f"{logical.redacted} (at {origin_shown(target.uri)})")
+    return target.but(redacted=f"{logical.redacted} (at {origin_shown(target.uri)})")
 
 
 def _secrets_in(address: Target, logical: Target) -> frozenset[str]:

@@ -173,15 +173,15 @@ class Assembly(Generic[T]):
         terms = Terms(
             self._codec,
             state.doorbell,
-            options.send_timeout,
-            options.recv_timeout,
-            config.match_ids,
             state.known,
-            config.reuse == "always",
             state.totals.reply_time,
-            options.close_timeout,
-            self._matching,
-            Pushes(
+            send_timeout=options.send_timeout,
+            recv_timeout=options.recv_timeout,
+            close_timeout=options.close_timeout,
+            match_ids=config.match_ids,
+            hands_on=config.reuse == "always",
+            matching=self._matching,
+            pushes=Pushes(
                 None if self._on_push is None else partial(state.doorbell.put, PUSHES),
                 note_unreadable=state.known.note_unreadable,
             ),

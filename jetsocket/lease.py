@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, cast
 from weakref import ref
@@ -57,9 +56,8 @@ class Lender(Protocol):
         """Whether a connection that was idle, not yet used by this borrower, is still clean."""
 
 
-@dataclass(eq=False, repr=False)
 class Terms(Generic[T]):
-    """What all leases of a pool have in common. Never changed; to have that checked takes longer to import.
+    """What all leases of a pool have in common. Never changed.
 
     Attributes:
         codec: Between values and payloads.
@@ -75,17 +73,27 @@ class Terms(Generic[T]):
         pushes: Where messages go that belong to no asker, with a correlation.
     """
 
-    codec: Codec[T]
-    doorbell: SimpleQueue[Any]
-    send_timeout: float | None
-    recv_timeout: float | None
-    match_ids: bool
-    known: KnownUris
-    hands_on: bool
-    reply_time: SharedRecorder
-    close_timeout: float
-    matching: Matching | None = None
-    pushes: Pushes | None = None
+    def __init__(
+        self,
+        codec: Codec[T],
+        doorbell: SimpleQueue[Any],
+        known: KnownUris,
+        reply_time: SharedRecorder,
+        *,
+        send_timeout: float | None,
+        recv_timeout: float | None,
+        close_timeout: float,
+        match_ids: bool,
+        hands_on: bool,
+        matching: Matching | None,
+        pushes: Pushes,
+    ) -> None:
+        """As a pool's options and configuration say."""
+        self.codec, self.doorbell, self.known, self.reply_time = codec, doorbell, known, reply_time
+        self.send_timeout, self.recv_timeout = send_timeout, recv_timeout
+        self.close_timeout = close_timeout
+        self.match_ids, self.hands_on = match_ids, hands_on
+        self.matching, self.pushes = matching, pushes
 
 
 def note_owed(lease: Lease[Any], entry: Entry) -> None:

@@ -61,7 +61,7 @@ class Lending(Moving, Prewarming):
         state.has_check = check is not None
         state.has_dispatchers = terms.matching is not None
         self._handler: PushHandler | None = None
-        if on_push is not None and terms.pushes is not None:
+        if on_push is not None:
             self._handler = PushHandler(state, terms.pushes, on_push, terms.send_timeout)
 
     # --- the way in ------------------------------------------------------------------------------------

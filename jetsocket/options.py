@@ -23,7 +23,6 @@ from jetsocket.argument_checks import (
     optional_seconds,
     out_of_range,
     seconds,
-    store_checked,
     wrong_type,
 )
 from jetsocket.header_fields import TOKEN, field_value, header_pairs
@@ -223,9 +222,11 @@ _MOVED_OPTIONS = {
 _CALLED_ELSEWHERE = {"max_size": "max_message_size", "local_addr": "source_address", "sni": "server_hostname"}
 
 
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False)
 class Options:
-    """The options of a pool's connections: its ``manager_kwargs``, checked.
+    """The options of a pool's connections: its ``manager_kwargs``, checked. Never changed.
+
+    To have the rest written by `dataclass` would take as long to import as three files.
 
     Attributes:
         ssl_context: For ``wss``; None: certificates are verified against the system's authorities.
@@ -291,9 +292,11 @@ class Options:
     cross_origin_headers: bool = False
     unix: str | None = None
 
-    def __post_init__(self) -> None:
-        """Check every field, then those that exclude each other."""
-        store_checked(self, 'manager_kwargs["{}"]', _OPTION_CHECKS)
+    def __init__(self, **given: Any) -> None:
+        """Check what is given, then what excludes each other; all else are the defaults."""
+        for name, value in given.items():
+            check_option_name(name)
+            setattr(self, name, _OPTION_CHECKS[name](f'manager_kwargs["{name}"]', value))
         if self.deserializer is not None and self.message_type is not None:
             raise TypeError('manager_kwargs: give "deserializer" or "message_type", not both')
         if self.unix is not None and isinstance(self.proxy, str):
@@ -321,7 +324,7 @@ class Options:
             return cls()
         if not isinstance(manager_kwargs, Mapping):
             raise TypeError(f"manager_kwargs must be a mapping or None, not {type(manager_kwargs).__name__}")
-        for name in manager_kwargs:
+        for name in manager_kwargs:  # before they are unpacked, which has an error of its own for other keys
             check_option_name(name)
         return cls(**manager_kwargs)
 

@@ -7,10 +7,10 @@ passwords into its error messages; and its ``urljoin`` drops empty segments and 
 from __future__ import annotations
 
 import base64
+import copy
 import ipaddress
 import socket
 import string
-from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_to_bytes
 
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
@@ -46,9 +46,8 @@ _CONTROL_BYTES = pattern(rb"[\x00-\x1f\x7f]")
 _IDNA_AMBIGUOUS = pattern("[ßẞς\u200c\u200d]")
 
 
-@dataclass(frozen=True, slots=True)
 class Target:
-    """What one URI means. Two targets are equal when a connection to one serves the other.
+    """What one URI means. Two targets are equal when a connection to one serves the other. Never changed.
 
     Attributes:
         uri: The canonical absolute URI: scheme and host in lower case, no default port, no userinfo.
@@ -60,14 +59,30 @@ class Target:
         redacted: The URI for messages: no userinfo, each query value replaced by ``***``.
     """
 
-    # Query values and userinfo may be secret: the repr shows none of the fields that hold them.
-    uri: str = field(repr=False)
-    secure: bool
-    host: str
-    port: int
-    resource: str = field(repr=False)
-    authorization: str | None = field(repr=False)
-    redacted: str
+    __slots__ = ("authorization", "host", "port", "redacted", "resource", "secure", "uri")
+
+    def __init__(
+        self, uri: str, secure: bool, host: str, port: int, resource: str, *, authorization: str | None
+    ) -> None:
+        """Made by `parse` and `resolve`."""
+        self.uri, self.secure, self.host, self.port = uri, secure, host, port
+        self.resource, self.authorization, self.redacted = resource, authorization, redact(uri)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Target) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
+
+    def __repr__(self) -> str:
+        # Without what holds query values and userinfo, which may be secret.
+        return f"Target({self.redacted!r})"
+
+    def but(self, **changes: str | None) -> Target:
+        """The same, but for these attributes."""
+        other = copy.copy(self)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
 
     @property
     def scheme(self) -> str:
@@ -134,7 +149,7 @@ def resolve(uri_or_path: str, base: Target | str | None) -> Target:
         raise _value_error(uri_or_path, fault, note) from fault.__cause__
     if base is None or base.authorization is None or target.authorization or not same_origin(base, target):
         return target
-    return replace(target, authorization=base.authorization)
+    return target.but(authorization=base.authorization)
 
 
 def redact(text_uri: object) -> str:
@@ -218,15 +233,7 @@ def _parse(uri: str) -> Target:
     host, port = _host_and_port(host_and_port, scheme)
     resource = _resource(resource)
     canonical = f"{scheme}://{_netloc(scheme, host.replace('%', '%25'), port)}{resource}"
-    return Target(
-        uri=canonical,
-        secure=scheme == "wss",
-        host=host,
-        port=port,
-        resource=resource,
-        authorization=_authorization(userinfo),
-        redacted=redact(canonical),
-    )
+    return Target(canonical, scheme == "wss", host, port, resource, authorization=_authorization(userinfo))
 
 
 def _split(uri: str) -> tuple[str, str, str]:

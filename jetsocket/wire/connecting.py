@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -204,7 +203,7 @@ class Connecting(Channel, websocket.WebSocket):
             if not may_go:
                 raise ValueError("more redirects than max_redirects allows; do they lead in a circle?")
             new = follow(self.target, error.location)
-            return replace(new, redacted=hide(new.redacted, self._sent_before))
+            return new.but(redacted=hide(new.redacted, self._sent_before))
         except ValueError as why:
             if is_alarm(why):
                 raise

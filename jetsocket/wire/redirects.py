@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import string
-from dataclasses import replace
 from urllib.parse import quote
 
 from jetsocket.interrupts import is_alarm
@@ -40,7 +39,7 @@ def follow(target: Target, location: str) -> Target:
     if not same_origin(target, new) and (target.secure or not new.secure or target.host != new.host):
         raise ValueError(f"another origin, where neither headers nor credentials must go; {_DIAL_IT}")
     if new.authorization is None and keeps_credentials(target, new):
-        new = replace(new, authorization=target.authorization)
+        new = new.but(authorization=target.authorization)
     return new
 
 
