@@ -353,7 +353,7 @@ class Opening:
                 raise
             raise ConnectionError(f"cannot connect to {target.redacted}: {told(error)}") from error
         entry.created = monotonic()
-        if matching is not None and pushes is not None:
+        if matching is not None:
             entry.dispatcher = Dispatcher(entry.wire, target, matching, pushes)
             if matching.configures:
                 greeting, name = matching.correlation.configure, type(matching.correlation).__name__

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from jetsocket.exceptions import ConnectionError
 from jetsocket.limits import Limiter
@@ -51,18 +51,20 @@ class Grant:
         return getattr(self.token, "fence", None)
 
 
-class Lost(NamedTuple):
+class Lost:
     """A note of the limiter's: the slot of a token is another's now."""
 
-    token: Hashable
-    reason: str
+    def __init__(self, token: Hashable, reason: str) -> None:
+        """As it was told."""
+        self.token, self.reason = token, reason
 
 
-class GiveUp(NamedTuple):
+class GiveUp:
     """A note of the limiter's: others wait for so many slots."""
 
-    slots: int
-    returned: bool
+    def __init__(self, slots: int, *, returned: bool) -> None:
+        """As `Owner.give_up` was told."""
+        self.slots, self.returned = slots, returned
 
 
 class Quota:
@@ -112,7 +114,7 @@ class Quota:
 
     def give_up(self, count: int = 1, *, returned: bool = False) -> None:
         """See `Owner.give_up`."""
-        self.notes.append(GiveUp(count, returned))
+        self.notes.append(GiveUp(count, returned=returned))
         self._ring()
 
     # --- what the pool calls, in threads that may wait ----------------------------------------------------

@@ -36,7 +36,6 @@ _MOST_SHOWN = 1000  # characters of a URI that go into a message
 _ADDRESSES = "an IPv6 address is written [::1], a name without brackets"
 _OTHERWISE = 'send an Authorization header of your own, manager_kwargs["extra_headers"]'
 _MAX_HOST_NAME = 253  # RFC 1035 §2.3.4, without the lengths' own bytes
-
 _NESTED_USERINFO = pattern(r"//[^/:]*:[^/]*@")  # a URI in the path of another: wss://wss://user:pw@host
 
 # Blanks and controls (CR and LF would forge header lines), and lone surrogates, which have no UTF-8.
@@ -59,29 +58,23 @@ class Target:
         redacted: The URI for messages: no userinfo, each query value replaced by ``***``.
     """
 
-    __slots__ = ("authorization", "host", "port", "redacted", "resource", "secure", "uri")
-
-    def __init__(
-        self, uri: str, secure: bool, host: str, port: int, resource: str, *, authorization: str | None
-    ) -> None:
+    def __init__(self, uri: str, host: str, port: int, resource: str, authorization: str | None) -> None:
         """Made by `parse` and `resolve`."""
-        self.uri, self.secure, self.host, self.port = uri, secure, host, port
+        self.uri, self.secure, self.host, self.port = uri, uri.startswith("wss:"), host, port
         self.resource, self.authorization, self.redacted = resource, authorization, redact(uri)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Target) and all(
-            getattr(self, name) == getattr(other, name) for name in self.__slots__
-        )
+        return isinstance(other, Target) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(self.uri)
 
     def __repr__(self) -> str:
-        # Without what holds query values and userinfo, which may be secret.
-        return f"Target({self.redacted!r})"
+        return f"Target({self.redacted!r})"  # what else it has may be secret
 
     def but(self, **changes: str | None) -> Target:
         """The same, but for these attributes."""
-        other = copy.copy(self)
-        for name, value in changes.items():
-            setattr(other, name, value)
+        vars(other := copy.copy(self)).update(changes)
         return other
 
     @property
@@ -233,7 +226,7 @@ def _parse(uri: str) -> Target:
     host, port = _host_and_port(host_and_port, scheme)
     resource = _resource(resource)
     canonical = f"{scheme}://{_netloc(scheme, host.replace('%', '%25'), port)}{resource}"
-    return Target(canonical, scheme == "wss", host, port, resource, authorization=_authorization(userinfo))
+    return Target(canonical, host, port, resource, _authorization(userinfo))
 
 
 def _split(uri: str) -> tuple[str, str, str]:

@@ -16,7 +16,7 @@ from tests.servers import EchoServer, RawServer, answer, wait_until
 
 MakePool = Callable[..., ConnectionPool[Any]]
 
-NOTHING = Exhaustion(0, 0, [], 0, None, None, 0)
+NOTHING = Exhaustion()
 
 
 def asked(limit: float) -> Borrower:
@@ -46,11 +46,11 @@ def test_max_waiting_is_not_told_to_wait_longer() -> None:
 
 
 def test_more_connections_are_no_remedy_where_they_are_slow_to_open() -> None:
-    slow = NOTHING._replace(opening=4, opening_since=10.0)
+    slow = Exhaustion(opening=4, opening_since=10.0)
     assert now_there(slow, 11.5) == "0 lent, 0 idle, 4 being opened for 1.5 s, 0 waiting"
     advice = remedy(slow, ConnectionPoolConfig(max_connections=4), asked(1.0), at_once=False)
     assert "raise max_connections" not in advice
-    full = slow._replace(lent=[asked(1.0)] * 4)
+    full = Exhaustion(opening=4, opening_since=10.0, lent=[asked(1.0)] * 4)
     assert "raise max_connections" in remedy(
         full, ConnectionPoolConfig(max_connections=4), asked(1.0), at_once=False
     )
@@ -58,15 +58,16 @@ def test_more_connections_are_no_remedy_where_they_are_slow_to_open() -> None:
 
 def test_the_limit_of_a_uri_is_named() -> None:
     config = ConnectionPoolConfig(max_connections=9, max_per_uri=2)
-    full = NOTHING._replace(lent=[asked(1.0)] * 2, open_there=2)
+    full = Exhaustion(lent=[asked(1.0)] * 2, open_there=2)
     advice = remedy(full, config, asked(1.0), at_once=False)
     assert "raise max_per_uri" in advice
     assert "raise max_connections" not in advice
-    assert "max_per_uri" not in remedy(full._replace(open_there=1), config, asked(1.0), at_once=False)
+    fewer = Exhaustion(lent=[asked(1.0)] * 2, open_there=1)
+    assert "max_per_uri" not in remedy(fewer, config, asked(1.0), at_once=False)
 
 
 def test_more_connections_are_no_remedy_where_the_server_refuses_them() -> None:
-    refused = NOTHING._replace(lent=[asked(1.0)], last_connect_error=HandshakeError("429"), open_there=1)
+    refused = Exhaustion(lent=[asked(1.0)], last_connect_error=HandshakeError("429"), open_there=1)
     advice = remedy(refused, ConnectionPoolConfig(max_connections=4), asked(1.0), at_once=False)
     assert "refuses more connections for now" in advice
     assert "raise max_connections" not in advice

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextvars import copy_context
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
@@ -24,31 +25,59 @@ if TYPE_CHECKING:
     from jetsocket.stats import PoolStats
 
 
-class Answer(NamedTuple):
-    """What an acquire gets at once."""
+class Answer:
+    """What an acquire gets at once.
 
-    entry: Entry | None = None
-    """A connection that was idle; it has to be looked at."""
-    error: BaseException | None = None
-    """Why the URI is not dialled for now."""
-    is_waiting: bool = False
-    """Whether it stands in line."""
-    is_refused: bool = False
-    """Whether it would, but for `max_waiting`."""
+    Attributes:
+        entry: A connection that was idle; it has to be looked at.
+        error: Why the URI is not dialled for now.
+        is_waiting: Whether it stands in line.
+        is_refused: Whether it would, but for `max_waiting`.
+    """
+
+    __slots__ = ("entry", "error", "is_refused", "is_waiting")
+
+    def __init__(
+        self,
+        entry: Entry | None = None,
+        error: BaseException | None = None,
+        *,
+        is_waiting: bool = False,
+        is_refused: bool = False,
+    ) -> None:
+        """Nothing, but for what is given."""
+        self.entry, self.error = entry, error
+        self.is_waiting, self.is_refused = is_waiting, is_refused
 
 
-class Exhaustion(NamedTuple):
-    """Why nothing was to be had, in figures."""
+class Exhaustion:
+    """Why nothing was to be had, in figures.
 
-    waiting: int
-    idle: int
-    lent: list[Borrower]
-    """The borrowers, the one that has had its connection for longest first."""
-    opening: int
-    opening_since: float | None
-    last_connect_error: BaseException | None
-    open_there: int
-    """Connections to the URI that was asked for."""
+    Attributes:
+        waiting: Callers in line.
+        idle: Connections that are idle.
+        lent: The borrowers, the one that has had its connection for longest first.
+        opening: Connections that are being opened.
+        opening_since: Since when the oldest of them is (monotonic, s).
+        last_connect_error: Of the last one that was not opened.
+        open_there: Connections to the URI that was asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        waiting: int = 0,
+        idle: int = 0,
+        lent: Sequence[Borrower] = (),
+        opening: int = 0,
+        opening_since: float | None = None,
+        last_connect_error: BaseException | None = None,
+        open_there: int = 0,
+    ) -> None:
+        """Nothing, but for what is given."""
+        self.waiting, self.idle, self.lent = waiting, idle, lent
+        self.opening, self.opening_since = opening, opening_since
+        self.last_connect_error, self.open_there = last_connect_error, open_there
 
 
 class State(FastPath):
