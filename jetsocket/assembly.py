@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
-from jetsocket import forking, shutdown
 from jetsocket.borrower import Borrower
-from jetsocket.callbacks import Callback, checker
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
-from jetsocket.connection import PooledConnection
-from jetsocket.correlated import CorrelatedConnection
+from jetsocket.connection import Callback, PooledConnection
 from jetsocket.correlation.base import Correlation
 from jetsocket.entry import key_of
 from jetsocket.events import Listener, check
-from jetsocket.housekeeper import PUSHES
 from jetsocket.known_uris import Remembered
-from jetsocket.lease import T, Terms
-from jetsocket.lending import Lending
+from jetsocket.lease import T
 from jetsocket.matching import Matching
 from jetsocket.messages import Codec
-from jetsocket.notebook import Made, note_made
-from jetsocket.on_push import OnPush
-from jetsocket.opening import Opening
 from jetsocket.options import Options
 from jetsocket.pool_arguments import ARGUMENT_CHECKS, by_origin, check_together
 from jetsocket.process_id import getpid
-from jetsocket.pushes import Pushes
-from jetsocket.quotas import Limiters, Quotas
+from jetsocket.pushes import OnPush
+from jetsocket.quotas import Limiters
 from jetsocket.seams import Seam
-from jetsocket.state import State
-from jetsocket.state.moves import LIMITERS
 from jetsocket.text import public_names
 from jetsocket.uris import Target, parse, resolve
 
 if TYPE_CHECKING:
     from jetsocket.info import ConnectionInfo, LeaseInfo
+    from jetsocket.shutdown import Ending
     from jetsocket.stats import PoolStats
 
 P = TypeVar("P", bound="Assembly[Any]")
@@ -127,15 +118,14 @@ class Assembly(Generic[T]):
         self._matching = None if correlation is None else Matching(correlation, self._codec)
         self._seam = Seam(correlation)
         self._on_push = on_push
-        self._lease: type[PooledConnection[T]] = (
-            PooledConnection if correlation is None else CorrelatedConnection
-        )
-        for module in ("jetsocket.info", "jetsocket.stats"):  # now: where they are wanted, there are locks
-            import_module(module)
-        self._lending = self._new_lending()
-        self._lendings: dict[int, Lending] = {}  # by process, while one of them begins anew
+        self._lease: type[PooledConnection[T]] = PooledConnection if correlation is None else _correlated()
+        from jetsocket.notebook import Made, note_made  # who imports the class alone has no use for them
+        from jetsocket.parts import inner_side
+
+        self._lending = inner_side(self)
+        self._lendings: dict[int, Ending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
-        note_made(cast(Made, self), is_named=name is not None)
+        note_made(cast("Made", self), is_named=name is not None)
 
     @classmethod
     def from_mapping(cls: type[P], config: Mapping[str, Any], prefix: str, **kwargs: Any) -> P:
@@ -163,46 +153,6 @@ class Assembly(Generic[T]):
 
         return cls(**{**arguments_of(config, prefix), **kwargs})
 
-    def _new_lending(self) -> Lending:
-        options, config = self._options, self._in_use(self._config)
-        state = State(config, self._name, options.close_timeout)
-        forking.register(self, state)
-        if self._limiters is not None:
-            state.quotas = Quotas(self._limiters, partial(state.doorbell.put, LIMITERS))
-        state.known.minds = config.reuse == "balanced" and self._reset is None
-        terms = Terms(
-            self._codec,
-            state.doorbell,
-            state.known,
-            state.totals.reply_time,
-            send_timeout=options.send_timeout,
-            recv_timeout=options.recv_timeout,
-            close_timeout=options.close_timeout,
-            match_ids=config.match_ids,
-            hands_on=config.reuse == "always",
-            matching=self._matching,
-            pushes=Pushes(
-                None if self._on_push is None else partial(state.doorbell.put, PUSHES),
-                note_unreadable=state.known.note_unreadable,
-            ),
-        )
-        opening = Opening(
-            state,
-            options,
-            self._base,
-            terms,
-            on_open=self._configure,
-            seam=self._seam,
-        )
-        return Lending(
-            state,
-            terms,
-            opening,
-            reset=self._reset,
-            check=checker(self._check, state, terms),
-            on_push=self._on_push,
-        )
-
     def _in_use(self, config: ConnectionPoolConfig) -> ConnectionPoolConfig:
         """The configuration by which the pool works: a correlation takes the place of counting."""
         return config if self._matching is None else replace(config, reuse="always", match_ids=False)
@@ -221,7 +171,7 @@ class Assembly(Generic[T]):
         # No lock and no I/O.
         lending = getattr(self, "_lending", None)
         if lending is not None:
-            shutdown.abandon(lending)
+            lending.abandon()
 
     def __reduce__(self) -> NoReturn:
         # A copy would share the connections, and close them with its own end.
@@ -348,7 +298,7 @@ class Assembly(Generic[T]):
 
     # --- fork ------------------------------------------------------------------------------------------
 
-    def _begin_anew(self) -> Lending:
+    def _begin_anew(self) -> Ending:
         """In a forked child, begin with an empty state: the connections and threads are the parent's.
 
         Called by the hook in `shutdown`, and by each method that uses the state, for the hook may not have
@@ -358,15 +308,28 @@ class Assembly(Generic[T]):
         pid, old = getpid(), self._lending
         if old.state.pid == pid:
             return old
-        forking.disown(old.state)
-        new = self._new_lending()
-        new.state.end_as(old.state)
-        new.state.listen_as(old.state)
-        new.state.known.learn_from(old.state.known)
+        from jetsocket.parts import inner_side_in_child  # loaded with the pool
+
+        new = inner_side_in_child(self, old)
         self._lending = lending = self._lendings.setdefault(pid, new)
         for other in [other for other in list(self._lendings) if other != pid]:
             self._lendings.pop(other, None)
         return lending
 
+
+def _correlated() -> type[PooledConnection[Any]]:
+    from jetsocket.correlated import CorrelatedConnection  # not loaded by pools without
+
+    return CorrelatedConnection
+
+
+def _close_at_exit() -> None:
+    if "jetsocket.shutdown" in sys.modules:  # else no pool was made
+        from jetsocket.shutdown import close_at_exit
+
+        close_at_exit()
+
+
+atexit.register(_close_at_exit)  # so early that what programs register runs before it
 
 __all__ = ["Assembly"]

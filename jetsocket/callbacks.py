@@ -7,11 +7,11 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.connection import PooledConnection
+from jetsocket.connection import Callback, PooledConnection
 from jetsocket.correlated import CorrelatedConnection
 from jetsocket.entry import Entry
 from jetsocket.events import Events
@@ -21,8 +21,6 @@ from jetsocket.lease import Lease, Lender, Terms, note_owed
 from jetsocket.state import State
 from jetsocket.user_errors import Misuse, as_told, told
 from jetsocket.wire.redaction import raise_alone
-
-Callback: TypeAlias = Callable[[PooledConnection[Any]], object]
 
 
 class _NoState:
@@ -151,4 +149,4 @@ def untraced(error: JetSocketError) -> JetSocketError:
     return made
 
 
-__all__ = ["Callback", "call_back", "configure", "untraced"]
+__all__ = ["call_back", "configure", "untraced"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Correlation
@@ -213,6 +213,10 @@ class PooledConnection(Exchange[T]):
         self._lender.take_back(self, kind is not None)
 
 
+Callback: TypeAlias = Callable[[PooledConnection[Any]], object]
+"""What is called with a connection: `configure`, `reset` and `check` of a pool."""
+
+
 class LeaseOrigin:
     """Where a subscription's messages come from that has been opened on a lease.
 
@@ -237,4 +241,4 @@ class LeaseOrigin:
             self._lease.release()
 
 
-__all__ = ["LeaseOrigin", "PooledConnection"]
+__all__ = ["Callback", "LeaseOrigin", "PooledConnection"]

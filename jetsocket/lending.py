@@ -24,10 +24,11 @@ from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.logs import POOL_LOG
 from jetsocket.moving import Moving
-from jetsocket.on_push import OnPush, PushHandler
+from jetsocket.on_push import PushHandler
 from jetsocket.opening import START_PATIENCE, Opening
 from jetsocket.prewarming import Prewarming
 from jetsocket.process_id import PID
+from jetsocket.pushes import OnPush
 from jetsocket.returning import close_now
 from jetsocket.state import Answer, State
 from jetsocket.suspects import ended_silently, patience, ping_after_sleep, ping_siblings

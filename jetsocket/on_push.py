@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 from jetsocket.clock import monotonic
 from jetsocket.dispatch import Dispatcher
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.matching import Part
-from jetsocket.pushes import Pushes
+from jetsocket.pushes import OnPush, Pushes
 from jetsocket.state import State
 from jetsocket.user_errors import told
 from jetsocket.workers import Run
-
-T = TypeVar("T")
-OnPush: TypeAlias = Callable[[str, T], object]
 
 _REPLY_PATIENCE = 5.0  # s for sending what it returned, where no send_timeout is set
 
@@ -88,4 +84,4 @@ class PushHandler:
             log.note(logging.WARNING, text, self._state.name, uri, told(error), failure=error)
 
 
-__all__ = ["OnPush", "PushHandler"]
+__all__ = ["PushHandler"]

@@ -11,7 +11,6 @@ from threading import current_thread, get_ident
 from types import TracebackType
 from typing import Any
 
-from jetsocket import shutdown
 from jetsocket.borrower import Borrower, Site
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
@@ -19,7 +18,6 @@ from jetsocket.exceptions import ConnectionClosedError, DecodeError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
 from jetsocket.process_id import PID
-from jetsocket.resubscribing import Resubscribing
 from jetsocket.sharing import Sharing
 from jetsocket.subscription import Subscription
 from jetsocket.text import short_repr
@@ -219,6 +217,8 @@ class ConnectionPool(Sharing[T]):
             PoolExhaustedError: As `acquire`, and so are PoolClosedError, HandshakeError and ConnectionError.
             ReplyError: As `PooledConnection.subscribe`, and so are TimeoutError, ValueError and TypeError.
         """
+        from jetsocket.resubscribing import Resubscribing  # loaded with the pool
+
         limit = seconds(timeout, None)
         site = _site()
 
@@ -357,7 +357,7 @@ class ConnectionPool(Sharing[T]):
         lending = self._begin_anew()
         try:
             again, self._half_closed = self._half_closed, False
-            shutdown.close(lending, self._options.close_timeout if limit is None else limit, again=again)
+            lending.close(self._options.close_timeout if limit is None else limit, again=again)
         except BaseException:
             self._half_closed = True
             raise

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from jetsocket.interrupts import suppress
+
+T = TypeVar("T")
+OnPush: TypeAlias = Callable[[str, T], object]
 
 
 class Pushes:

@@ -7,9 +7,10 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
-from jetsocket.callbacks import Callback, call_back
+from jetsocket.callbacks import call_back
 from jetsocket.clean import why_unclean, why_unsettled
 from jetsocket.clock import monotonic
+from jetsocket.connection import Callback
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.events import info_of

@@ -196,9 +196,9 @@ def work():
     conn.request(1)
 left = threading.Event()
 threading.Thread(target=work, daemon=True).start(); ready.wait()
-from jetsocket import shutdown
-leave = shutdown.leave
-shutdown.leave = lambda *given: (leave(*given), left.set(), time.sleep(0.05))
+from jetsocket.shutdown import Ending
+leave = Ending.leave
+Ending.leave = lambda *given: (leave(*given), left.set(), time.sleep(0.05))
 """,
         1,
     ),
@@ -220,6 +220,19 @@ def test_the_server_hears_a_goodbye_at_exit(borrower: str) -> None:
         scripts.run(OPEN + script + ENDED, server.uri).check()
         wait_until(lambda: len(codes) == count)
     assert codes == [1001] * count
+
+
+def test_the_goodbye_comes_after_what_a_program_registers_behind_its_imports(echo: EchoServer) -> None:
+    """Before its pool is made, too: such a handler finds its connection idle, as all along."""
+    script = """
+import atexit, sys
+from jetsocket import ConnectionPool
+atexit.register(lambda: print(pool.request('/', 8), pool.stats().reuses))
+pool = ConnectionPool(base_uri=sys.argv[1])
+pool.request('/', 7)
+"""
+    assert scripts.run(script, echo.uri).check().out.split() == ["8", "1"]
+    assert echo.opened == 1
 
 
 def test_a_lease_that_is_used_after_the_goodbye_tells_so(echo: EchoServer) -> None:

@@ -20,8 +20,8 @@ from jetsocket import (
     ConnectionPoolConfig,
     InvalidStateError,
     PoolExhaustedError,
-    shutdown,
 )
+from jetsocket.shutdown import Ending
 from jetsocket.state.fast_path import FastPath
 from tests import scripts
 from tests.awake import awake
@@ -223,7 +223,7 @@ def test_a_pool_whose_finalizer_was_struck_is_closed_all_the_same(
 ) -> None:
     """What a signal handler raises in a finalizer ends it, and goes no further."""
     with monkeypatch.context() as struck:
-        struck.setattr(shutdown, "abandon", lambda _lending: None)
+        struck.setattr(Ending, "abandon", lambda _self: None)
         pool = ConnectionPool[Any](base_uri=echo.uri, name="struck")
         pool.acquire("/").release()
         del pool

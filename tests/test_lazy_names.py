@@ -11,13 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import get_type_hints
 
 import pytest
 
 import jetsocket
 import jetsocket.correlation
+from jetsocket import ConnectionPool
 from jetsocket.lazy_names import lazy_names
-from tests.servers import RawServer, answer
+from tests.servers import EchoServer, RawServer, answer
 
 PACKAGES = [jetsocket, jetsocket.correlation]
 every_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
@@ -70,6 +72,7 @@ def test_what_only_a_pool_needs_is_loaded_when_one_is_made() -> None:
     """Who imports the class, for a type hint or a view that is never called, does not pay for it."""
     loaded = loaded_by("from jetsocket import ConnectionPool", first="import websocket")
     later = {"jetsocket.wire.websocket", "jetsocket.stats", "jetsocket.info", "encodings.idna"}
+    later |= {"jetsocket.lending", "jetsocket.housekeeper", "jetsocket.opening", "jetsocket.state.borrowing"}
     assert not (later | {"random", "jetsocket.wire.proxy_url"}) & loaded
     make = "from jetsocket import ConnectionPool; pool = ConnectionPool()"
     assert later <= loaded_by(make, first="import websocket")
@@ -110,6 +113,35 @@ pool = ConnectionPool(base_uri={server.uri!r}, manager_kwargs=options)
         loaded = loaded_by(code, first=make)
     assert server.accepted == 1
     assert {name.partition(".")[0] for name in loaded} <= {"encodings", "stringprep", "unicodedata"}
+
+
+def test_borrowers_import_nothing() -> None:
+    """They may be where an import can't be made: in a handler of signals, in a child, at the end."""
+    with EchoServer() as server:
+        code = """
+with pool.acquire("/") as conn:
+    conn.send({"id": 1})
+    conn.recv()
+    conn.request({"id": 2})
+    conn.ping()
+pool.request("/", {"id": 3})
+with pool.subscribe("/feed", None, reconnect=True) as feed:
+    pass
+pool.stats(), pool.leases(), pool.connections(), pool.limits(), repr(pool)
+pool.prewarm("/", 1)
+pool.resize(2)
+pool.clear()
+pool.drain(5)
+pool.close()
+"""
+        make = f"from jetsocket import ConnectionPool\npool = ConnectionPool(base_uri={server.uri!r})"
+        assert not {name for name in loaded_by(code, first=make) if name.startswith("jetsocket")}
+        assert server.messages == 3
+
+
+def test_the_arguments_of_a_pool_have_types_that_can_be_asked_for() -> None:
+    """As what builds objects for others does: the names in its annotations are there, loaded or not."""
+    assert {"config", "correlation", "on_push", "limiter"} <= get_type_hints(ConnectionPool.__init__).keys()
 
 
 # --- what the names are
