@@ -92,14 +92,22 @@ _MADE: dict[type[JetSocketError], Callable[[str], JetSocketError]] = {
 
 
 def checked(error: Any) -> BaseException | type[BaseException]:
-    """What `fail` is given: an exception or a class of one.
+    """What `fail` is given: an exception or a class of one, such as a pool raises.
 
     Raises:
         TypeError: It is neither.
     """
-    if isinstance(error, BaseException) or (isinstance(error, type) and issubclass(error, BaseException)):
-        return error
-    raise TypeError(f"fail takes an exception or a class of one, such as HandshakeError, not {error!r}")
+    kind = error if isinstance(error, type) else type(error)
+    if not issubclass(kind, BaseException):
+        raise TypeError(f"fail takes an exception or a class of one, such as HandshakeError, not {error!r}")
+    # What is no Exception, as KeyboardInterrupt, comes from outside, and may come at any time.
+    if issubclass(kind, Exception) and not issubclass(kind, (JetSocketError, OSError)):
+        raise TypeError(
+            "fail takes what a pool raises: an error of jetsocket, an OSError, or an interrupt such as"
+            f" KeyboardInterrupt, not {kind.__name__}"
+        )
+    given: BaseException | type[BaseException] = error
+    return given
 
 
 def made(error: BaseException | type[BaseException], where: str) -> BaseException:

@@ -67,11 +67,12 @@ class FakePool(ConnectionPool[T]):
         """Raise an error at the next acquire, request or subscribe; several come one after the other.
 
         Args:
-            error: What to raise; a class of the library's gets plausible facts.
+            error: What to raise: an error of the library, an OSError, or an interrupt such as
+                KeyboardInterrupt. A class of the library's gets plausible facts.
             times: How often; None: until `restore`.
 
         Raises:
-            TypeError: It is no exception.
+            TypeError: It is no exception, or one that no pool raises.
         """
         if times is not None:
             number(times, "times", least=1)

@@ -79,7 +79,7 @@ def test_an_error_of_ones_own_so_many_times() -> None:
         pool.server.on("x").reply(1)
         pool.fail(HandshakeError("slow down", status_code=429), times=2)
         pool.fail(Own)
-        pool.fail(ValueError("any"), times=1)
+        pool.fail(OSError("any"), times=1)
         seen = []
         for _ in range(2):
             with pytest.raises(HandshakeError, match="slow down") as caught:
@@ -91,7 +91,7 @@ def test_an_error_of_ones_own_so_many_times() -> None:
         )
         with pytest.raises(Own):
             pool.subscribe("/", None)
-        with pytest.raises(ValueError, match="any"):
+        with pytest.raises(OSError, match="any"):
             pool.acquire("/")
         assert pool.request("/", "x") == 1
         pool.fail(HandshakeError, times=None)
@@ -155,6 +155,13 @@ def test_arguments_are_checked() -> None:
         for error in ("HandshakeError", str, None):
             with pytest.raises(TypeError, match="an exception or a class"):
                 pool.fail(error)  # type: ignore[arg-type]  # likewise
+        for never in (ValueError, ValueError("x"), Exception, KeyError):
+            with pytest.raises(TypeError, match=r"fail takes what a pool raises: .*, not "):
+                pool.fail(never)
+        for possible in (OSError, ConnectionResetError, KeyboardInterrupt):
+            pool.fail(possible)
+            with pytest.raises(possible):
+                pool.acquire("/")
         with pytest.raises(ValueError, match="times"):
             pool.fail(HandshakeError, times=0)
 
