@@ -9,19 +9,19 @@ worker, or by the next caller that acquires.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections import deque
 from functools import lru_cache
 
 from jetsocket.interrupts import is_alarm
 from jetsocket.logs import POOL_LOG, WIRE_LOG
+from jetsocket.patterns import pattern
 from jetsocket.user_errors import exc_info_of
 
 _MOST = 10_000  # lines kept; where no thread runs, none may ever come for them
 
 # What a placeholder of a line is; other placeholders are no field.
-_PLACEHOLDER = re.compile(
+_PLACEHOLDER = pattern(
     r"\[(?P<pool>%s)\]|connection (?P<connection>%[ds])"
     r"|(?:not kept|not reused| closed|acquire failed): (?P<reason>%s)"
     r"| (?:from|for|to|at) (?P<uri>%s)|%[^%]*?[a-z]"

@@ -19,6 +19,7 @@ _FOR_PEOPLE = {"__repr__", "__str__", "_repr_html_"}  # what an object is shown 
 _NO_MESSAGE = {
     "debug",
     "compile",
+    "pattern",  # as "compile"
     "addinivalue_line",
     "TypeAlias",
     "Measure",  # a metric's: shown beside its name wherever metrics are looked at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from jetsocket.interrupts import is_alarm
+from jetsocket.patterns import pattern
 
 __all__ = ["MOST_LOOKED_AT", "can_be_http", "first_line", "guess", "has_line"]
 
@@ -21,8 +22,8 @@ _OFFER_ALPN = (
 
 # What it is, and what to do about it. The first that fits counts.
 _KINDS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), kind, remedy)
-    for pattern, kind, remedy in (
+    (pattern(b"(?s)" + begin), kind, remedy)
+    for begin, kind, remedy in (
         (rb"[\x14-\x17]\x03[\x00-\x04]", "TLS", "does it want wss://?"),
         (rb"\x00\x00.[\x04\x07][\x00\x01]\x00{4}", "HTTP/2", ""),  # SETTINGS, GOAWAY: RFC 9113 §4.1
         (rb"HTTP/[023]", "another version of HTTP", _NEEDS_HTTP1),
@@ -59,8 +60,8 @@ def guess(data: bytes, *, secure: bool) -> tuple[str, str]:
         data: The first bytes.
         secure: Whether they came through TLS.
     """
-    for pattern, kind, remedy in _KINDS:
-        if pattern.match(data):
+    for begin, kind, remedy in _KINDS:
+        if begin.match(data):
             return kind, remedy or (_OFFER_ALPN if secure else _NEEDS_HTTP1)
     return "", _WRONG_PORT
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import sys
 from typing import NamedTuple, TypeAlias
 
 from jetsocket import uris
 from jetsocket.interrupts import raise_alarm_behind
+from jetsocket.patterns import pattern
 from jetsocket.wire.proxy_url import redact_proxy
 
 _SYSTEM = "the system's settings"
@@ -17,9 +17,9 @@ _ASKS_SYSTEM = sys.platform in ("darwin", "win32")  # where the environment says
 if _ASKS_SYSTEM:  # elsewhere nothing of HTTP's is loaded
     import urllib.request
 
-_LISTED = re.compile(r"[^\s,]+")
-_ENTRY = re.compile(r"(?:\[(?P<address>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>[0-9]+))?")
-_NUMBERS_AND_STARS = re.compile(r"[0-9.*]+")
+_LISTED = pattern(r"[^\s,]+")
+_ENTRY = pattern(r"(?:\[(?P<address>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>[0-9]+))?")
+_NUMBERS_AND_STARS = pattern(r"[0-9.*]+")
 
 _PROXY_VARIABLES = frozenset(
     os.environ.encodekey(name)

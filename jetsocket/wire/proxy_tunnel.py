@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import errno
-import re
-from typing import NamedTuple
 
 from jetsocket import uris
 from jetsocket.interrupts import raise_alarm_behind
+from jetsocket.patterns import pattern
 from jetsocket.wire.not_http import MOST_LOOKED_AT, can_be_http, first_line, guess
 from jetsocket.wire.proxy_url import Proxy, import_python_socks
 from jetsocket.wire.redaction import as_cause, censored
 from jetsocket.wire.stream import Stream
 
 _MAX_HEAD = 65536  # bytes of a proxy's answer to CONNECT, interim answers included
-_HEAD_END = re.compile(rb"\n\r?\n")
-_STATUS_LINE = re.compile(rb"(?s)HTTP/1\.[0-9] ([0-9]{3})(?: (.*))?")
-_AUTHENTICATE = re.compile(rb"\n(?:proxy|www)-authenticate[ \t]*:([^\n]*)", re.IGNORECASE)
+_HEAD_END = pattern(rb"\n\r?\n")
+_STATUS_LINE = pattern(rb"(?s)HTTP/1\.[0-9] ([0-9]{3})(?: (.*))?")
+_AUTHENTICATE = pattern(rb"(?i)\n(?:proxy|www)-authenticate[ \t]*:([^\n]*)")
 # Several may be in one header; what is behind a scheme's name is no "=" (RFC 9110 §11.6.1).
-_CHALLENGE = re.compile(rb"(?:^|,)[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20})(?=[ \t\r]*(?:,|$)|[ \t]+[^ \t=,])")
+_CHALLENGE = pattern(rb"(?:^|,)[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20})(?=[ \t\r]*(?:,|$)|[ \t]+[^ \t=,])")
 _SCHEMES = ("Basic", "Bearer", "Digest", "Kerberos", "Negotiate", "NTLM")  # that may be shown
 _CLOSED = "it closed the connection before it had answered"
 _EARLY = "it sent data behind its answer"
@@ -26,7 +25,7 @@ _IS_THIS_IT = "check that this is the proxy's address"
 CHECK = "check its URL, its credentials, and what it lets through"
 
 
-class Refusal(NamedTuple):
+class Refusal:
     """Why a proxy opened no tunnel.
 
     Attributes:
@@ -37,11 +36,18 @@ class Refusal(NamedTuple):
         cause: What is to be the `__cause__`.
     """
 
-    why: str
-    advice: str
-    of_address: bool = False
-    is_final: bool = False
-    cause: BaseException | None = None
+    def __init__(
+        self,
+        why: str,
+        advice: str,
+        *,
+        of_address: bool = False,
+        is_final: bool = False,
+        cause: BaseException | None = None,
+    ) -> None:
+        """Neither of an address nor final, unless that is said."""
+        self.why, self.advice = why, advice
+        self.of_address, self.is_final, self.cause = of_address, is_final, cause
 
 
 def ask(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) -> Refusal | None:
@@ -184,7 +190,9 @@ def _socks(stream: Stream, proxy: Proxy, host: str, port: int, deadline: float) 
         cause = as_cause(error, proxy.secrets)
         why = censored(str(error), proxy.secrets)
         code = getattr(error, "error_code", None)  # it is there where the proxy said that it cannot connect
-        return Refusal(why, CHECK, code is not None, is_final="authentication" in why.lower(), cause=cause)
+        return Refusal(
+            why, CHECK, of_address=code is not None, is_final="authentication" in why.lower(), cause=cause
+        )
     return Refusal(_EARLY, _IS_THIS_IT) if hop.has_more else None
 
 

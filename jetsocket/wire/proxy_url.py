@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -36,7 +35,6 @@ _PORT = pattern("[0-9]{1,5}")
 _CONTROLS = pattern("[\x00-\x1f\x7f]")
 
 
-@dataclass(frozen=True, slots=True)
 class Proxy:
     """A proxy's URL, taken apart.
 
@@ -48,11 +46,13 @@ class Proxy:
         password: The same.
     """
 
-    scheme: str
-    host: str
-    port: int
-    username: str = field(repr=False)
-    password: str = field(repr=False)
+    def __init__(self, scheme: str, host: str, port: int, *, username: str, password: str) -> None:
+        """Made by `parse`."""
+        self.scheme, self.host, self.port = scheme, host, port
+        self.username, self.password = username, password
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.scheme!r}, {self.host!r}, {self.port!r})"  # without the login
 
     @classmethod
     def parse(cls, url: str) -> Proxy:
@@ -80,7 +80,7 @@ class Proxy:
         username, _, password = map(_unquoted, (match["login"] or "").partition(":"))
         check = _check_basic if scheme == "http" else _check_socks
         check(username, password)
-        return cls(scheme, host, int(given), username, password)
+        return cls(scheme, host, int(given), username=username, password=password)
 
     @property
     def wants_address(self) -> bool:

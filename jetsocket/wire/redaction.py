@@ -11,12 +11,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 from urllib.parse import quote, unquote_plus
 
 from jetsocket.interrupts import is_alarm
+from jetsocket.patterns import pattern
 from jetsocket.text import printable
 
 _PIECE = 10  # characters of a secret in a row that tell too much of it; many a word has 8
@@ -34,7 +34,7 @@ _FROM_OPENSSL = (
     "verify_code",
     "verify_message",
 )  # attributes; none says anything of the peer
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKEN = pattern(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PUBLIC = frozenset({
     "host",
     "upgrade",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import string
 from urllib.parse import quote
 
 from jetsocket.interrupts import is_alarm
+from jetsocket.patterns import pattern
 from jetsocket.text import rule_of
 from jetsocket.uris import INVALID, Target, resolve, same_origin
 
 _DIAL_IT = "if it is to be trusted, dial it yourself"
-_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_AUTHORITY = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?]*")
+_CONTROL = pattern(rb"[\x00-\x1f\x7f]")
+_AUTHORITY = pattern(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?]*")
 
 
 def follow(target: Target, location: str) -> Target:

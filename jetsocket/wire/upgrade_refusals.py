@@ -6,21 +6,21 @@ The first line of its answer mostly names the cause; advice that goes by the sta
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 
 from jetsocket.interrupts import is_alarm
+from jetsocket.patterns import pattern
 
 __all__ = ["advice", "first_words"]
 
-_CHARSETS = re.compile(
+_CHARSETS = pattern(
     r"utf-?8|(?:us-)?ascii|iso-8859-(?:1|2|15)|latin-?1|windows-125[0-2]|koi8-r|shift_jis|euc-(?:jp|kr)"
     r"|gb2312|gbk|gb18030|big5"
 )
-_CHARSET = re.compile(r"charset\s*=\s*\"?([\w.-]{1,20})", re.IGNORECASE)
+_CHARSET = pattern(r"(?i)charset\s*=\s*\"?([\w.-]{1,20})")
 _NO_TEXT = ("image/", "audio/", "video/", "font/", "application/octet-stream", "application/zip")
-_UNSEEN = re.compile(r"<!--.*?(?:-->|$)|<(script|style)\b.*?(?:</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"<[^>]*>?")
+_UNSEEN = pattern(r"(?si)<!--.*?(?:-->|$)|<(script|style)\b.*?(?:</\1\s*>|$)")
+_TAG = pattern(r"<[^>]*>?")
 # Where APIs put what is wrong; an "error" may be an object that has one of the others.
 _MEMBERS = ("message", "error_description", "detail", "error", "reason", "msg", "description", "title")
 
