@@ -20,12 +20,9 @@ from jetsocket.known_uris import Remembered
 from jetsocket.lease import T
 from jetsocket.matching import Matching
 from jetsocket.messages import Codec
-from jetsocket.options import Options
-from jetsocket.pool_arguments import ARGUMENT_CHECKS, by_origin, check_together
 from jetsocket.process_id import getpid
 from jetsocket.pushes import OnPush
 from jetsocket.quotas import Limiters
-from jetsocket.seams import Seam
 from jetsocket.text import public_names
 from jetsocket.uris import Target, parse, resolve
 
@@ -90,6 +87,12 @@ class Assembly(Generic[T]):
             ValueError: A value is out of range, or `base_uri` is no WebSocket URI.
             ImportError: `message_type` or a SOCKS proxy needs an extra that is not installed.
         """
+        from jetsocket.notebook import Made, note_made  # who imports the class alone has no use for these
+        from jetsocket.options import Options
+        from jetsocket.parts import inner_side
+        from jetsocket.pool_arguments import ARGUMENT_CHECKS, by_origin, check_together
+        from jetsocket.seams import Seam
+
         for label, argument in (
             ("config", config),
             ("configure", configure),
@@ -119,9 +122,6 @@ class Assembly(Generic[T]):
         self._seam = Seam(correlation)
         self._on_push = on_push
         self._lease: type[PooledConnection[T]] = PooledConnection if correlation is None else _correlated()
-        from jetsocket.notebook import Made, note_made  # who imports the class alone has no use for them
-        from jetsocket.parts import inner_side
-
         self._lending = inner_side(self)
         self._lendings: dict[int, Ending] = {}  # by process, while one of them begins anew
         self._half_closed = False  # an exception struck in `close`
