@@ -24,29 +24,31 @@ class LockWatch:
     def __init__(self, wire: WebSocket) -> None:
         """Begin with both free."""
         self._wire = wire
-        self._sent_before = (0, 0)
+        self._sent_before = self._read_before = (0, 0)
         self._sends_since = self._reads_since = _NEVER  # since when each is seen so
 
     def is_stuck(self, now: float) -> bool:
-        """Whether a lock is held for long though nothing moves, so that no thread has it.
+        """Whether a lock is held for long though nothing moves, and no thread has it.
 
         A thread that sends, or makes what it is to send, says so, however long it takes; so does one that
-        waits for what comes.
+        waits for what comes. One that was stopped where it says nothing is found on its stack.
         """
         wire = self._wire
-        sent = wire.bytes_out, wire.messages_sent
+        sent, read = (wire.bytes_out, wire.messages_sent), (wire.bytes_in, wire.reader.received)
         if not wire.lock.locked() or wire.is_composing or wire.is_writing or sent != self._sent_before:
             self._sent_before, self._sends_since = sent, _NEVER
         else:
             self._sends_since = min(self._sends_since, now)
-        if not wire.readlock.locked() or wire.waits_since is not None:
-            self._reads_since = _NEVER
+        if not wire.readlock.locked() or wire.waits_since is not None or read != self._read_before:
+            self._read_before, self._reads_since = read, _NEVER
         else:
             self._reads_since = min(self._reads_since, now)
-        held_for = now - min(self._sends_since, self._reads_since)
-        if held_for < 0:  # neither is
+        if now < min(self._sends_since, self._reads_since):  # neither is
             wire.was_struck = False
-        return held_for > (_STRUCK if wire.was_struck else _STUCK)
+        enough = _STRUCK if wire.was_struck else _STUCK
+        return (now - self._sends_since > enough and not wire.is_in_use("lock")) or (
+            now - self._reads_since > enough and not wire.is_in_use("readlock")
+        )
 
 
 __all__ = ["LockWatch"]

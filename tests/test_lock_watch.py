@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionClosedError, ConnectionPool, TimeoutError
+from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, TimeoutError
+from jetsocket.correlation import ById
 from jetsocket.lock_watch import LockWatch
+from jetsocket.wire.tls import frames_from
+from jetsocket.wire.websocket import WebSocket
 from tests.servers import EchoServer, wait_until
 
 
@@ -19,8 +24,14 @@ class Wire:
     def __init__(self) -> None:
         self.lock, self.readlock = threading.Lock(), threading.Lock()
         self.is_writing = self.is_composing = self.was_struck = False
-        self.bytes_out = self.messages_sent = 0
+        self.bytes_out = self.messages_sent = self.bytes_in = 0
+        self.reader = SimpleNamespace(received=0)
         self.waits_since: float | None = None
+        self.used: set[str] = set()
+
+    def is_in_use(self, name: str) -> bool:
+        """Whether a thread is found that may hold it."""
+        return name in self.used
 
 
 @pytest.fixture
@@ -76,12 +87,86 @@ def test_a_thread_that_sends_holds_it_for_as_long_as_it_takes(wire: Wire, sign: 
         assert not looks.is_stuck(number * 0.5)
 
 
+@pytest.mark.parametrize("sign", ["bytes_in", "received"])
+def test_a_thread_that_reads_holds_it_for_as_long_as_something_comes(wire: Wire, sign: str) -> None:
+    """One that hands out what comes all the time is seen between two waits as often as not."""
+    looks = watch(wire)
+    wire.readlock.acquire()
+    for number in range(1, 20):
+        setattr(wire if sign == "bytes_in" else wire.reader, sign, number)
+        assert not looks.is_stuck(number * 0.5)
+
+
+@pytest.mark.parametrize("name", ["lock", "readlock"])
+def test_a_thread_that_is_stopped_while_it_holds_it_is_found(wire: Wire, name: str) -> None:
+    looks = watch(wire)
+    getattr(wire, name).acquire()
+    wire.used = {name}
+    for number in range(1, 20):
+        assert not looks.is_stuck(number * 0.5)
+    wire.used.clear()
+    assert looks.is_stuck(10.0)
+
+
 def test_a_thread_that_waits_for_what_comes_holds_it_for_as_long_as_it_takes(wire: Wire) -> None:
     looks = watch(wire)
     wire.readlock.acquire()
     wire.waits_since = 0.0
     for number in range(20):
         assert not looks.is_stuck(number * 0.5)
+
+
+# --- on a shared connection, where the housekeeper finds out
+
+
+def test_who_reads_for_all_may_be_stopped_at_any_place(
+    echo: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say that it waits, and nothing moves, for longer than the housekeeper's patience."""
+    fill, stopped = WebSocket._fill, threading.Event()
+
+    def fill_later(wire: WebSocket, deadline: float | None) -> bool:
+        if not stopped.is_set():
+            stopped.set()
+            threading.Event().wait(2.0)
+        return fill(wire, deadline)
+
+    config = ConnectionPoolConfig(max_connections=1, max_in_flight=8)
+    with ConnectionPool[Any](config, base_uri=echo.uri, correlation=ById("id")) as pool:
+        assert pool.request("/", {"a": 0}, 5)["a"] == 0
+        monkeypatch.setattr(WebSocket, "_fill", fill_later)
+        with ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(pool.request, "/", {"a": number}, 10) for number in range(8)]
+            assert [each.result(10)["a"] for each in asked] == list(range(8))
+    assert stopped.is_set()
+    assert echo.opened == 1
+
+
+def waits_for_a_lock(frame: FrameType) -> bool:
+    return any(each.f_code is WebSocket._wait_for.__code__ for each in frames_from(frame))
+
+
+def test_a_thread_that_holds_a_lock_is_told_from_one_that_waits_for_it(echo: EchoServer) -> None:
+    with (
+        ConnectionPool[Any](base_uri=echo.uri) as pool,
+        pool.acquire("/") as conn,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        conn.request(1, 5)
+        wire = conn._told().wire
+        assert not wire.is_in_use("lock") and not wire.is_in_use("readlock")
+        reading = threads.submit(conn.recv)
+        wait_until(lambda: wire.waits_since is not None)
+        assert wire.is_in_use("readlock") and not wire.is_in_use("lock")
+        conn.send(2)
+        assert reading.result(5) == 2
+        wire.readlock.acquire()
+        waiting = threads.submit(conn.recv, 1.0)
+        wait_until(lambda: any(map(waits_for_a_lock, sys._current_frames().values())))
+        assert not wire.is_in_use("readlock")
+        with pytest.raises(TimeoutError):
+            waiting.result(5)
+        wire.readlock.release()
 
 
 # --- on a lease, where who waits for the lock finds out

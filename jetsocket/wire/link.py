@@ -276,7 +276,9 @@ class Link:
             patience = _LOOK_AGAIN
             seen, before = self._signs(name), seen
             looks = 0 if seen is None or seen != before else looks + 1
-            if looks > _LOOKS:  # that very exception; on one that callers share, the housekeeper finds out
+            if looks > _LOOKS and not self.is_in_use(
+                name
+            ):  # that very exception; on one that callers share, the housekeeper finds out
                 self._fail(self._closed("an exception struck a thread in its use"))
                 self._live_stream().abort()
             if was_over and self.failure is not None:
@@ -284,6 +286,21 @@ class Link:
             was_over = self.failure is not None
             if deadline is not None and monotonic() >= deadline:
                 raise self._late(operation, deadline)
+
+    def is_in_use(self, name: _LockName) -> bool:
+        """Whether a thread may hold that lock: it is in a method that takes it, and does not wait for it.
+
+        Of greenlets it can't be known, and the answer is False.
+        """
+        return any(self._may_hold(name, frame) for frame in sys._current_frames().values())
+
+    def _may_hold(self, name: _LockName, frame: FrameType) -> bool:
+        waiting = Link._wait_for.__code__
+        for below in frames_from(frame):
+            is_ours = below.f_code is waiting or below.f_code in _takers[name]
+            if is_ours and below.f_locals.get("self") is self:
+                return below.f_code is not waiting
+        return False
 
     def _signs(self, name: _LockName) -> tuple[int, int] | None:
         """What changes while the thread that holds a lock goes on; None: it says itself that it does."""
