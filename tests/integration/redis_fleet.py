@@ -166,7 +166,7 @@ class Fleet:
         for each, score in self.redis.zrange(prefix + "held", 0, -1, withscores=True):
             pipe.zadd(prefix + "held", {each: score + gone * AGE})
         for field, value in self.redis.hgetall(prefix + "group").items():
-            if field in (b"born", b"until"):
+            if field in (b"born", b"until", b"hold"):
                 pipe.hset(prefix + "group", field, round(float(value)) - gone)
         pipe.execute()
 

@@ -277,7 +277,7 @@ def test_timeouts_are_kept(path: str, timeout: float) -> None:
     began, clock = awake(), monotonic()
     assert limiter.acquire(timeout, yes) is None
     assert monotonic() - clock >= timeout
-    assert awake() - began < max(0.0, timeout) + 0.1
+    assert awake() - began < max(0.0, timeout) + 0.5
     assert waiting(limiter) == 0
 
 

@@ -1,7 +1,8 @@
 -- The one script of RedisLimiter: everything that a process says and learns, in one step of Redis's.
 --
 -- Keys of a group, all under {js:NAME}:
---   group    hash    born, epoch (which life of the group this is), fence, ticket, lease (the longest, ms), until, grace
+--   group    hash    born, epoch (which life of the group this is), fence, ticket, lease (the longest, ms), until, grace,
+--                    hold (no grants before: some have opened connections without a slot, and get theirs first)
 --   leases   zset    token -> when it ends (ms of TIME). A token is PROCESS:NUMBER
 --   held     zset    process -> how many leases it has; the fraction tells when it got its last one
 --   waiters  zset    process -> how many leases it has * 2^36 + its ticket: who is first goes first
@@ -76,18 +77,18 @@ end
 
 -- The group as it is now -------------------------------------------------------------------------------
 
-local saved = call('HMGET', group, 'born', 'epoch', 'fence', 'lease', 'until', 'grace')
+local saved = call('HMGET', group, 'born', 'epoch', 'fence', 'lease', 'until', 'grace', 'hold')
 local born, epoch, grace = tonumber(saved[1]), saved[2], tonumber(saved[6] or GRACE)
 local fence = math.max(tonumber(saved[3] or 0), highest)
 local longest = math.max(tonumber(saved[4] or 0), lease)
-local latest = tonumber(saved[5] or 0)
+local latest, hold = tonumber(saved[5] or 0), tonumber(saved[7] or 0)
 
 if not born or (latest > now and call('EXISTS', leases) == 0) then
   -- It begins: for the first time, or Redis has lost it, or thrown the leases out. Those who hold say so first.
   born, epoch, grace = now, whole_number(clock[1] * 1000000 + clock[2]), GRACE
   fence = math.max(fence, clock[1] * 1000000 + clock[2])
 end
-born = math.min(born, now) -- the clock went back
+born, hold = math.min(born, now), math.min(hold, now + longest + GRACE) -- the clock went back
 if known ~= '' and known ~= epoch and whole then
   -- Lost, yet the connections stand: the others learn of it only when they renew.
   grace = math.max(grace, math.floor(longest / 3) + GRACE)
@@ -103,9 +104,11 @@ for _, key in ipairs({leases, members}) do -- the clock went back: what ends lat
   end
 end
 
+local have_ended = false
 while true do
   local ended = call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, CHUNK)
   if #ended == 0 then break end
+  have_ended = true
   for _, token in ipairs(ended) do fewer(holder_of(token)) end
   call('ZREMRANGEBYRANK', leases, 0, #ended - 1)
 end
@@ -114,6 +117,9 @@ while true do
   local silent = call('ZRANGEBYSCORE', members, '-inf', now, 'LIMIT', 0, CHUNK)
   if #silent == 0 then break end
   for _, id in ipairs(silent) do forget(id) end
+end
+if have_ended and call('EXISTS', members) == 0 then -- Redis was away: what was opened without a slot comes first
+  hold = math.max(hold, now + GRACE)
 end
 
 -- The caller -------------------------------------------------------------------------------------------
@@ -164,13 +170,18 @@ else
     limit = tonumber(call('ZRANGE', limits, 0, 0, 'WITHSCORES')[2])
 
     local missing, present = {}, 0
+    local on_its_way = token and call('ZSCORE', leases, token) and 1 or 0 -- a grant that it has not told of
     for index = 15, position do
       if call('ZSCORE', leases, ARGV[index]) then
         call('ZADD', leases, now + lease, ARGV[index])
         present = present + 1
+        if ARGV[index] == token then on_its_way = 0 end
       else
         missing[#missing + 1] = ARGV[index]
       end
+    end
+    if present > 0 and not call('ZSCORE', held, me) then -- Redis has thrown that out
+      call('ZADD', held, present + on_its_way + 1 - now * AGE, me)
     end
     -- What is missing is taken again if there is room. What never had a slot comes after those who had one.
     local room = limit - call('ZCARD', leases)
@@ -179,12 +190,14 @@ else
       local verdict = each
       if is_new and now - born < grace then
         verdict = '' -- ask again later
+        hold = math.max(hold, born + grace + GRACE)
       elseif room <= 0 then
         verdict = '-'
         lost[#lost + 1] = each
       else
         room = room - 1
         if is_new then
+          if not whole then hold = math.max(hold, now + GRACE) end -- others may come back just now
           fence = fence + 1
           verdict = me .. ':' .. whole_number(fence)
         end
@@ -218,7 +231,8 @@ end
 
 limit = tonumber(call('ZRANGE', limits, 0, 0, 'WITHSCORES')[2] or limit)
 local room = limit - call('ZCARD', leases)
-while room > 0 and now - born >= grace do
+local is_granting = now - born >= grace and now >= hold
+while room > 0 and is_granting do
   local first = call('ZRANGE', waiters, 0, 0)[1]
   if not first then break end
   local ends = tonumber(call('ZSCORE', members, first) or 0)
@@ -261,7 +275,7 @@ local function tell(id, duty, delay)
   call('PEXPIRE', prefix .. 'in:' .. id, 3 * longest)
 end
 
-local function is_pressed() return excess > 0 or (waiting > 0 and room <= 0 and now - born >= grace) end
+local function is_pressed() return excess > 0 or (waiting > 0 and room <= 0 and is_granting) end
 
 if not is_pressed() then
   call('DEL', asked, told)
@@ -322,12 +336,12 @@ if duty == 0 then call('SREM', told, me) end
 
 local last = call('ZRANGE', leases, -1, -1, 'WITHSCORES')
 call('HSET', group, 'born', born, 'epoch', epoch, 'fence', whole_number(fence), 'lease', longest,
-  'until', last[2] or 0, 'grace', grace)
+  'until', last[2] or 0, 'grace', grace, 'hold', hold)
 call('PEXPIRE', group, DAYS)
 for _, key in ipairs({leases, held, waiters, members, limits, asked, told}) do
   call('PEXPIRE', key, 3 * longest)
 end
 return {
   'ok', epoch, limit, count, count_of(me), waiting, granted, duty, delay,
-  math.max(0, born + grace - now), lost, adopted,
+  math.max(0, now - born < grace and born + grace - now or hold - now), lost, adopted,
 }
