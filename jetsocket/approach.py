@@ -68,6 +68,7 @@ def load_for(options: Options) -> None:
     the same there would wait for ever.
     """
     needed = [
+        "email.utils",  # for dates in Retry-After
         "html",  # for what refusals say
         "jetsocket.wire.upgrade_refusals",
         "jetsocket.wire.websocket",
