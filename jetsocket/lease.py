@@ -220,8 +220,8 @@ class Lease(Generic[T]):
     def fence(self) -> Any:
         """The number that the limiter gave with the connection's slot, and that grows with each it gives.
 
-        For services that refuse what comes with a lower one than the last (a fencing token). None: the pool
-        has no limiter, its tokens have no `fence`, or the connection is closed.
+        Of a limiter with one slot, a store can refuse what comes with a lower one than the last (a fencing
+        token). None: the pool has no limiter, its tokens have no `fence`, or the connection is closed.
         """
         grant = self._told().grant
         return None if grant is None else grant.fence
