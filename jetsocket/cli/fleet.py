@@ -62,6 +62,12 @@ def run(options: argparse.Namespace, given: list[str], terminal: Terminal) -> in
 def _words(action: str, given: list[str], what: str, count: int) -> list[str]:
     if len(given) != count or not all(given):
         raise UsageError(f"fleet {action} takes {what}", "jetsocket fleet --help shows how")
+    from jetsocket.contrib.redis.script import check_name
+
+    try:
+        check_name(given[1])
+    except ValueError as error:
+        raise UsageError(str(error), "give the name that the processes give to RedisLimiter") from error
     return given
 
 

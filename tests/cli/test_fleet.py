@@ -124,6 +124,8 @@ def test_the_examples_of_help_run(line: str, fleet: dict[str, Any]) -> None:
         (["forget", URL, "n"], "fleet forget takes the URL of a Redis, the name of a group and a process"),
         (["status", "ws://localhost", "n"], "that is no URL of a Redis"),
         (["status", "redis://localhost:port", "n"], "that is no URL of a Redis"),
+        (["status", URL, "a{b}"], "name must be printable, not empty, and without braces, not 'a{b}'"),
+        (["forget", URL, "a{b}", "p"], "name must be printable"),
         (["status", "--table", URL, "n"], "there is no option --table"),
     ],
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jetsocket.contrib.redis.link import Link, Source
-from jetsocket.contrib.redis.script import Answer, Call, prefix_of
+from jetsocket.contrib.redis.script import Answer, Call, check_name, prefix_of
 
 __all__ = ["FleetStatus", "ProcessStatus", "forget", "status"]
 
@@ -70,8 +70,9 @@ def status(client_or_url: Any, name: str) -> FleetStatus:
         redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError: Redis does not answer,
             or refuses.
         TypeError: `client_or_url` is neither a URL nor a client.
-        ValueError: It is no URL of a Redis.
+        ValueError: It is no URL of a Redis, or `name` none of a group.
     """
+    check_name(name)
     prefix = prefix_of(name)
     link = Link(Source(client_or_url, prefix), _PATIENCE)
     try:
@@ -127,8 +128,9 @@ def forget(client_or_url: Any, name: str, process: str) -> int:
         redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError: Redis does not answer,
             or refuses.
         TypeError: `client_or_url` is neither a URL nor a client.
-        ValueError: It is no URL of a Redis.
+        ValueError: It is no URL of a Redis, or `name` none of a group.
     """
+    check_name(name)
     link = Link(Source(client_or_url, prefix_of(name)), _PATIENCE)
     try:
         answer = Answer.of(link.run(Call(name, process, op="forget"), _PATIENCE))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jetsocket.pool  # noqa: F401 - what it registers for the exit has to be there before ours
 from jetsocket.clock import deadline_in, monotonic, with_sleep
 from jetsocket.contrib.redis.link import Source
-from jetsocket.contrib.redis.script import prefix_of
+from jetsocket.contrib.redis.script import check_name, prefix_of
 from jetsocket.contrib.redis.session import Session
 from jetsocket.contrib.redis.tokens import Settings, Token
 from jetsocket.limits import Limiter, Owner
@@ -73,10 +73,7 @@ class RedisLimiter(Limiter):
             TypeError: An argument has the wrong type.
             ValueError: An argument is out of its range, or `client_or_url` is no URL of a Redis.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a str, not {name!r}")
-        if not name or set(name) & set("{}") or not name.isprintable():
-            raise ValueError(f"name must be printable, not empty, and without braces, not {name!r}")
+        check_name(name)
         _check_count("limit", limit)
         _check_seconds("lease", lease, 1.0)
         _check_seconds("turn", turn, 0.01)

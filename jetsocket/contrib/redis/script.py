@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DIGEST", "IDLE", "NEXT", "SOURCE", "Answer", "Call", "inbox_of", "prefix_of"]
+__all__ = ["DIGEST", "IDLE", "NEXT", "SOURCE", "Answer", "Call", "check_name", "inbox_of", "prefix_of"]
 
 SOURCE = Path(__file__).with_name("script.lua").read_text(encoding="utf-8")
 DIGEST = hashlib.sha1(SOURCE.encode(), usedforsecurity=False).hexdigest()
@@ -24,6 +24,19 @@ NEXT = 2
 """A duty: the next connection that comes back is given up, if none is idle."""
 
 _KEYS = ("group", "leases", "held", "waiters", "members", "limits", "asked", "told")
+
+
+def check_name(name: str) -> None:
+    """Refuse what can't be the name of a group.
+
+    Raises:
+        TypeError: It is no str.
+        ValueError: It is empty, or has braces or what can't be printed.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {name!r}")
+    if not name or set(name) & set("{}") or not name.isprintable():
+        raise ValueError(f"name must be printable, not empty, and without braces, not {name!r}")
 
 
 def prefix_of(name: str) -> str:
