@@ -1,8 +1,8 @@
 """Each message of a connection to its asker: a request, a subscription, a lease that sends, `on_push`.
 
 In this order, what comes belongs to: the protocol itself (`answer`); a request under way; one that was given
-up, so that it is late, and dropped; an open subscription; one that has ended, so that it is dropped; a
-subscribe under way, whose topic its reply will name; the lease, if it has sent by itself; `on_push`.
+up, so that it is late, and dropped; an open subscription; a subscribe under way, whose topic its reply will
+name; a subscription that has ended, so that it is dropped; the lease, if it has sent by itself; `on_push`.
 """
 
 from __future__ import annotations
@@ -220,13 +220,26 @@ class Askers(Reading):
         """Whether a message belongs to a subscription that is or was open, which gets it."""
         topics = each_topic(self.matching.correlation.topic(part.message))
         feeds = {feed: None for topic in topics for feed in self.topics.of(topic)}
+        is_end = bool(topics) and self.matching.correlation.is_end(part.message)
         for feed in feeds:
-            if self.matching.correlation.is_end(part.message):
+            if is_end:
                 self.topics.close(feed)
                 feed.end(self.matching.error_in(part.message))
             else:
                 feed.put(part.message, part)
-        return bool(feeds) or any(self.topics.has_ended(topic) for topic in topics)
+        if feeds:
+            if self._subscribing and not is_end:
+                self._keep_for_subscribes(part, topics)
+            return True
+        if self._subscribing and not is_end and len(self._held) < _MOST_HELD:
+            return False  # it may be subscribed anew
+        return any(self.topics.has_ended(topic) for topic in topics)
+
+    def _keep_for_subscribes(self, part: Part, topics: list[Hashable]) -> None:
+        """What an open subscription gets may be for another one, too, whose subscribe is under way."""
+        for request in list(self._subscribing):
+            if (feed := request.feed) is not None and len(feed.early) < _MOST_HELD:
+                feed.early[id(part)] = (part, topics)  # again, after a strike: in its place
 
     def _give_to_no_asker(self, part: Part, *, is_old: bool) -> None:
         feed, raw = self.topics.feed, self.raw
@@ -297,6 +310,12 @@ class Askers(Reading):
         try:
             if self.matching.error_in(reply) is None:
                 self.topics.open(feed, each_topic(self.matching.correlation.topic_of(asked.sent, reply)))
+                for mark, (part, topics) in list(feed.early.items()):
+                    if not feed.topics.keys().isdisjoint(topics):
+                        feed.put(part.message, part)
+                    feed.early.pop(
+                        mark, None
+                    )  # whatever strikes before: one that is put again is one, see `Feed.put`
         except Exception as error:  # the correlation's: for who subscribes, or it would wait for ever
             if is_alarm(error, users_code=True):
                 raise

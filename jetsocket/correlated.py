@@ -157,6 +157,7 @@ class CorrelatedConnection(Asking[T]):
             return where, feed
         while True:
             request = Request(feed)
+            dispatcher_of(self._entry or self._current()).finish_ended()
             where = self._ask(request, message, deadline, limit)
             try:
                 if not request.is_open:

@@ -169,6 +169,12 @@ class Dispatcher(Sending):
         self.has_worker = False
         self.drain()
 
+    def finish_ended(self) -> None:
+        """Before a subscribe leaves: what has come of a topic that has ended is none of the new one's."""
+        if self.topics.has_any_ended and not self.is_led:
+            self.wire.look(quick=True)
+            self.drain()
+
     def _read_what_is_there(self) -> None:
         while True:
             if queue := self.wire.lend_queue(self.wire.holder):

@@ -37,9 +37,10 @@ class Feed(Mailbox[Any]):
         sent: The message that did.
         dropped: How many were lost because the queue was full.
         owner: The borrower whose it is.
+        early: What came before it was open, for topics that another subscription had; by identity.
     """
 
-    __slots__ = ("_last", "dropped", "most", "overflow", "owner", "sent", "topics", "where")
+    __slots__ = ("_last", "dropped", "early", "most", "overflow", "owner", "sent", "topics", "where")
 
     def __init__(self, most: int, overflow: Overflow, where: str) -> None:
         """Keep at most so many that were not taken; `where` is the URI as it may be shown."""
@@ -57,6 +58,7 @@ class Feed(Mailbox[Any]):
         self.sent: Any = None
         self.dropped = 0
         self.owner: object = None
+        self.early: dict[int, tuple[Any, list[Hashable]]] = {}
         self._last: object = None  # so that one that is handed out again, after a strike, is not there twice
 
     def put(self, message: Any, mark: object) -> None:
@@ -200,6 +202,11 @@ class Topics:
     def has_ended(self, topic: Hashable) -> bool:
         """Whether it was open and is not any more."""
         return topic in self._ended and not self._open.get(topic)
+
+    @property
+    def has_any_ended(self) -> bool:
+        """Whether something may still come for a topic that was open and is not any more."""
+        return bool(self._ended)
 
     def all(self) -> list[Feed]:
         """All subscriptions."""

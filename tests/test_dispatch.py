@@ -5,6 +5,7 @@ Also tests: `askers`, `sending`.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -30,10 +31,11 @@ from jetsocket.pending import Request
 from jetsocket.sending import MOST_GIVEN_UP
 from jetsocket.topics import Feed
 from tests import service_fixtures
-from tests.servers import EchoServer, wait_until
+from tests.servers import Connection, EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
 
 server = service_fixtures.server
+MakeServer = Callable[..., EchoServer]
 LIBRARY = os.path.dirname(jetsocket.__file__)
 
 
@@ -529,7 +531,106 @@ def test_the_end_of_an_old_subscription_is_none_of_one_that_is_under_way(
         assert [feed.is_ended for feed in feeds] == [True, False]
         hand_out(where, {"id": new.key, "opened": "a"}, {"topic": "a", "n": 3})
         got = [[each["n"] for each in feed.arrived] for feed in feeds]
-        assert (got, feeds[1].is_ended, where.unasked) == ([[1], [3]], False, 0)
+        assert (got, feeds[1].is_ended, where.unasked) == ([[1], [1, 2, 3]], False, 0)
+        conn.discard()
+
+
+def books(conn: Connection) -> None:
+    """What was subscribed so often comes before each confirmation; and what ends it is confirmed."""
+    times: dict[str, int] = {}
+    for text in conn:
+        message = json.loads(text)
+        topic, reply = message["topic"], {"id": message["id"]}
+        if message["do"] == "subscribe":
+            times[topic] = times.get(topic, 0) + 1
+            conn.send(json.dumps({"topic": topic, "n": times[topic]}))
+            reply["opened"] = topic
+        conn.send(json.dumps(reply))
+
+
+def test_what_comes_before_the_reply_is_not_lost_where_the_topic_was_subscribed_before(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(echo_server(books), correlation=Plain(), max_connections=1)
+    message = {"do": "subscribe", "topic": "book"}
+    for n in range(1, 4):
+        with pool.subscribe("/", message, timeout=5) as book:
+            assert book.get(5) == {"topic": "book", "n": n}
+    with pool.acquire("/") as conn:
+        for n in range(4, 7):
+            with conn.subscribe(message, timeout=5) as book:
+                assert book.get(5) == {"topic": "book", "n": n}
+    assert (pool.stats().total_connections, pool.stats().unasked_messages) == (1, 0)
+
+
+def test_what_comes_before_the_reply_is_not_lost_where_another_subscription_has_the_topic(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(echo_server(books), correlation=Plain(), max_in_flight=8)
+    message = {"do": "subscribe", "topic": "book"}
+    with pool.subscribe("/", message, timeout=5) as first, pool.subscribe("/", message, timeout=5) as second:
+        assert [first.get(5)["n"], first.get(5)["n"], second.get(5)["n"]] == [1, 2, 2]
+        for each in (first, second):
+            with pytest.raises(TimeoutError):
+                each.get(0)
+    assert pool.stats().total_connections == 1
+
+
+def test_what_has_ended_is_dropped_where_another_topic_is_subscribed(pool: ConnectionPool[Any]) -> None:
+    with pool.acquire("/") as conn:
+        where, feed = dispatcher(conn), Feed(10, "error", "ws://h/")
+        where.topics.open(old := Feed(10, "error", "ws://h/"), ["old"])
+        where.topics.close(old)
+        request = sent(conn, {"do": "never", "topic": "new"}, feed)
+        where._subscribing[request] = None
+        hand_out(where, {"topic": "old", "n": 1}, {"topic": "old", "end": True}, {"topic": "new", "n": 2})
+        where.topics.open(feed, ["new"])
+        where._end_subscribe(request)
+        hand_out(where)
+        assert ([each["n"] for each in feed.arrived], where.unasked) == ([2], 0)
+        conn.discard()
+
+
+def test_what_came_before_a_topic_is_subscribed_anew_is_none_of_it(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    message = {"do": "subscribe", "topic": "book"}
+    with make_pool(echo_server(books), correlation=Plain()).acquire("/") as conn:
+        for n in (1, 2, 3):
+            with conn.subscribe(message, timeout=5) as book:
+                assert book.get(5)["n"] == n
+            dispatcher(conn)._parts.append(part({"topic": "book", "n": "late"}))  # read, and not handed out
+
+
+def test_whatever_strikes_as_a_subscription_opens_what_came_before_reaches_it_once(
+    server: EchoServer, make_pool: MakePool
+) -> None:
+    class Confirmed(Plain):
+        def topic_of(self, sent: Any, reply: Any) -> Any:
+            return None if reply is None else reply["opened"]
+
+    with make_pool(server, correlation=Confirmed()).acquire("/") as conn:
+        where, strike_at = dispatcher(conn), 0
+        while True:
+            feed, other = (Feed(10, "error", "ws://h/") for _ in range(2))
+            where.topics.open(other, ["a"])
+            asked = sent(conn, {"do": "never"}, feed).asked
+            assert asked is not None
+            where._parts.extend(map(part, [{"topic": "a", "n": 1}, {"topic": "a", "n": 2}]))
+            where._parts.append(part({"id": asked.key, "opened": "a"}))
+            try:
+                count = count_events(lambda: where._hand_out(None), strike_at)
+            except Struck:
+                count = strike_at + 1
+                where._hand_out(None)
+            got = [[each["n"] for each in box.arrived] for box in (other, feed)]
+            assert (strike_at, got, feed.early) == (strike_at, [[1, 2], [1, 2]], {})
+            for each in (feed, other):
+                where.topics.close(each)
+            if count <= strike_at:
+                break
+            strike_at += 1
+        assert strike_at > 20
         conn.discard()
 
 

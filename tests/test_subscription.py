@@ -104,6 +104,7 @@ def test_it_ends_at_the_server_before_the_connection_is_reused(
     for _ in range(5):
         with pool.acquire("/") as conn:
             assert numbers(conn.subscribe(subscribing(count=2)), 2) == [0, 1]
+        assert pool.request("/", {"n": 1}, 5)["n"] == 1  # so what came behind the end has come
     with pool.subscribe("/", subscribing(count=2)) as subscription:
         assert numbers(subscription, 2) == [0, 1]
     assert list(subscription) == []

@@ -1,8 +1,8 @@
 """A conversation through one correlation, without a network: a pure model of what a pool does with it.
 
 `Conversation` sends by `tag` and hands in what comes, in the order of dispatch of the design: `answer`, a
-request under way, one that was given up, an open subscription, one that has ended, what is held while a
-subscribe is under way, and what was not asked for.
+request under way, one that was given up, an open subscription, what is held while a subscribe is under way, a
+subscription that has ended, and what was not asked for.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Feed:
         self.sent = sent
         self.topics: list[Hashable] = []
         self.pushes: list[Any] = []
+        self.early: list[Any] = []  # what came for open ones while this was under way
         self.ended = False
         self.error: Exception | None = None
 
@@ -155,6 +156,9 @@ class Conversation:
                     correlation.topic_of(asked.sent, correlation.result(call.replies, asked))
                 )
                 self._feeds.append(feed)
+                feed.pushes += [
+                    each for each in feed.early if set(topics_of(correlation.topic(each))) & set(feed.topics)
+                ]
             held, self._held = self._held, []
             for push in held:
                 self._push(push)
@@ -163,19 +167,21 @@ class Conversation:
         correlation = self.correlation
         topics = topics_of(correlation.topic(message))
         feeds = [feed for feed in self._feeds if set(feed.topics) & set(topics)]
+        is_end = bool(topics) and correlation.is_end(message)
         for feed in feeds:
-            if correlation.is_end(message):
+            if is_end:
                 feed.ended, feed.error = True, correlation.error(message)
                 self._feeds.remove(feed)
                 self._ended.update(feed.topics)
             else:
                 feed.pushes.append(message)
         if feeds:
-            return
-        if set(topics) & self._ended:
-            self.dropped.append(message)
-        elif self._opening:
+            for _, opening in self._opening if not is_end else ():
+                opening.early.append(message)
+        elif self._opening and not (is_end and set(topics) & self._ended):
             self._held.append(message)
+        elif set(topics) & self._ended:
+            self.dropped.append(message)
         else:
             self.unasked.append(message)
 
