@@ -349,7 +349,7 @@ class Asking(PooledConnection[T]):
                 sent_at = None
             while request.arrived:
                 reply = request.arrived.popleft()
-                error = matching.error_in(reply)
+                error = matching.error_in(reply, asked)
                 if error is None:
                     reply = matching.correlation.untag(reply, asked.message)
                     yield cast("T", matching.value_of(reply, uri))

@@ -351,8 +351,8 @@ class ReplyError(JetSocketError):
             gave none.
         message: What the server said, as it said it; in ``args`` it is fit to be shown.
         data: What else it said: JSON-RPC's `data`, GraphQL's list of errors; None if there was nothing.
-        reply: The whole reply. Neither `data` nor `reply` are in ``args``, and what of them can't be
-            pickled is None in a copy.
+        reply: The whole reply, with the caller's own id. Neither `data` nor `reply` are in ``args``, and what
+            of them can't be pickled is None in a copy.
     """
 
     _facts = ("code", "message")

@@ -179,14 +179,27 @@ class Matching:
         correlation = self.correlation
         for reply in replies:
             if (error := correlation.error(reply)) is not None:
-                raise _as_reply_error(error, reply)
+                raise self._own(_as_reply_error(error, reply), reply, asked)
         reply = replies[-1] if self._takes_last else correlation.result(replies, asked)
         return correlation.untag(reply, asked.message)
 
-    def error_in(self, reply: Any) -> ReplyError | None:
-        """The error that a reply is; None: it is none."""
+    def error_in(self, reply: Any, asked: Asked | None = None) -> ReplyError | None:
+        """The error that a reply is; None: it is none. `asked`: the request whose caller is to get it."""
         error = self.correlation.error(reply)
-        return None if error is None else _as_reply_error(error, reply)
+        if error is None:
+            return None
+        found = _as_reply_error(error, reply)
+        return found if asked is None else self._own(found, reply, asked)
+
+    def _own(self, error: ReplyError, reply: Any, asked: Asked) -> ReplyError:
+        """An error for its caller, whose own id is put back into the reply that it shows."""
+        if error.reply is reply:
+            try:
+                error.reply = self.correlation.untag(reply, asked.message)
+            except Exception as failure:  # of the correlation, over a reply of any form: it stays as it came
+                if is_alarm(failure, users_code=True):
+                    raise
+        return error
 
 
 def _as_reply_error(error: JetSocketError, reply: Any) -> ReplyError:

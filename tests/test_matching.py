@@ -163,3 +163,33 @@ def test_an_error_of_any_reply_is_raised_and_one_of_another_class_wrapped() -> N
         given.outcome([0, 2], Asked("mine", "sent", 1))
     assert wrapped.value.__cause__ is late
     assert wrapped.value.reply == 2
+
+
+def test_an_error_shows_the_reply_with_the_callers_id() -> None:
+    def untag(self: Any, reply: Any, message: Any) -> Any:
+        return {**reply, "id": message["id"]}
+
+    def error(self: Any, message: Any) -> Any:
+        if "plain" in message:
+            return ReplyError("no", reply="another")
+        return ReplyError("no", reply=message) if "no" in message else TimeoutError("x", operation="recv")
+
+    asked, given = Asked({"id": "mine"}, {"id": 7}, 7), matching(untag=untag, error=error)
+    came = {"id": 7, "no": 1}
+    with pytest.raises(ReplyError) as failed:
+        given.outcome([came], asked)
+    for raised in (given.error_in(came, asked), failed.value):
+        assert raised is not None
+        assert (raised.reply, came) == ({"id": "mine", "no": 1}, {"id": 7, "no": 1})
+    assert given.error_in({"id": 7}, asked).reply == {"id": "mine"}  # type: ignore[union-attr]  # it is one
+    assert given.error_in({"id": 7, "plain": 1}, asked).reply == "another"  # type: ignore[union-attr]  # likewise
+    assert given.error_in(came).reply is came  # type: ignore[union-attr]  # likewise
+
+
+def test_an_error_whose_id_can_not_be_put_back_shows_the_reply_as_it_came() -> None:
+    given = matching(
+        untag=lambda self, reply, message: reply["nothing"], error=lambda self, it: ReplyError("no", reply=it)
+    )
+    with pytest.raises(ReplyError) as raised:
+        given.outcome([{"id": 7}], Asked({"id": 1}, {"id": 7}, 7))
+    assert raised.value.reply == {"id": 7}

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from jetsocket.correlation.base import Asked, Correlation, NewId, Topics
 from jetsocket.correlation.paths import TopicPath, look_up, names_of
-from jetsocket.correlation.reading import key_of, member, needs_object, reply_error, with_member
+from jetsocket.correlation.reading import key_of, member, needs_object, reply_error, with_item, with_member
 from jetsocket.exceptions import ReplyError
 
 __all__ = ["ById"]
@@ -85,8 +85,9 @@ class ById(Correlation):
     ) -> None:
         """Make one for any number of pools.
 
-        A path is dotted: "params.id". In those of topics, `*` is each member of a list, a number one of them,
-        and a list at the end stands for each of what is in it. Several paths together name one topic.
+        A path is dotted: "params.id"; a number is one member of a list: "args.0.id". In those of topics, `*`
+        is each member of a list, and a list at the end stands for each of what is in it. Several paths
+        together name one topic.
 
         Args:
             request_path: Where a request carries its id.
@@ -125,7 +126,7 @@ class ById(Correlation):
         """Give a request our id."""
         name = self._name
         request = message if type(message) is dict else needs_object(message, "a request")
-        old = member(message, *self._request) if name is None else request.get(name)
+        old = look_up(message, self._request) if name is None else request.get(name)
         given = str(new_id.number) if self._as_text or isinstance(old, str) else new_id.number
         if name is None:
             return with_member(request, given, *self._request), given
@@ -133,7 +134,7 @@ class ById(Correlation):
 
     def asks(self, message: Any) -> Hashable | None:
         """The id of a request that is sent as it is."""
-        return key_of(member(message, *self._request))
+        return key_of(look_up(message, self._request))
 
     def key(self, message: Any) -> Hashable | None:
         """The id of a reply."""
@@ -175,10 +176,11 @@ class ById(Correlation):
         if self._name is not None and type(message) is dict:  # nearly always
             given = message.get(self._name)
         else:
-            given = member(message, *self._request)
-        if given is None or member(reply, *self._reply) is None:
+            given = look_up(message, self._request)
+        if given is None or look_up(reply, self._reply) is None:
             return reply
-        return with_member(reply, given, *self._reply)
+        put = with_item if isinstance(reply, list) else with_member
+        return put(reply, given, *self._reply)
 
     # --- subscriptions
 

@@ -124,7 +124,11 @@ class Cdp(Correlation):
         method = text_of(member(sent, "method"))
         if method == "session.subscribe":
             events = member(sent, "params", "events")
-            return [each for each in events if isinstance(each, str)] if isinstance(events, list) else None
+            return (
+                [each for each in events if isinstance(each, str)]
+                if isinstance(events, (list, tuple))
+                else None
+            )
         session, domain = text_of(member(sent, "sessionId")), method.partition(".")[0]
         switch = _SWITCHES.get(method)
         if switch is None or not switch.events:

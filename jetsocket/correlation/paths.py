@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from jetsocket.correlation.reading import key_of, with_member
+from jetsocket.correlation.reading import index_of, key_of, with_member
 
 __all__ = ["TopicPath", "look_up", "names_of"]
 
@@ -35,8 +35,11 @@ def look_up(message: object, names: Sequence[str]) -> Any:
     for name in names:
         if isinstance(message, dict):
             message = message.get(name)
-        elif isinstance(message, list) and name.isdecimal() and len(name) < 10 and int(name) < len(message):
-            message = message[int(name)]
+        elif isinstance(message, (list, tuple)):
+            place = index_of(name)
+            if place is None or place >= len(message):
+                return None
+            message = message[place]
         else:
             return None
     return message
@@ -80,7 +83,7 @@ class TopicPath:
             return self._topics(message, message)
         each = look_up(message, self._list)
         found: dict[Hashable, None] = {}
-        for inner in each[:_MOST_TOPICS] if isinstance(each, list) and each else (None,):
+        for inner in each[:_MOST_TOPICS] if isinstance(each, (list, tuple)) and each else (None,):
             found.update(dict.fromkeys(self._topics(message, inner)))
         return list(found)
 
@@ -94,7 +97,7 @@ class TopicPath:
         """A copy of `message` that names no other topic, as far as what it names stands in lists."""
         if self._list is not None:
             each = look_up(message, self._list)
-            if not isinstance(each, list):
+            if not isinstance(each, (list, tuple)):
                 return dict(message)
             return with_member(
                 message, [one for one in each if topic in self._topics(message, one)], *self._list
@@ -103,13 +106,17 @@ class TopicPath:
         wanted = (topic,) if self._is_one or not isinstance(topic, tuple) else topic
         for (names, _), part in zip(self._parts, wanted, strict=False):
             value = look_up(message, names)
-            if isinstance(value, list):
+            if isinstance(value, (list, tuple)):
                 copy = with_member(copy, [one for one in value if _frozen(one) == part], *names)
         return copy
 
 
 def _alternatives(value: object) -> list[Hashable]:
-    return [_frozen(each) for each in value[:_MOST_TOPICS]] if isinstance(value, list) else [_frozen(value)]
+    return (
+        [_frozen(each) for each in value[:_MOST_TOPICS]]
+        if isinstance(value, (list, tuple))
+        else [_frozen(value)]
+    )
 
 
 def _frozen(value: object, depth: int = 0) -> Hashable | None:
@@ -118,6 +125,6 @@ def _frozen(value: object, depth: int = 0) -> Hashable | None:
         return None
     if isinstance(value, dict):
         return frozenset((str(name), _frozen(each, depth + 1)) for name, each in value.items())
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return tuple(_frozen(each, depth + 1) for each in value)
     return ("bool", value) if isinstance(value, bool) else key_of(value)

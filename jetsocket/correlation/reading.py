@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jetsocket.exceptions import ReplyError
@@ -12,6 +12,7 @@ from jetsocket.wire.redaction import hide
 
 __all__ = [
     "code_of",
+    "index_of",
     "key_of",
     "member",
     "needs_object",
@@ -20,10 +21,12 @@ __all__ = [
     "text_of",
     "topics_of",
     "unexpected",
+    "with_item",
     "with_member",
 ]
 
 _LARGEST = 2**63
+_LONGEST_INDEX = 10  # digits
 
 
 def member(message: object, *names: str) -> Any:
@@ -36,14 +39,41 @@ def member(message: object, *names: str) -> Any:
 
 
 def with_member(message: Mapping[str, Any], value: object, *names: str) -> dict[str, Any]:
-    """A copy of `message` with `value` under these names; what is not on that way is shared with it."""
+    """A copy of `message` with `value` under these names; what is not on that way is shared with it.
+
+    A number is an index where there is a list.
+
+    Raises:
+        ValueError: There is a list that has no such member.
+    """
     name, *within = names
     copy = dict(message)
     if within:
-        inner = copy.get(name)
-        value = with_member(inner if isinstance(inner, Mapping) else {}, value, *within)
+        value = _with_inner(copy.get(name), value, within)
     copy[name] = value
     return copy
+
+
+def with_item(items: Sequence[Any], value: object, *names: str) -> list[Any]:
+    """`with_member` of a list, at whose index the first name stands."""
+    name, *within = names
+    place = index_of(name)
+    if place is None or place >= len(items):
+        raise ValueError(f"a path leads to {name!r} of a list that has {len(items)} members")
+    copy = list(items)
+    copy[place] = _with_inner(copy[place], value, within) if within else value
+    return copy
+
+
+def _with_inner(inner: object, value: object, names: Sequence[str]) -> Any:
+    if isinstance(inner, (list, tuple)):
+        return with_item(inner, value, *names)
+    return with_member(inner if isinstance(inner, Mapping) else {}, value, *names)
+
+
+def index_of(name: str) -> int | None:
+    """The index in a list that a name on a path is; None: it is none."""
+    return int(name) if name.isdecimal() and len(name) < _LONGEST_INDEX else None
 
 
 def needs_object(message: object, what: str) -> Mapping[str, Any]:

@@ -249,6 +249,26 @@ def test_paths_may_differ_and_lead_inside() -> None:
     assert second.result(nested_ids) == {"meta": {"for": 2}, "header": {"id": 1}}
 
 
+@pytest.mark.parametrize("sequence", [list, tuple])
+def test_paths_may_lead_through_lists(sequence: Any) -> None:
+    listed = ById("args.1.id", "0")
+    conversation = Conversation(listed)
+    message = {"op": "q", "args": sequence([{"id": "x"}, {"id": "mine", "n": 7}])}
+    request = conversation.ask(message)
+    assert conversation.out == [{"op": "q", "args": [{"id": "x"}, {"id": "1", "n": 7}]}]
+    assert message == {"op": "q", "args": sequence([{"id": "x"}, {"id": "mine", "n": 7}])}
+    assert listed.asks(message) == "mine"
+    conversation.comes(["1", {"price": 3}])
+    assert request.result(listed) == ["mine", {"price": 3}]
+
+
+def test_an_id_has_a_place_in_the_list_to_which_its_path_leads() -> None:
+    with pytest.raises(ValueError, match="a path leads to '1' of a list that has 1 members"):
+        Conversation(ById("args.1.id")).ask({"args": [{"id": 7}]})
+    with pytest.raises(ValueError, match="a path leads to 'id' of a list"):
+        Conversation(ById("args.id")).ask({"args": [7]})
+
+
 @pytest.mark.parametrize("other", [True, "1", None, 1.5, [1]])
 def test_a_key_is_strict(other: Any) -> None:
     assert BINANCE.key({"id": other}) != 1

@@ -20,6 +20,7 @@ from tests.correlation.garbage import messages, nested
         ("c.0", "x"),
         ("c.1.d", 8),
         ("c.2", None),
+        ("t.1.e", 9),
         ("c.-1", None),
         ("c.d", None),
         ("c.99999999999999999999", None),
@@ -29,7 +30,7 @@ from tests.correlation.garbage import messages, nested
     ],
 )
 def test_what_stands_at_a_path(path: str, found: Any) -> None:
-    message = {"a": {"b": 7}, "c": ["x", {"d": 8}], "9": "nine"}
+    message = {"a": {"b": 7}, "c": ["x", {"d": 8}], "9": "nine", "t": (0, {"e": 9})}
     assert look_up(message, names_of(path, "path")) == found
 
 
@@ -48,6 +49,8 @@ def test_what_is_no_path_is_refused(path: Any, error: type[Exception]) -> None:
         ("stream", {"result": None}, []),
         ("stream", {"stream": None}, []),
         ("params", {"params": ["a", "b"]}, ["a", "b"]),
+        ("params", {"params": ("a", "b")}, ["a", "b"]),
+        ("args.*.c", {"args": ({"c": 1}, {"c": ("x",)})}, [1, "x"]),
         ("data.*.symbol", {"data": [{"symbol": "A"}, {"symbol": "B"}, {"symbol": "A"}]}, ["A", "B"]),
         ("data.*", {"data": ["A", 7]}, ["A", 7]),
         ("data.*.symbol", {"data": {"symbol": "A"}}, []),
@@ -107,6 +110,9 @@ def test_paths_that_are_no_text_are_refused() -> None:
         (("p.c", "p.s"), {"p": {"c": "t", "s": ["A", "B"]}}, ("t", "B"), {"p": {"c": "t", "s": ["B"]}}),
         ("args.*.c", {"args": [{"c": 1}, {"c": 2}]}, 2, {"args": [{"c": 2}]}),
         (("args.*.c", "args.*.i"), {"args": [{"c": 1, "i": 1}, {"c": 1}]}, (1, None), {"args": [{"c": 1}]}),
+        ("params", {"params": ("a", "b")}, "a", {"params": ["a"]}),
+        ("args.*.c", {"args": ({"c": 1}, {"c": 2})}, 2, {"args": [{"c": 2}]}),
+        ("a.1.c", {"a": [7, {"c": ["x", "y"]}]}, "y", {"a": [7, {"c": ["y"]}]}),
         ("args.*.c", {"args": 7}, 2, {"args": 7}),
     ],
 )

@@ -18,6 +18,7 @@ from jetsocket.correlation.reading import (
     text_of,
     topics_of,
     unexpected,
+    with_item,
     with_member,
 )
 
@@ -50,7 +51,18 @@ def test_a_copy_with_a_member_shares_what_is_elsewhere() -> None:
     assert copy["e"] is message["e"] and copy["d"]["a"] is message["d"]["a"]
 
 
-@pytest.mark.parametrize("inner", [None, 7, "x", [1]])
+def test_a_number_is_an_index_where_there_is_a_list() -> None:
+    message: dict[str, Any] = {"d": [{"a": [1]}, (2, 3)]}
+    assert with_member(message, 7, "d", "0", "id") == {"d": [{"a": [1], "id": 7}, (2, 3)]}
+    assert with_member(message, 7, "d", "1", "0") == {"d": [{"a": [1]}, [7, 3]]}
+    assert with_item(message["d"], 7, "1") == [{"a": [1]}, 7]
+    assert message == {"d": [{"a": [1]}, (2, 3)]}
+    for name in ("2", "-1", "e", "9" * 20):
+        with pytest.raises(ValueError, match=f"a path leads to '{name}' of a list that has 2 members"):
+            with_member(message, 7, "d", name)
+
+
+@pytest.mark.parametrize("inner", [None, 7, "x"])
 def test_a_member_replaces_what_can_not_hold_it(inner: Any) -> None:
     assert with_member({"d": inner}, 7, "d", "e", "id") == {"d": {"e": {"id": 7}}}
 
