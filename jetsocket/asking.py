@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any, NamedTuple, NoReturn, cast
 
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
 from jetsocket.correlation.base import NewId
-from jetsocket.dispatch import Dispatcher
+from jetsocket.dispatch import HAS_ARRIVED, Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.events import EndOfRequest
 from jetsocket.exceptions import (
@@ -55,13 +54,13 @@ class Asking(PooledConnection[T]):
         if send_by is None and (most := terms.send_timeout) is not None:
             send_by = self._until(most)
         try:
-            wire.send_data(TEXT, b"", send_by, borrower, partial(where.make, request))
+            wire.send_data(TEXT, b"", send_by, borrower, where.make, request)
             sent_at, asked = monotonic(), request.asked
             if asked is None or asked.key is None:
                 return cast("T", None)  # no reply will come
             if deadline is None and (most := terms.recv_timeout) is not None:
                 deadline = self._until(most)
-            replies = where.await_reply(request, asked, deadline, sent_at)
+            reply = where.await_reply(request, asked, deadline, sent_at)
         except TimeoutError as error:
             where.give_up(request)
             if is_alarm(error):
@@ -71,9 +70,11 @@ class Asking(PooledConnection[T]):
             where.give_up(request)
             raise
         terms.reply_time.add(monotonic() - sent_at)
-        if request.error is not None or terms.codec.is_typed:
-            return self._outcome(request, replies)
-        return where.matching.outcome(replies, asked)  # type: ignore[no-any-return]  # cast() is a call
+        if reply is HAS_ARRIVED:
+            return self._outcome(request)
+        if terms.codec.is_typed or where.matching.correlation.error(reply) is not None:
+            return self._outcome(request, [reply])
+        return where.matching.correlation.untag(reply, message)  # type: ignore[no-any-return]  # cast() is a call
 
     def _request_shared(self, message: Any, deadline: float | None, limit: float | None) -> T:
         """`_request` over a connection that others use, too: what waits to be sent, one of them sends."""
@@ -182,7 +183,8 @@ class Asking(PooledConnection[T]):
     def _ask(self, request: Request, message: Any, deadline: float | None, limit: float | None) -> Dispatcher:
         def leave(entry: Entry) -> Dispatcher:
             where = dispatcher_of(entry)
-            where.send(request, message, deadline, self._holder(where))
+            # Who may use it: this lease's borrower, or all that share it.
+            where.send(request, message, deadline, where if self._borrower.shares else self._borrower)
             return where
 
         return self._send_over(leave, deadline, limit)
@@ -360,10 +362,6 @@ class Asking(PooledConnection[T]):
                 if request.error is not None:
                     raise_error_of(request)
                 return
-
-    def _holder(self, where: Dispatcher) -> object:
-        """Who may use the connection: this lease's borrower, or all that share it."""
-        return where if self._borrower.shares else self._borrower
 
     @property
     def _matching(self) -> Matching:

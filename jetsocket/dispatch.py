@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final
 
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Asked
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lock_watch import LockWatch
-from jetsocket.mailbox import LOOK_AGAIN, Mailbox, Turn
+from jetsocket.mailbox import HOLDERS, LOOK_AGAIN, Mailbox
 from jetsocket.matching import Matching, Part, Payload, strict
 from jetsocket.pending import MOST_NOTED, Request
 from jetsocket.pushes import Pushes
@@ -21,6 +22,9 @@ from jetsocket.wire.link import not_held
 
 if TYPE_CHECKING:
     from jetsocket.wire.websocket import WebSocket
+
+HAS_ARRIVED: Final = object()
+"""In place of a reply: what came is in the mailbox of its request."""
 
 _PATIENCE = 1.0  # s that a borrower may read nothing before a worker looks what has come
 _MUCH = 100  # messages
@@ -92,9 +96,9 @@ class Dispatcher(Sending):
                 self._take(queue)
             self._hand_out(box)
 
-    def await_reply(  # noqa: PLR0912 - one function, as calls are most of what a reply costs
+    def await_reply(  # noqa: PLR0912, PLR0915 - one function, as calls are most of what a reply costs
         self, request: Request, asked: Asked, deadline: float | None, now: float
-    ) -> list[Any]:
+    ) -> Any:
         """`wait` for the last reply to a request that has left, which is mostly what comes next.
 
         Where only one thread uses a connection, as of an exclusive lease, this is all of it: it leads, and
@@ -108,15 +112,24 @@ class Dispatcher(Sending):
             now: Monotonic, s.
 
         Returns:
-            The replies.
+            The reply, if that is what the request returns; `HAS_ARRIVED`: what came is in its mailbox.
 
         Raises:
             TimeoutError: As `wait`, and so are the others.
         """
-        wire, matching, turn, is_done = self.wire, self.matching, Turn(), True
+        wire, matching, is_done = self.wire, self.matching, True
         read, correlation = matching.read_one, matching.correlation
+        request.thread = get_ident()
         try:
-            if read and not (self._parts or self._held) and self._lead(turn, None, "recv") is turn:
+            leader = self._leader
+            if not (leader is None or leader.is_over) or self.lock.locked():
+                leader = self._lead(request, None, "recv")
+            else:  # the same without a call
+                with self.lock:
+                    leader = self._leader
+                    if leader is None or leader.is_over:
+                        self._leader = leader = request
+            if leader is request and read and not (self._parts or self._held):
                 until = now + LOOK_AGAIN
                 if deadline is not None and deadline < until:
                     until = deadline
@@ -136,8 +149,11 @@ class Dispatcher(Sending):
                         if matching.answers and correlation.answer(message) is not None:
                             break
                         asked.replies += 1
-                        if not correlation.is_last(message, asked):
+                        is_last = correlation.is_last(message, asked)
+                        is_result = is_last and asked.replies == 1 and matching.takes_last
+                        if not is_result:
                             request.put(message, payload)
+                        if not is_last:
                             is_done = True
                             break
                         self.answered[key] = self.tenancy  # as `_note_answered`, which forgets the oldest
@@ -148,7 +164,7 @@ class Dispatcher(Sending):
                         self._under_way.pop(key, None)
                         if len(self.answered) > 2 * MOST_NOTED:
                             self._note_answered(key)
-                        return [message]
+                        return message if is_result else HAS_ARRIVED
                     finally:
                         if not is_done:
                             queue.appendleft(payload)
@@ -157,12 +173,12 @@ class Dispatcher(Sending):
             if is_alarm(error, users_code=not is_done) or not is_known:
                 raise  # else `wait` finds out, too, and does what is to be done
         finally:
-            turn.is_over = True
+            request.is_over = True
             if self._followers:
-                self._leave(turn, request)
+                self._leave(request, request)
         if not request.is_ended:
             self.wait(request, deadline, "recv")
-        return list(request.arrived)
+        return HAS_ARRIVED
 
     def work(self) -> None:
         """`drain`, in a worker."""
@@ -294,4 +310,6 @@ class Dispatcher(Sending):
         self.outbox.fail(error)
 
 
-__all__ = ["Dispatcher"]
+HOLDERS.add(Dispatcher.await_reply.__code__)
+
+__all__ = ["HAS_ARRIVED", "Dispatcher"]

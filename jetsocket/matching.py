@@ -61,6 +61,7 @@ class Matching:
         answers: Whether the protocol wants some messages answered at once.
         cancels: Whether it can tell the server that a request was given up.
         has_topics: Whether it has subscriptions.
+        takes_last: Whether a request returns the last of its replies.
         read_one: Reads the one message of a frame, or raises: what the codec does, or as there are several;
             None: `parts` is to be asked.
         write: Makes the text of a message that is a dict; None: `encode` is to be asked.
@@ -82,7 +83,7 @@ class Matching:
         self.answers = kind.answer is not base.answer
         self.cancels = kind.cancel is not base.cancel
         self.has_topics = kind.topic is not base.topic
-        self._takes_last = kind.result is base.result
+        self.takes_last = kind.result is base.result
         self.configures = kind.configure is not base.configure
         beat = correlation.heartbeat
         self.heartbeat = None if beat is None else self.encode(beat, None)
@@ -180,7 +181,7 @@ class Matching:
         for reply in replies:
             if (error := correlation.error(reply)) is not None:
                 raise self._own(_as_reply_error(error, reply), reply, asked)
-        reply = replies[-1] if self._takes_last else correlation.result(replies, asked)
+        reply = replies[-1] if self.takes_last else correlation.result(replies, asked)
         return correlation.untag(reply, asked.message)
 
     def error_in(self, reply: Any, asked: Asked | None = None) -> ReplyError | None:

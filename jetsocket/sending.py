@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Container, Hashable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jetsocket.askers import Askers
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 MOST_GIVEN_UP = 1024
 """Requests that were given up and not answered yet, beyond which a connection is closed."""
 
+_new = object.__new__
 _new_id = tuple.__new__  # `NewId(…)` goes through a function in Python
 _MAY_COME = "a request with the id of this message may still be answered"
 _APART = 2**30  # the first number of ours behind an id that a lease has chosen: those mostly are small
@@ -63,7 +63,7 @@ class Sending(Askers, Messenger):
         """
         request.message = message
         try:
-            self.wire.send_data(TEXT, b"", deadline, holder, partial(self.make, request))
+            self.wire.send_data(TEXT, b"", deadline, holder, self.make, request)
         except BaseException:
             self.give_up(request)
             raise
@@ -98,7 +98,8 @@ class Sending(Askers, Messenger):
                 key = strict(key)
             if key is None or key not in self.raw_keys:
                 break
-        asked = Asked(message, sent, key)
+        asked = _new(Asked)  # `Asked(…)` goes through a function in Python, too
+        asked.message, asked.sent, asked.key, asked.replies, asked.notes = message, sent, key, 0, {}
         if write is not None and type(sent) is dict:  # nearly always
             opcode, data = TEXT, write(sent).encode("utf-8")
         else:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -25,6 +25,7 @@ from jetsocket import (
     ReplyError,
     TimeoutError,
 )
+from jetsocket.correlation import Asked
 from jetsocket.dispatch import Dispatcher
 from jetsocket.matching import Part
 from jetsocket.pending import Request
@@ -119,6 +120,29 @@ def test_what_is_answered_while_it_is_given_up_does_not_count_as_open(pool: Conn
         assert (other.is_ended, where.given_up, where.in_flight) == (True, {}, 0)
         where._under_way = {}
         assert conn.request({"n": 1}, 5)["n"] == 1
+
+
+class Joined(Plain):
+    """A request returns which parts have come."""
+
+    def result(self, replies: Sequence[Any], asked: Asked) -> Any:
+        return [reply.get("part", "last") for reply in replies]
+
+
+def test_of_several_replies_the_one_that_a_worker_has_handed_out_counts(
+    server: EchoServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may do so just before the thread that asked begins to read."""
+    as_it_is = Dispatcher.await_reply
+
+    def late(where: Dispatcher, request: Request, *args: Any) -> Any:
+        hand_out(where, {"id": 2, "part": 1})
+        return as_it_is(where, request, *args)
+
+    with make_pool(server, correlation=Joined()).acquire("/") as conn:
+        assert conn.request({"do": "echo"}, 5) == ["last"]
+        monkeypatch.setattr(Dispatcher, "await_reply", late)
+        assert conn.request({"do": "echo"}, 5) == [1, "last"]
 
 
 def test_what_answers_a_request_again_is_for_no_later_lease(

@@ -130,13 +130,13 @@ class Channel(Incoming):
         payload = os.urandom(PING_SIZE)
         ping = Ping()
 
-        def begin() -> tuple[int, bytes]:
+        def begin(ping: Ping) -> tuple[int, bytes]:
             ping.sent_at = monotonic()  # its pong is not due while it waits for another's long message
             self._pings[payload] = ping
             return PING, payload
 
         try:
-            self.send_data(PING, payload, deadline, holder, begin)
+            self.send_data(PING, payload, deadline, holder, begin, ping)
             self._await_pong(ping, deadline, holder)
         finally:
             self._pings.pop(payload, None)

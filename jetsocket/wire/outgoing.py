@@ -8,6 +8,7 @@ import struct
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, TimeoutError
@@ -60,23 +61,22 @@ class Outgoing(Link):
         For messages whose ids have to grow in the order in which they leave. What `make` raises comes out,
         and nothing is sent then. It is called with `lock` held, so it must not use this connection.
         """
-
-        def begin() -> tuple[int, bytes]:
-            payload = make()
-            return (TEXT, payload.encode("utf-8")) if isinstance(payload, str) else (BINARY, payload)
-
-        self.send_data(TEXT, b"", deadline, holder, begin)
+        self.send_data(TEXT, b"", deadline, holder, _made_by, make)
 
     @takes("lock")
-    def send_data(
+    def send_data(  # noqa: PLR0917 - names would cost time, at each message
         self,
         opcode: int,
         data: bytes,
         deadline: float | None,
         holder: object,
-        begin: Callable[[], tuple[int, bytes]] | None = None,
+        begin: Callable[[Any], tuple[int, bytes]] | None = None,
+        what: Any = None,
     ) -> None:
-        """Send one message or control frame; as `send_message`, for what is encoded already."""
+        """Send one message or control frame; as `send_message`, for what is encoded already.
+
+        `begin` gives opcode and data for `what`, if they are only known once it is this one's turn.
+        """
         if not self.lock.acquire(blocking=False):
             self._wait_for("lock", deadline, "send")
         out = -1
@@ -84,8 +84,8 @@ class Outgoing(Link):
             self.is_composing = True
             if holder is not self.holder:
                 raise not_held(self.target)
-            if begin is not None:  # what is only known now that it is this one's turn
-                opcode, data = begin()
+            if begin is not None:
+                opcode, data = begin(what)
             if opcode < CLOSE:  # before it can leave: what strikes behind its last byte must find it counted
                 stream = self._stream
                 out = 0 if stream is None else stream.bytes_out
@@ -392,3 +392,8 @@ class Outgoing(Link):
     def _is_mid_frame(self) -> bool:
         stream = self._stream
         return self._sending or (stream is not None and (stream.broken or bool(stream.unsent)))
+
+
+def _made_by(make: Callable[[], str | bytes]) -> tuple[int, bytes]:
+    payload = make()
+    return (TEXT, payload.encode("utf-8")) if isinstance(payload, str) else (BINARY, payload)
