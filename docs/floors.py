@@ -18,7 +18,7 @@ NAMES = {
     "__main__": "terminal",
     "pool": "the pool",
     "lending": "lends and opens",
-    "callbacks": "what is told",
+    "callback_lease": "what is told",
     "correlated": "the lease",
     "state": "the state",
     "clean": "decisions",

@@ -1,8 +1,4 @@
-"""How many connections are to be opened: a pure decision, and the order to dial.
-
-The pool opens as many connections to a URI as its line needs and no more (`dials_allowed`). Which one makes
-room for another at a full pool is decided in `making_room`.
-"""
+"""The order to open one connection, from the moment that it is decided to its end."""
 
 from __future__ import annotations
 
@@ -18,9 +14,6 @@ if TYPE_CHECKING:
 from jetsocket.uris import Target
 
 Purpose: TypeAlias = Literal["line", "poll", "prewarm", "keep"]
-
-PACE, MOST_PACE = 0.02, 0.25
-"""s: see `pause_before_more`."""
 
 
 class Dial:
@@ -104,30 +97,4 @@ class Dial:
         return self.is_over
 
 
-def dials_allowed(more: int, *, opening: int, open_now: int, most_opening: int, most: int | None) -> int:
-    """How many of so many more connections to one URI may be opened, slots aside.
-
-    Args:
-        more: How many are needed beside those that are being opened.
-        opening: How many are being opened.
-        open_now: How many are open.
-        most_opening: `max_connecting`.
-        most: `max_per_uri`.
-    """
-    allowed = min(more, most_opening - opening)
-    if most is not None:
-        allowed = min(allowed, most - open_now - opening)
-    return max(0, allowed)
-
-
-def pause_before_more(took: float, *, comes_back: bool) -> float:
-    """How long those that are open may serve a line before more are opened (s from the last one served).
-
-    Args:
-        took: What the last dial took (s): what comes back within that serves the line sooner than another.
-        comes_back: Whether one has come back, and more will.
-    """
-    return max(PACE, min(took if comes_back else took / 2, MOST_PACE))
-
-
-__all__ = ["Dial", "Purpose", "dials_allowed", "pause_before_more"]
+__all__ = ["Dial", "Purpose"]

@@ -12,17 +12,15 @@ import logging
 import math
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from functools import partial
 from queue import Empty
 
-from jetsocket import limiter_calls, overdue_dials
+from jetsocket import leaks, limiter_calls, overdue_dials
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.delivery import Delivery
 from jetsocket.entry import Entry
-from jetsocket.interrupts import suppress
 from jetsocket.keepalive import Liveness
 from jetsocket.on_push import PushHandler
 from jetsocket.opening import Opening
@@ -44,7 +42,6 @@ ABANDONED = "abandoned"
 _SOON = 0.05  # s, while a connection is closing, or one had to be passed over
 _AT_ONCE = 0.01  # s, while connections owe a pong before they can be lent
 _BUDGET = 0.1  # s that closing handshakes may take of a round, all together
-_MOST_WARNINGS = 1000  # that wait for the user's warnings hook
 _START_PATIENCE = 1.0  # s, after which a thread that does not run is taken for one that never will
 _RETURN_PATIENCE = 0.3  # s that a return may take from its claim to its booking
 _STOP_PATIENCE = 1.0  # s that workers have to empty their queues
@@ -178,7 +175,7 @@ class Housekeeper:
             self._expire,
             self._keep_floors,
             self._finish_closing,
-            self._report_leaks,
+            partial(leaks.report, self.state),
             self._find_dropped,
             self._find_unreturned,
             partial(overdue_dials.mind_left_behind, self.state),
@@ -253,32 +250,6 @@ class Housekeeper:
                 over.append(entry)
         self.state.forget(over)
 
-    def _report_leaks(self) -> None:
-        """Warn of leases that have been out for leak_threshold, once each."""
-        threshold = self.state.config.leak_threshold
-        if threshold is None:
-            return
-        now = monotonic()
-        for borrower in list(self.state.lent):
-            if not borrower.warned and now - borrower.taken_at >= threshold:
-                borrower.warned = True
-                self._warn_of_leak(borrower, now - borrower.taken_at, threshold)
-
-    def _warn_of_leak(self, borrower: Borrower, out_for: float, threshold: float) -> None:
-        stack = "" if borrower.stack is None else "".join(borrower.stack.format())
-        entry = borrower.entry
-        which = "?" if entry is None else f"{entry.id} to {entry.target.redacted}"
-        told = f"it has been out for {out_for:.3g} s (leak_threshold={threshold:g} s)"
-        self.state.log.note(
-            logging.WARNING,
-            "[%s] connection %s leaked: %s, acquired by thread %s at\n%s",
-            self.state.name,
-            which,
-            told,
-            borrower.thread_name,
-            stack,
-        )
-
     # --- what was dropped or struck --------------------------------------------------------------------
 
     def _find_dropped(self) -> None:
@@ -329,13 +300,13 @@ class Housekeeper:
             if was_lent:
                 tell_released(self.state, borrower, entry)
             if was_lent and borrower.is_subscriber:
-                self._warn_of_drop(borrower, entry)
+                leaks.warn_of_drop(self.state, self.workers, borrower, entry)
             return
         if not was_lent and entry is not None and entry.borrower is borrower:
             return  # its return is under way, or `_find_unreturned` finds it
         self._take_back(borrower, "dropped")
         if was_lent:
-            self._warn_of_drop(borrower, entry)
+            leaks.warn_of_drop(self.state, self.workers, borrower, entry)
 
     def _take_back(self, borrower: Borrower, reason: str) -> None:
         entry = self.state.take_over(borrower, reason)
@@ -345,22 +316,7 @@ class Housekeeper:
         entry.wire.start_close()
         tell_released(self.state, borrower, entry)
         if borrower.warned and reason != "dropped":  # of those that were dropped a warning tells
-            text = "[%s] the leaked connection %d was taken back after %.3g s: its release was %s"
-            out_for = monotonic() - borrower.taken_at
-            self.state.log.note(logging.WARNING, text, self.state.name, entry.id, out_for, reason)
-
-    def _warn_of_drop(self, borrower: Borrower, entry: Entry | None) -> None:
-        file, line, function = borrower.where()
-        which = "" if entry is None else f"connection {entry.id} to {entry.target.redacted}, "
-        text = (
-            f"a lease of pool {self.state.name!r} was dropped without release: {which}acquired by thread"
-            f" {borrower.thread_name} in {function} ({file}:{line}); the connection is closed. Use"
-            " `with pool.acquire(…) as conn:`"
-        )
-        self.state.log.note(logging.WARNING, "[%s] %s", self.state.name, text)
-        # A warnings hook is the user's code: not here.
-        if self.workers.log.backlog < _MOST_WARNINGS:  # else the hook, or a log handler, hangs
-            self.workers.log.submit(partial(_warn, text, file, max(1, line)))
+            leaks.tell_end(self.state, borrower, entry, reason)
 
     def _mind_limiters(self) -> None:
         """Do what limiters ask for, and have them given back what no connection has any more."""
@@ -374,12 +330,6 @@ class Housekeeper:
         entries = self.state.open_entries()
         close_all(entries, self.state.close_timeout)
         self.state.forget_cut(entries)
-
-
-def _warn(text: str, file: str, line: int) -> None:
-    """In a worker."""
-    with suppress(ResourceWarning):  # with `-W error`; no caller is here to get it, and the log has its text
-        warnings.warn_explicit(text, ResourceWarning, file, line)
 
 
 __all__ = ["ABANDONED", "PUSHES", "STOP", "Check", "Housekeeper"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from jetsocket import limiter_calls
 from jetsocket.approach import approach, load_for, renews, straight
-from jetsocket.callbacks import configure, untraced
+from jetsocket.callback_lease import configure, untraced
 from jetsocket.clock import monotonic
 from jetsocket.connection import Callback
 from jetsocket.cooldown import backoff, chance, is_worth_retrying

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from jetsocket import forking
-from jetsocket.callbacks import checker
+from jetsocket.callback_lease import checker
 from jetsocket.housekeeper import PUSHES
 from jetsocket.lease import Terms
 from jetsocket.opening import Opening

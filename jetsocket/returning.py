@@ -7,7 +7,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
-from jetsocket.callbacks import call_back
+from jetsocket.callback_lease import call_back
 from jetsocket.clean import why_unclean, why_unsettled
 from jetsocket.clock import monotonic
 from jetsocket.connection import Callback

@@ -7,7 +7,8 @@ from typing import Any
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.dials import Dial, Purpose, pause_before_more
+from jetsocket.dial_limits import pause_before_more
+from jetsocket.dials import Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.places import CLOSING, OPENING

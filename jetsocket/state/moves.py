@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.dials import pause_before_more
+from jetsocket.dial_limits import pause_before_more
 from jetsocket.entry import Entry
 from jetsocket.events import info_of
 from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
-from jetsocket.dials import Dial, dials_allowed
+from jetsocket.dial_limits import dials_allowed
+from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError
 from jetsocket.hanging import refusal, too_many
