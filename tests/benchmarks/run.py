@@ -95,7 +95,7 @@ def jobs(names: Iterable[str], place: Place, plan: Plan) -> Iterator[Job]:
         for name in chosen:
             work = WORKS[name]
             if number < (work.rounds or plan.rounds):
-                for contender in work.contenders:
+                for contender in work.contenders * work.turns:
                     request = {"work": name, "contender": contender, "seconds": plan.seconds, "place": place}
                     yield Job(f"round {number + 1}: {work.title}: {contender}", (name, contender), request)
 

@@ -55,6 +55,8 @@ class Work(NamedTuple):
     measure: Measure
     rounds: int | None = None
     """How often; None: as often as the run says."""
+    turns: int = 1
+    """How many each contender has in a round."""
     prepare: Callable[[], str | None] | None = None
     """Gets what it needs; returns why that can't be had. None: it needs nothing more."""
 
@@ -395,7 +397,9 @@ WORKS = {
         (OURS, WEBSOCKET_CLIENT, WEBSOCKETS),
         partial(connects, tls=True),
     ),
-    "borrow": Work("Acquire and release an idle connection", "borrowing", tuple(BORROWERS), borrow),
+    "borrow": Work(  # of a few µs each, which a busy machine doubles now and then: so more turns
+        "Acquire and release an idle connection", "borrowing", tuple(BORROWERS), borrow, turns=2
+    ),
     "threads": Work("64 threads on 8 connections, 64 B echo", "call", (OURS, QUEUED_CLIENT), many_threads),
     "sizes": Work("Streams by size", "message", EVERYBODY, stream_sizes, rounds=3),
     "waits": Work("Waiting by number of threads", "wait", (OURS, QUEUED_CLIENT), waits, rounds=1),
