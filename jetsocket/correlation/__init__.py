@@ -5,7 +5,7 @@ from jetsocket.lazy_names import lazy_names
 TYPE_CHECKING = False  # type checkers take it for typing's
 
 if TYPE_CHECKING:
-    from jetsocket.correlation.base import Asked, Correlation, NewId
+    from jetsocket.correlation.base import Asked, Correlation, NewId, Opened, Topics
     from jetsocket.correlation.by_id import ById
     from jetsocket.correlation.cdp import Cdp
     from jetsocket.correlation.graphql import GraphQLTransportWs
@@ -18,7 +18,7 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "jetsocket.correlation.base": ["Asked", "Correlation", "NewId"],
+            "jetsocket.correlation.base": ["Asked", "Correlation", "NewId", "Opened", "Topics"],
             "jetsocket.correlation.by_id": ["ById"],
             "jetsocket.correlation.cdp": ["Cdp"],
             "jetsocket.correlation.graphql": ["GraphQLTransportWs"],
@@ -41,5 +41,7 @@ __all__ = [
     "Jupyter",
     "NewId",
     "Obs",
+    "Opened",
+    "Topics",
     "key_of",
 ]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
+import collections.abc
+import inspect
 from collections.abc import Hashable
 from typing import Any
 
 import pytest
 from hypothesis import given
 
+import jetsocket
+from jetsocket import correlation
 from jetsocket.correlation import Asked, Correlation, NewId, key_of
 from tests.correlation.driver import Conversation, Opened
 from tests.correlation.garbage import messages, never_raises
@@ -86,3 +91,16 @@ def test_what_is_sent_as_it_is_asks_by_its_key_unless_told() -> None:
 @given(messages)
 def test_the_base_never_raises(message: Any) -> None:
     never_raises(Correlation(), message)
+
+
+def test_a_protocol_of_ones_own_finds_all_its_types_where_the_correlations_are() -> None:
+    public = {*jetsocket.__all__, *correlation.__all__, *dir(builtins), *dir(collections.abc), "Any", "Self"}
+    named = {
+        name
+        for each in vars(Correlation).values()
+        if inspect.isfunction(each)
+        for annotation in each.__annotations__.values()
+        for name in annotation.replace("[", " ").replace("]", " ").replace(",", " ").replace("|", " ").split()
+    }
+    assert {"Opened", "Topics", "NewId", "Asked", "JetSocketError"} <= named <= public
+    assert all(hasattr(correlation, name) for name in correlation.__all__)
