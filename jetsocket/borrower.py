@@ -48,6 +48,7 @@ class Borrower:
         gone: Whether the connection is closed already.
         lent_for: How long it was lent (s); `UNTIL_BOOKED`; 0.0 if it was not.
         is_counted: Whether that is in the statistics.
+        returns: Whether its lease was released; that may have been struck before it was claimed.
         returning_thread: Identity of the thread that runs that callback.
         returning_until: Until when its return may take, with a callback of the user's (monotonic, s).
         shares: Whether it may have a place on a connection that others use, too.
@@ -77,6 +78,7 @@ class Borrower:
     gone: bool = False
     lent_for: float = 0.0
     is_counted: bool = False
+    returns: bool = False
     returning_thread: int = 0
     returning_until: float = 0.0
     shares: bool = False

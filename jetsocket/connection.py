@@ -183,6 +183,7 @@ class PooledConnection(Exchange[T]):
 
     def release(self) -> None:
         """Give the connection back. The second time does nothing."""
+        self._borrower.returns = True  # first, and without a call: the next one may be struck as it begins
         self._lender.take_back(self, False)
 
     def discard(self, code: int = 1000, reason: str = "") -> None:
@@ -210,6 +211,7 @@ class PooledConnection(Exchange[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._borrower.returns = True  # as in `release`
         self._lender.take_back(self, kind is not None)
 
 

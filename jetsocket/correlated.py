@@ -213,6 +213,7 @@ class CorrelatedConnection(Asking[T]):
         try:
             self._end_subscriptions()
         finally:
+            self._borrower.returns = True  # as in `PooledConnection.release`
             self._lender.take_back(self, False)
 
     def __exit__(
@@ -221,6 +222,7 @@ class CorrelatedConnection(Asking[T]):
         try:
             self._end_subscriptions()
         finally:
+            self._borrower.returns = True
             self._lender.take_back(self, kind is not None)
 
 

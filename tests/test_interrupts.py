@@ -327,6 +327,43 @@ def test_a_return_that_was_struck_before_it_began_is_made_good_at_the_next_tick(
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
 
 
+STRUCK_BEFORE_THE_CLAIM = """
+from jetsocket.correlation import JsonRpc
+def strike(frame, event, arg):
+    if event == "call" and frame.f_code.co_name == "take_back":
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+kept = []
+def released(one):
+    kept.append(one.acquire("/"))
+    sys.setprofile(strike)
+    kept[-1].release()
+def left(one):
+    with one.acquire("/") as conn:
+        kept.append(conn)
+        sys.setprofile(strike)
+for correlation in None, JsonRpc():
+    for work in released, left:
+        one = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri, correlation=correlation)
+        try: work(one)
+        except KeyboardInterrupt: pass
+        else: raise AssertionError("nothing was struck")
+        finally: sys.setprofile(None)
+        one.acquire("/", timeout=PATIENCE).release()
+        kept[-1].release()
+        one.acquire("/", timeout=0).release()
+        one.close()
+print("ok")
+"""
+
+
+def test_a_release_that_was_struck_before_its_claim_is_made_good_though_the_lease_is_kept(
+    echo: EchoServer,
+) -> None:
+    ended = scripts.run(START + STRUCK_BEFORE_THE_CLAIM, echo.uri, "0", measured=False)
+    assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
 STRUCK_CLOSE = """
 def strike(frame, event, arg):
     if event == "call" and frame.f_code.co_name == "close_all":

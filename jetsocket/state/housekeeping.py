@@ -191,11 +191,12 @@ class Housekeeping(Dialling):
 
     @step
     def unreturned(self) -> list[Borrower]:
-        """The borrowers whose return was claimed and is not booked: under way, or struck by an exception."""
+        """The borrowers whose return has begun and is not booked: under way, or struck by an exception."""
         others = self._not_idle()
-        claimed = [entry.borrower for entry in others if entry.place == LENT]
-        claimed += [sharer for entry in others if entry.place == SHARED for sharer in entry.sharers]
-        return [b for b in claimed if b is not None and b not in self.lent and b not in self.returned]
+        held = [entry.borrower for entry in others if entry.place == LENT]
+        held += [sharer for entry in others if entry.place == SHARED for sharer in entry.sharers]
+        begun = [b for b in held if b is not None and (b.returns or b not in self.lent)]
+        return [b for b in begun if b not in self.returned]
 
     @step
     def take_over(self, borrower: Borrower, reason: str) -> Entry | None:

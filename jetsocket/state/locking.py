@@ -18,8 +18,8 @@ The lock is only ever taken as `with self.lock`, which CPython does not interrup
 for signals there, too (its issue 148874): what a handler raises in that very instruction leaves it locked.
 
 **What is struck outside a step** is found by the housekeeper within two of its rounds, less than a second: a
-lease that is gone while its connection is lent (`dropped`), a return that was claimed and never booked
-(`unreturned`).
+lease that is gone while its connection is lent (`dropped`), a return that was begun and never booked
+(`unreturned`). Only what strikes before the first instruction of a `release` has struck a lease that is lent.
 """
 
 from __future__ import annotations
