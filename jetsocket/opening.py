@@ -21,7 +21,7 @@ from jetsocket.callback_lease import configure, untraced
 from jetsocket.clock import monotonic
 from jetsocket.connection import Callback
 from jetsocket.cooldown import backoff, chance, is_worth_retrying
-from jetsocket.dialler import connect
+from jetsocket.detour import connect
 from jetsocket.dials import Dial
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry

@@ -28,7 +28,6 @@ MOST_GIVEN_UP = 1024
 """Requests that were given up and not answered yet, beyond which a connection is closed."""
 
 _new = object.__new__
-_new_id = tuple.__new__  # `NewId(…)` goes through a function in Python
 _MAY_COME = "a request with the id of this message may still be answered"
 _APART = 2**30  # the first number of ours behind an id that a lease has chosen: those mostly are small
 
@@ -92,13 +91,14 @@ class Sending(Askers, Messenger):
         matching, message, write = self.matching, request.message, self.matching.write
         while True:
             number = next(self._numbers)
-            new_id = _new_id(NewId, (number, f"{self._prefix}-{number}"))
+            new_id = _new(NewId)  # `NewId(…)` goes through a function in Python
+            new_id.number, new_id._prefix, new_id._text = number, self._prefix, None
             sent, key = matching.correlation.tag(message, new_id)
             if type(key) is not int and type(key) is not str and key is not None:
                 key = strict(key)
             if key is None or key not in self.raw_keys:
                 break
-        asked = _new(Asked)  # `Asked(…)` goes through a function in Python, too
+        asked = _new(Asked)  # likewise
         asked.message, asked.sent, asked.key, asked.replies, asked.notes = message, sent, key, 0, {}
         if write is not None and type(sent) is dict:  # nearly always
             opcode, data = TEXT, write(sent).encode("utf-8")

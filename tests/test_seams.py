@@ -1,6 +1,6 @@
 """What stands between a pool and the network in tests.
 
-Also tests: `dialler`.
+Also tests: `detour`.
 """
 
 from __future__ import annotations

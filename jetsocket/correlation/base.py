@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from jetsocket.exceptions import JetSocketError
 
@@ -13,17 +13,32 @@ Topics: TypeAlias = Hashable | Iterable[Hashable] | None
 """One topic, or several in a list or set; None: none. What can be hashed is *one*: a tuple, too."""
 
 
-class NewId(NamedTuple):
-    """An id for one request, in two forms.
+class NewId:
+    """An id for a request, unused so far: for `Correlation.tag`, which takes the number or the text.
 
     Attributes:
         number: Grows on each connection, in the order in which requests are sent: from 1, and from 2**30 once
             a lease has sent an id of its own there.
-        text: Unique across connections and processes.
     """
 
-    number: int
-    text: str
+    __slots__ = ("_prefix", "_text", "number")
+
+    def __init__(self, number: int, text: str) -> None:
+        """For tests of a correlation; the pool makes those that it sends."""
+        self.number = number
+        self._text: str | None = text
+        self._prefix = ""
+
+    @property
+    def text(self) -> str:
+        """Unique across connections and processes."""
+        if self._text is None:  # made when it is asked for: most protocols take the number
+            self._text = f"{self._prefix}-{self.number}"
+        return self._text
+
+    def __repr__(self) -> str:
+        """Both."""
+        return f"<{type(self).__name__} {self.number}, {self.text!r}>"
 
 
 class Asked:

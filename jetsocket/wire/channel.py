@@ -1,6 +1,6 @@
 """An open WebSocket connection: all that it is and does, over a stream.
 
-By ideas, each in a file of its own, from the bottom: `link` (fields, locks, errors), `outgoing`, `pings`,
+By ideas, each in a file of its own, from the bottom: `link` (fields, locks, errors), `outgoing`, `own_pings`,
 `closing`, `incoming`. Here is what a connection tells of itself, and `measure_latency`, which needs them all.
 """
 
