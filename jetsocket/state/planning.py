@@ -1,7 +1,7 @@
 """What the callers in line need: which connections are ordered, and for whom.
 
-The decisions that need no state are in `dial_limits`; what makes room is found in `making_room`. All is called
-with the lock held.
+The decisions that need no state are in `dial_limits`; what makes room is found in `making_room`.
+All is called with the lock held.
 """
 
 from __future__ import annotations
