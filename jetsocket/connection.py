@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Correlation
 from jetsocket.dispatch import Dispatcher
-from jetsocket.events import EndOfRequest, info_of, untold
+from jetsocket.events import EndOfRequest, untold
 from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange
 from jetsocket.interrupts import is_alarm
@@ -75,7 +75,7 @@ class PooledConnection(Exchange[T]):
         events = self._lender.state.events
         if events is None or not events.wants_requests:
             return untold, message
-        return events.begin_request(info_of(self._entry or self._current(), monotonic()), message)
+        return events.begin_request(events.info_of(self._entry or self._current(), monotonic()), message)
 
     def _request_told(self, message: Any, deadline: float | None, limit: float | None) -> T:
         """`_request`, of which listeners are told, if there are any."""

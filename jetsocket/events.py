@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jetsocket.entry import Entry
     from jetsocket.info import ConnectionInfo
 
-__all__ = ["EndOfRequest", "Events", "Listener", "Marks", "check", "info_of", "untold"]
+__all__ = ["EndOfRequest", "Events", "Listener", "Marks", "check", "untold"]
 
 Marks: TypeAlias = list[Any]
 """What each listener returned when something began, in the order in which they were attached."""
@@ -146,10 +146,14 @@ class Events:
     Attributes:
         listeners: In the order in which they were attached.
         wants_requests: Whether one of them is told of requests.
+        info_of: Makes what they are told of a connection, of its entry and the time (monotonic, s).
     """
 
     def __init__(self, listeners: tuple[Listener, ...], log: DeferredLog, pool: str) -> None:
         """Tell those listeners; what they raise goes to that log, by the name of that pool."""
+        from jetsocket.info import connection_info  # it is there since the pool was made
+
+        self.info_of: Callable[[Entry, float], ConnectionInfo] = connection_info
         if _note_collection not in gc.callbacks:
             gc.callbacks.append(_note_collection)
         self.listeners = listeners
@@ -280,13 +284,6 @@ class Events:
 
 def untold(_error: BaseException | None) -> None:
     """The end of a request that no listener was told of."""
-
-
-def info_of(entry: Entry, now: float) -> ConnectionInfo:
-    """What listeners are told of a connection."""
-    from jetsocket.info import connection_info  # it is there since the pool was made
-
-    return connection_info(entry, now)
 
 
 def _must_wait() -> bool:

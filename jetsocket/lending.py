@@ -10,7 +10,6 @@ from jetsocket.borrower import Borrower
 from jetsocket.clean import may_be_lent, owes_a_ping, why_not_lent
 from jetsocket.clock import SHORTEST_SLEEP, monotonic, with_sleep
 from jetsocket.entry import Entry
-from jetsocket.events import info_of
 from jetsocket.exceptions import (
     ConnectionError,
     PoolClosedError,
@@ -131,7 +130,7 @@ class Lending(Moving, Prewarming):
         if events is None or borrower.marks is None or entry is None or not events.wants("acquired"):
             return
         waited = borrower.taken_at - borrower.asked_at
-        info = info_of(entry, monotonic())
+        info = events.info_of(entry, monotonic())
         events.end("acquired", borrower.marks, info, waited, borrower.reused)
 
     def _find(self, borrower: Borrower, idle: Entry | None, deadline: float, slept: float) -> Entry:

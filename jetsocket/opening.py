@@ -25,7 +25,6 @@ from jetsocket.detour import connect
 from jetsocket.dials import Dial
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
-from jetsocket.events import info_of
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
 from jetsocket.hanging import carries_out
 from jetsocket.interrupts import is_alarm
@@ -258,7 +257,7 @@ class Opening:
         entry.was_opened = failure is None
         if events is not None and marks is not None:
             if failure is None:
-                events.end("connected", marks, info_of(entry, monotonic()))
+                events.end("connected", marks, events.info_of(entry, monotonic()))
             else:
                 events.end("connect_failed", marks, failure)
         try:

@@ -13,7 +13,6 @@ from jetsocket.clock import monotonic
 from jetsocket.connection import Callback
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
-from jetsocket.events import info_of
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed
 from jetsocket.places import CLOSING, GONE
@@ -295,7 +294,7 @@ def tell_released(
         if reason is None and entry.uses == uses and entry.place in (CLOSING, GONE):
             reason = entry.closed_for
         told = events.note if by_worker else events.tell
-        told("released", lambda: (info_of(entry, now), used, reason))
+        told("released", lambda: (events.info_of(entry, now), used, reason))
 
 
 __all__ = ["Returning", "close_now", "tell_released"]

@@ -15,11 +15,11 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.dial_limits import pause_before_more
 from jetsocket.entry import Entry
-from jetsocket.events import info_of
 from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.fields import NEVER, TICK, Fields
 
 if TYPE_CHECKING:
+    from jetsocket.events import Events
     from jetsocket.info import ConnectionInfo
     from jetsocket.quotas import Grant, Quota
 
@@ -269,7 +269,7 @@ class Moves(Fields):
                     grant.quota.keep_again_at = 0.0
             entry.grant = None
         if entry.was_opened and self.events is not None:
-            self.events.note("closed", partial(_told_of_end, entry, monotonic()))
+            self.events.note("closed", partial(_told_of_end, self.events, entry, monotonic()))
             entry.was_opened = False
         if is_wanted and dial is not None:
             dial.has_slot = True
@@ -312,9 +312,9 @@ class Moves(Fields):
         self._drain_waiters.clear()
 
 
-def _told_of_end(entry: Entry, closed_at: float) -> tuple[ConnectionInfo, str]:
+def _told_of_end(events: Events, entry: Entry, closed_at: float) -> tuple[ConnectionInfo, str]:
     """What listeners are told of a connection that is closed."""
-    return info_of(entry, closed_at), entry.closed_for
+    return events.info_of(entry, closed_at), entry.closed_for
 
 
 __all__ = ["EVICTED", "GIVEN_UP", "LIMITERS", "NEVER", "TICK", "Moves"]
