@@ -26,7 +26,7 @@ class Borrower:
     """One acquire, from the question to the return: in line, then holding a connection, then done.
 
     Written under the lock of the pool's state, or by the one thread that acquires or has claimed the return;
-    it outlives the lease, whose finalizer hands it over.
+    it outlives the lease.
 
     Attributes:
         thread: Identity of the thread that asked.
@@ -38,7 +38,7 @@ class Borrower:
         taken_at: When it got its connection (monotonic, s).
         site: Where in the code that acquired: (code object, instruction), read only if it has to be shown.
         stack: The whole stack, if leak_threshold is set.
-        lease: The handle; dead once it was dropped.
+        lease: The handle; dead once it was dropped. None once its return was claimed.
         entry: The connection that it was given; None before, and after it came back.
         error: Why it gets none.
         wake: Held while it waits in line; released to wake it.

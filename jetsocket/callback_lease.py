@@ -62,6 +62,7 @@ def call_back(terms: Terms[Any], entry: Entry, callback: Callback, deadline: flo
     """
     kind = PooledConnection if terms.matching is None else CorrelatedConnection
     conn = kind(_NO_LENDER, Borrower(), terms, deadline)
+    conn._borrower.lease = None  # it holds nothing that would have to come back
     conn._attach(entry)
     try:
         _refuse_awaitable(callback(conn))

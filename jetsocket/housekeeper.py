@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from queue import Empty
+from weakref import ref
 
 from jetsocket import leaks, limiter_calls, overdue_dials
 from jetsocket.borrower import Borrower
@@ -130,8 +131,8 @@ class Housekeeper:
                     self._do(self._close_abandoned)
                 self._end()
                 return
-            if isinstance(ring, Borrower):
-                self._do(partial(self._reclaim, ring))
+            if isinstance(ring, ref):  # of a lease that was dropped
+                self._do(self._find_dropped)
             elif ring == "closing":
                 next_round = min(next_round, monotonic() + _SOON)
             elif ring == "suspects":
@@ -253,7 +254,7 @@ class Housekeeper:
     # --- what was dropped or struck --------------------------------------------------------------------
 
     def _find_dropped(self) -> None:
-        """Return what a lease held whose finalizer an exception has struck."""
+        """Return what leases held that are gone."""
         for borrower in self.state.dropped():
             self._reclaim(borrower)
 

@@ -61,7 +61,7 @@ class Terms(Generic[T]):
 
     Attributes:
         codec: Between values and payloads.
-        doorbell: Where a finalizer leaves the borrower of a lease that was dropped.
+        ring: Wakes the housekeeper when a lease was dropped, with the dead reference to it.
         send_timeout: s for a send; None: no limit.
         recv_timeout: s for a receive that names none; None: no limit.
         match_ids: Whether replies are told by the ids of what they answer.
@@ -89,7 +89,7 @@ class Terms(Generic[T]):
         pushes: Pushes,
     ) -> None:
         """As a pool's options and configuration say."""
-        self.codec, self.doorbell, self.known, self.reply_time = codec, doorbell, known, reply_time
+        self.codec, self.ring, self.known, self.reply_time = codec, doorbell.put, known, reply_time
         self.send_timeout, self.recv_timeout = send_timeout, recv_timeout
         self.close_timeout = close_timeout
         self.match_ids, self.hands_on = match_ids, hands_on
@@ -171,7 +171,9 @@ class Lease(Generic[T]):
         self._iterated = False
         self._discarded = False
         self._close_with = (1000, "")  # code and reason, if it is closed at release
-        borrower.lease = ref(self)
+        # Called unless the lease is returned before it goes. It is C, where no signal handler runs: what one
+        # raises in a finalizer written in Python would disappear.
+        borrower.lease = ref(self, terms.ring)
 
     # --- what the pool does with it --------------------------------------------------------------------
 
@@ -196,15 +198,6 @@ class Lease(Generic[T]):
             entry.wire.holder = None
             entry.wire.recall_queue()
         return entry
-
-    def __del__(self) -> None:
-        # No lock, no I/O, nothing that could wait: the housekeeper does the rest.
-        try:
-            borrower = self._borrower
-        except AttributeError:  # an interrupt struck before it was set
-            return
-        if borrower.entry is not None:
-            self._terms.doorbell.put(borrower)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a lease can't be pickled or copied: its connection has one borrower at a time")

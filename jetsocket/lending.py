@@ -275,6 +275,7 @@ class Lending(Moving, Prewarming):
         if entry is not None and entry.wire.holder is borrower:
             entry.wire.holder = None
         self.state.come_back(borrower)
+        borrower.lease = None  # last: by this it is found where an exception strikes above
         if not isinstance(error, (PoolExhaustedError, PoolClosedError)):
             self.state.log.tell("[%s] acquire failed: %s", self.state.name, type(error).__name__)
 

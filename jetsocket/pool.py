@@ -90,7 +90,7 @@ class ConnectionPool(Sharing[T]):
                 raise
         borrower.thread = get_ident()
         borrower.asked_at = borrower.taken_at = now = monotonic()
-        # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
+        # The lease first: from here on, whatever strikes this thread, what it holds comes back when it goes.
         lease = self._lease(lending, borrower, lending.terms, None, self)
         try:
             if lending.state.events is None:

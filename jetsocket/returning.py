@@ -55,6 +55,7 @@ class Returning:
                 raise
             if not self._claim_late(lease):
                 return
+        borrower.lease = None  # it may go from here on, without a word to the housekeeper
         if borrower.shares:
             self._leave_share(lease)
             return

@@ -38,7 +38,7 @@ class Sharing(Assembly[T]):
         if self._config.leak_threshold is not None:
             borrower.stack, borrower.known_name = stack_of(_getframe(1)), current_thread().name
         borrower.asked_at = borrower.taken_at = monotonic()
-        # The lease first: from here on, whatever strikes this thread, its finalizer gives back what it holds.
+        # The lease first: from here on, whatever strikes this thread, what it holds comes back when it goes.
         lease = self._lease(lending, borrower, lending.terms, None, self)
         try:
             if lending.state.events is None:

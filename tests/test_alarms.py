@@ -116,7 +116,6 @@ SWALLOW_NOTHING = {  # no handler raises these
 # Where no signal handler ever runs: threads of the library's own, and finalizers, whose errors go nowhere.
 IN_OTHER_THREADS = {
     "callback_lease.py: is_healthy",
-    "lease.py: __del__",
     "on_push.py: _handle",
     *(f"opening.py: {name}" for name in ("start_threads", "_run", "_serve", "_park")),
     "threads.py: start",

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from types import FrameType
+from typing import Any
+
 import pytest
 
+from jetsocket import ConnectionPool, ConnectionPoolConfig
+from jetsocket.correlation import JsonRpc
 from tests import scripts
 from tests.servers import EchoServer, refusing_port
 from tests.sizes import size
@@ -305,11 +312,7 @@ def released():
 def left():
     with one.acquire("/") as conn:
         sys.setprofile(strike)
-def dropped():
-    conn = one.acquire("/")
-    sys.setprofile(strike)
-    del conn
-for function, work in ("take_back", released), ("take_back", left), ("__del__", dropped):
+for function, work in ("take_back", released), ("take_back", left):
     one = ConnectionPool(ConnectionPoolConfig(max_connections=1), base_uri=uri)
     one.acquire("/").release()
     try: work()
@@ -323,8 +326,39 @@ print("ok")
 
 def test_a_return_that_was_struck_before_it_began_is_made_good_at_the_next_tick(echo: EchoServer) -> None:
     ended = scripts.run(START + STRUCK_ENTRY, echo.uri, "0", measured=False)
-    # One that struck in a finalizer is shown by Python itself.
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
+@pytest.mark.parametrize("correlation", [None, JsonRpc()], ids=["plain", "correlated"])
+@pytest.mark.parametrize("way", ["released", "dropped", "pool closed"])
+def test_no_python_code_runs_when_a_lease_goes(
+    echo: EchoServer, correlation: JsonRpc | None, way: str
+) -> None:
+    """What a signal handler raises in a finalizer disappears: CPython prints it, and goes on."""
+    entered: list[str] = []
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call":
+            entered.append(frame.f_code.co_name)
+
+    config = ConnectionPoolConfig(max_connections=1)
+    with (
+        ConnectionPool[Any](config, base_uri=echo.uri, correlation=correlation) as pool,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", ResourceWarning)
+        conn = pool.acquire("/")
+        if way == "released":
+            conn.release()
+            assert conn._borrower.lease is None, "the housekeeper would be woken each time"
+        elif way == "pool closed":
+            pool.close()
+        sys.setprofile(note)
+        del conn
+        sys.setprofile(None)
+        assert not entered
+        if way != "pool closed":
+            pool.acquire("/", timeout=2.0).release()
 
 
 STRUCK_BEFORE_THE_CLAIM = """

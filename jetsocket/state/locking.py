@@ -3,8 +3,8 @@
 **A step** is a method of the state that runs under its lock, takes microseconds, and returns what is to be
 done outside: connecting, closing, waiting, calling back, logging. No I/O and no user code runs in it.
 
-**Who else may run in the middle of it.** The garbage collector may run a lease's finalizer, or the `__exit__`
-of a suspended generator that holds a lease, in the thread that is inside a step; a signal handler may, too.
+**Who else may run in the middle of it.** The garbage collector may free a lease, or run the `__exit__` of a
+suspended generator that holds one, in the thread that is inside a step; a signal handler may, too.
 If one of them waited for the lock, it would wait for its own thread. So
 
 - a step that is asked for where its own thread is inside one raises InvalidStateError;
