@@ -35,14 +35,19 @@ class LockWatch:
         """
         wire = self._wire
         sent, read = (wire.bytes_out, wire.messages_sent), (wire.bytes_in, wire.reader.received)
-        if not wire.lock.locked() or wire.is_composing or wire.is_writing or sent != self._sent_before:
-            self._sent_before, self._sends_since = sent, _NEVER
+        if not wire.lock.locked() or wire.is_composing or wire.is_writing:
+            self._sends_since = _NEVER
+        elif sent != self._sent_before:
+            self._sends_since = now  # this may have been the last that moves
         else:
             self._sends_since = min(self._sends_since, now)
-        if not wire.readlock.locked() or wire.waits_since is not None or read != self._read_before:
-            self._read_before, self._reads_since = read, _NEVER
+        if not wire.readlock.locked() or wire.waits_since is not None:
+            self._reads_since = _NEVER
+        elif read != self._read_before:
+            self._reads_since = now
         else:
             self._reads_since = min(self._reads_since, now)
+        self._sent_before, self._read_before = sent, read
         if now < min(self._sends_since, self._reads_since):  # neither is
             wire.was_struck = False
         enough = _STRUCK if wire.was_struck else _STUCK

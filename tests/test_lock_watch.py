@@ -55,6 +55,16 @@ def test_a_lock_that_no_thread_holds_is_found_within_a_second(wire: Wire, name: 
 
 
 @pytest.mark.parametrize("name", ["lock", "readlock"])
+def test_so_is_one_over_which_something_went_just_before(wire: Wire, name: str) -> None:
+    looks = watch(wire)
+    assert not looks.is_stuck(0.0)
+    wire.messages_sent = wire.reader.received = 1
+    getattr(wire, name).acquire()
+    assert not looks.is_stuck(0.5)
+    assert looks.is_stuck(1.0)
+
+
+@pytest.mark.parametrize("name", ["lock", "readlock"])
 def test_one_that_is_seen_held_once_is_not(wire: Wire, name: str) -> None:
     """However long ago the last look was: this machine may have slept."""
     looks = watch(wire)
