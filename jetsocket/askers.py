@@ -146,9 +146,9 @@ class Askers(Reading):
             return True
         asked = self.given_up.get(key)
         if asked is not None:
+            is_last = self._count(part.message, asked)
             self.late_replies += 1
-            asked.replies += 1
-            if self.matching.correlation.is_last(part.message, asked):
+            if is_last:
                 note(self.answered, key, self.tenancy)
                 self.given_up.pop(key, None)
             else:
@@ -169,8 +169,7 @@ class Askers(Reading):
         asked = request.asked
         assert asked is not None
         self._was_reply = True
-        asked.replies += 1
-        is_last = self.matching.correlation.is_last(part.message, asked)
+        is_last = self._count(part.message, asked)
         request.put(part.message, part)
         if is_last:
             if request.feed is not None:
@@ -183,6 +182,15 @@ class Askers(Reading):
         if is_last:
             self._handed = part  # first: handed out again, it would belong to no request
             self._under_way.pop(key, None)
+
+    def _count(self, message: Any, asked: Asked) -> bool:
+        """Count one more reply, and ask whether it is the last; one over which that raises is none."""
+        asked.replies += 1
+        try:
+            return self.matching.correlation.is_last(message, asked)
+        except BaseException:
+            asked.replies -= 1
+            raise
 
     def _note_answered(self, key: Hashable) -> None:
         """What has that key from now on is for none of another lease."""

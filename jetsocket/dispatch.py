@@ -149,7 +149,11 @@ class Dispatcher(Sending):
                         if matching.answers and correlation.answer(message) is not None:
                             break
                         asked.replies += 1
-                        is_last = correlation.is_last(message, asked)
+                        try:
+                            is_last = correlation.is_last(message, asked)
+                        except BaseException:  # as in `_count`
+                            asked.replies -= 1
+                            raise
                         is_result = is_last and asked.replies == 1 and matching.takes_last
                         if not is_result:
                             request.put(message, payload)
@@ -257,7 +261,11 @@ class Dispatcher(Sending):
                     asked = request.asked
                     assert asked is not None
                     asked.replies += 1
-                    is_last = correlation.is_last(message, asked)
+                    try:
+                        is_last = correlation.is_last(message, asked)
+                    except BaseException:  # as in `_count`
+                        asked.replies -= 1
+                        raise
                     request.put(message, part)
                     if is_last:
                         request.payload = payload

@@ -404,6 +404,31 @@ def test_whatever_a_correlation_raises_costs_only_that_message(
 # --- by oneself
 
 
+@pytest.mark.parametrize("max_in_flight", [1, 8])
+def test_a_reply_over_which_a_correlation_raises_does_not_count(
+    server: EchoServer, make_pool: MakePool, max_in_flight: int
+) -> None:
+    counted: list[int] = []
+
+    class Choosy(Plain):
+        def is_last(self, message: Any, asked: Asked) -> bool:
+            if message.get("part") == 0:
+                raise ValueError
+            counted.append(asked.replies)
+            return super().is_last(message, asked)
+
+    pool = make_pool(server, correlation=Choosy(), max_connections=1, max_in_flight=max_in_flight)
+    assert "part" not in pool.request("/", {"do": "parts", "parts": 3}, 5)
+    with pool.acquire("/") as conn:
+        request = sent(conn, {"do": "never"})
+        assert request.asked is not None
+        dispatcher(conn).give_up(request)
+        key = request.asked.key
+        hand_out(dispatcher(conn), {"id": key, "part": 0}, {"id": key, "part": 1}, {"id": key})
+    assert counted == [1, 2, 3, 1, 2]
+    assert pool.stats().late_replies == 2
+
+
 def test_a_message_whose_id_is_still_to_be_answered_to_another_goes_over_another_connection(
     server: EchoServer, make_pool: MakePool
 ) -> None:
