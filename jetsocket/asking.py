@@ -69,7 +69,8 @@ class Asking(PooledConnection[T]):
         except BaseException:
             where.give_up(request)
             raise
-        terms.reply_time.add(monotonic() - sent_at)
+        if request.error is None:  # else the connection was lost, and there is no reply
+            terms.reply_time.add(monotonic() - sent_at)
         if reply is HAS_ARRIVED:
             return self._outcome(request)
         if terms.codec.is_typed or where.matching.correlation.error(reply) is not None:
@@ -89,7 +90,7 @@ class Asking(PooledConnection[T]):
                     self._await_each(where, request)
                 else:
                     self._await_shared(where, request, deadline, limit)
-                if (batch := request.batch) is not None:
+                if (batch := request.batch) is not None and request.error is None:
                     self._terms.reply_time.add(monotonic() - batch.left_at)
                 return self._outcome(request)
             except ConnectionError as error:
@@ -159,7 +160,7 @@ class Asking(PooledConnection[T]):
             deadline = min(deadline, self._deadline)
         try:
             self._wait(where, request, deadline, limit)
-            if sent_at is not None and self._deadline is None:
+            if sent_at is not None and self._deadline is None and request.error is None:
                 self._terms.reply_time.add(monotonic() - sent_at)
             return self._outcome(request)
         finally:
@@ -346,7 +347,7 @@ class Asking(PooledConnection[T]):
         while asked is not None and asked.key is not None:
             self._current()
             self._wait(where, request, self._until(limit), limit)
-            if sent_at is not None:
+            if sent_at is not None and request.arrived:
                 self._terms.reply_time.add(monotonic() - sent_at)
                 sent_at = None
             while request.arrived:

@@ -19,7 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetsocket import ConnectionPool, Histogram, PoolClosedError, PoolExhaustedError, PoolStats
+from jetsocket import (
+    ConnectionClosedError,
+    ConnectionPool,
+    Histogram,
+    PoolClosedError,
+    PoolExhaustedError,
+    PoolStats,
+)
 from jetsocket.buckets import bucket_of, upper_bound
 from jetsocket.counting import Recorder, SharedRecorder
 from tests.servers import EchoServer, wait_until
@@ -241,6 +248,26 @@ def test_reply_time_is_from_the_request_to_its_reply(echo: EchoServer, make_pool
     # It counts from when the request is out: this thread may be stopped just before.
     assert 0.25 <= stats.reply_time.longest < stats.lend_time.longest + 1.0
     assert stats.reply_time.p50 < 0.5
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_a_request_whose_connection_ends_has_no_reply_time(
+    echo_server: Callable[..., EchoServer], make_pool: MakePool, in_flight: int
+) -> None:
+    pool = make_pool(echo_server(service), correlation=Plain(), max_in_flight=in_flight)
+    pool.request("/", {"n": 1}, 5)
+    with pytest.raises(ConnectionClosedError):
+        pool.request("/", {"do": "close"}, 5)
+    with pool.acquire("/") as conn:
+        conn.request({"n": 2}, 5)  # what comes after the first is asked in another way
+        with pytest.raises(ConnectionClosedError):
+            conn.request({"do": "close"}, 5)
+    with pool.acquire("/") as conn:
+        outcomes = conn.request_many([{"n": 3}, {"do": "close"}, {"n": 4}], 5)
+    assert [type(each) for each in outcomes[1:]] == [ConnectionClosedError] * 2
+    with pool.acquire("/") as conn, pytest.raises(ConnectionClosedError):
+        list(conn.stream({"do": "close"}, 5))
+    assert pool.stats().reply_time.count == 3
 
 
 def test_stats_as_a_flat_dict(echo: EchoServer, make_pool: MakePool) -> None:
