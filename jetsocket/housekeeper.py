@@ -102,6 +102,11 @@ class Housekeeper:
         """Whether the caller is the housekeeper itself, running a finalizer perhaps."""
         return self._thread.ident == threading.get_ident()
 
+    @property
+    def tells(self) -> bool:
+        """Whether a worker is telling log or listeners something: for long, if one of them hangs."""
+        return not self.workers.log.is_idle
+
     def join(self, timeout: float) -> None:
         """Wait until the thread has ended, at most `timeout` (s); one that was never started has."""
         if self._thread.is_alive() and not sys.is_finalizing():  # then no thread ever ends
@@ -156,7 +161,7 @@ class Housekeeper:
         return _SOON if is_busy or self._delivery.is_watching else TICK
 
     def _end(self) -> None:
-        self._do(self._emit)
+        self._do(self._emit_all)
         self._do(self._mind_limiters)
         self._do(partial(limiter_calls.end, self.state, self.workers.limiter))
         self.workers.stop(monotonic() + _STOP_PATIENCE)
@@ -202,10 +207,13 @@ class Housekeeper:
     # --- chores ----------------------------------------------------------------------------------------
 
     def _emit(self) -> None:
+        """`_emit_all`, unless a worker emits just now: behind one that hangs, no more is to pile up."""
+        if self.workers.log.is_idle:
+            self._emit_all()
+
+    def _emit_all(self) -> None:
         """Have a worker emit what is to be logged, and tell listeners what waits for that."""
         events = self.state.events
-        if not self.workers.log.is_idle:
-            return
         if self.state.log.has_lines:
             self.workers.log.submit(self.state.log.emit)
         if events is not None and events.has_pending:

@@ -60,10 +60,15 @@ class Ending(Lending):
         if keeper is not None and not keeper.is_this_thread:
             keeper.join(_JOIN_PATIENCE)
         self.opening.join(monotonic() + _JOIN_PATIENCE)
-        if not state.log.muted:
-            state.log.emit()
-            if state.events is not None:
-                state.events.emit()
+        if keeper is None or not (keeper.is_this_thread or keeper.tells):  # it has had a worker tell the rest
+            self._tell_the_rest()
+
+    def _tell_the_rest(self) -> None:
+        """Tell log and listeners what no worker has told: there was none, or it has ended."""
+        if not self.state.log.muted:
+            self.state.log.emit()
+            if self.state.events is not None:
+                self.state.events.emit()
 
     def abandon(self) -> None:
         """The pool object is gone: the housekeeper closes what is left. Without one, nothing is open."""

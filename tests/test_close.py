@@ -5,10 +5,11 @@ Also tests: `shutdown`, `parallel_close`.
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,12 +17,14 @@ import pytest
 
 from jetsocket import (
     ConnectionClosedError,
+    ConnectionInfo,
     ConnectionPool,
     ConnectionPoolConfig,
     InvalidStateError,
     PoolClosedError,
     PooledConnection,
 )
+from jetsocket.events import Listener
 from tests.awake import awake
 from tests.books import state_of
 from tests.faults.proxy import FaultProxy
@@ -388,6 +391,67 @@ def test_the_thread_ends_with_the_pool(echo: EchoServer) -> None:
     assert [t for t in threading.enumerate() if "ending" in t.name]
     pool.close()
     wait_until(lambda: not [t for t in threading.enumerate() if "ending" in t.name], 1.0)
+
+
+class Hanging(Listener, logging.Handler):
+    """Hangs in what it is told, as a listener or a log handler, until it may go on."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self, logging.WARNING)
+        self.entered, self.may_go_on = threading.Event(), threading.Event()
+        self.told: list[Any] = []
+
+    def closed(self, info: ConnectionInfo, reason: str) -> None:
+        self.hang(info.id)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.hang(record.getMessage())
+
+    def hang(self, what: Any) -> None:
+        self.entered.set()
+        assert self.may_go_on.wait(60)
+        self.told.append(what)
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    hanging = Hanging()
+    yield hanging
+    hanging.may_go_on.set()
+
+
+def test_a_listener_that_hangs_holds_no_close_up(
+    echo: EchoServer, make_pool: Callable[..., Any], hanging: Hanging
+) -> None:
+    pool = make_pool(echo)
+    pool.listen(hanging)
+    ids = []
+    for path in ("/one", "/two"):
+        with pool.acquire(path) as conn:
+            ids.append(conn.id)
+    pool.clear("/one")
+    assert hanging.entered.wait(10)
+    assert in_thread(lambda: pool.close(1.0)).result(20)[0] is None
+    hanging.may_go_on.set()
+    wait_until(lambda: hanging.told == ids)  # and nothing is lost
+
+
+def test_a_log_handler_that_hangs_holds_no_close_up(
+    echo: EchoServer, make_pool: Callable[..., Any], hanging: Hanging
+) -> None:
+    pool = make_pool(echo, leak_threshold=0.1)
+    logger = logging.getLogger("jetsocket.pool")
+    logger.addHandler(hanging)
+    try:
+        conn = pool.acquire("/")
+        assert hanging.entered.wait(10)  # it has leaked
+        assert in_thread(lambda: pool.close(1.0)).result(20)[0] is None
+    finally:
+        hanging.may_go_on.set()
+        wait_until(lambda: len(hanging.told) == 2)
+        logger.removeHandler(hanging)
+    assert "was cut" in hanging.told[1]
+    conn.release()
 
 
 def test_leases_that_outlive_the_pool_hold_nothing(echo: EchoServer, make_pool: Callable[..., Any]) -> None:
