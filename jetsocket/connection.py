@@ -13,10 +13,11 @@ from jetsocket.events import EndOfRequest, untold
 from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange
 from jetsocket.interrupts import is_alarm
-from jetsocket.lease import T, seconds
+from jetsocket.lease import Lease, T, seconds
 from jetsocket.matching import Matching
 from jetsocket.pushes import Pushes
 from jetsocket.subscription import Subscription
+from jetsocket.text import told_as
 from jetsocket.topics import Feed, Overflow
 from jetsocket.wire.close_codes import check_sendable
 from jetsocket.wire.link import not_held
@@ -214,6 +215,8 @@ class PooledConnection(Exchange[T]):
         self._borrower.returns = True  # as in `release`
         self._lender.take_back(self, kind is not None)
 
+
+told_as("PooledConnection", Lease, Exchange)
 
 Callback: TypeAlias = Callable[[PooledConnection[Any]], object]
 """What is called with a connection: `configure`, `reset` and `check` of a pool."""

@@ -19,6 +19,7 @@ from jetsocket.matching import UNREADABLE, Part
 from jetsocket.messages import payload_of
 from jetsocket.pending import Request, Risk
 from jetsocket.subscription import Subscription, end_feed
+from jetsocket.text import told_as
 from jetsocket.topics import Feed, Overflow
 
 
@@ -225,5 +226,7 @@ class CorrelatedConnection(Asking[T]):
             self._borrower.returns = True
             self._lender.take_back(self, kind is not None)
 
+
+told_as("PooledConnection", Asking, CorrelatedConnection)
 
 __all__ = ["CorrelatedConnection"]

@@ -11,6 +11,7 @@ from threading import current_thread, get_ident
 from types import TracebackType
 from typing import Any
 
+from jetsocket.assembly import Assembly
 from jetsocket.borrower import Borrower, Site
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
@@ -20,7 +21,7 @@ from jetsocket.lease import T, seconds
 from jetsocket.process_id import PID
 from jetsocket.sharing import Sharing
 from jetsocket.subscription import Subscription
-from jetsocket.text import short_repr
+from jetsocket.text import short_repr, told_as
 from jetsocket.threads import Forked, stack_of
 from jetsocket.topics import Overflow
 
@@ -369,6 +370,9 @@ class ConnectionPool(Sharing[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+told_as("ConnectionPool", Assembly, Sharing)
 
 
 def _site() -> Site | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import FunctionType
 from typing import TypeVar
 
 from jetsocket.interrupts import is_alarm
 
-__all__ = ["MOST_SHOWN", "printable", "public_names", "rule_of", "short_repr", "with_rule"]
+__all__ = ["MOST_SHOWN", "printable", "public_names", "rule_of", "short_repr", "told_as", "with_rule"]
 
 E = TypeVar("E", bound=Exception)
 
@@ -35,6 +36,15 @@ def short_repr(value: object, most: int = 5 * MOST_SHOWN) -> str:
 def public_names(names: Iterable[str]) -> list[str]:
     """Those without the private ones: what `dir()` and completion in a notebook are to show."""
     return [name for name in names if not name.startswith("_") or name.endswith("__")]
+
+
+def told_as(name: str, *rooms: type) -> None:
+    """Have errors of arguments name the class that users know: not the room that a method stands in."""
+    for room in rooms:
+        for attribute in vars(room).values():
+            function = getattr(attribute, "__func__", attribute)  # of a class method
+            if isinstance(function, FunctionType):
+                function.__qualname__ = f"{name}.{function.__name__}"
 
 
 def with_rule(error: E, rule: str) -> E:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from types import FunctionType
 
 import pytest
 
+from jetsocket import ConnectionPool, PooledConnection
+from jetsocket.correlated import CorrelatedConnection
 from jetsocket.text import MOST_SHOWN, printable, public_names, short_repr
 
 
@@ -43,3 +46,22 @@ def test_an_int_that_python_does_not_write_is_described() -> None:
 
 def test_names_that_are_public() -> None:
     assert public_names(["send", "_sent", "__enter__", "__mangled", "_"]) == ["send", "__enter__"]
+
+
+def method_names(kind: type) -> list[str]:
+    """What errors of arguments call its methods."""
+    methods = [getattr(kind, name) for name in public_names(dir(kind))]
+    functions = [getattr(each, "__func__", each) for each in methods]
+    ours = (each for each in functions if isinstance(each, FunctionType))
+    return [each.__qualname__ for each in ours if each.__module__.startswith("jetsocket.")]
+
+
+@pytest.mark.parametrize("kind", [ConnectionPool, PooledConnection, CorrelatedConnection])
+def test_errors_of_arguments_name_the_class_that_users_know(kind: type) -> None:
+    known = "ConnectionPool" if kind is ConnectionPool else "PooledConnection"
+    assert {name.partition(".")[0] for name in method_names(kind)} == {known}
+
+
+def test_an_unknown_argument_of_a_pool_is_told_as_the_pools() -> None:
+    with pytest.raises(TypeError, match=r"^ConnectionPool\.__init__\(\) got an unexpected keyword"):
+        ConnectionPool(max_connections=4)  # type: ignore[call-arg]  # a field of the config
