@@ -6,7 +6,7 @@ So `os.environ` keeps them, and Flask's configuration: ``JETSOCKET_BASE_URI``, `
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from jetsocket.argument_checks import nearest
@@ -20,12 +20,13 @@ _KNOWN = (*(key for key in KEYS if key != "CONFIG"), *(field.upper() for field i
 _TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("", "none", "null")
 
 
-def arguments_of(config: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+def arguments_of(config: Mapping[Any, Any], prefix: str, *, others: Iterable[str] = ()) -> dict[str, Any]:
     """Make the arguments of a pool.
 
     Args:
         config: The settings, and others. A ``str`` is read as what the field wants.
         prefix: What the keys begin with, without the underscore.
+        others: What else there is behind that prefix, for someone else: an unknown key may be meant for it.
 
     Returns:
         Keyword arguments of `ConnectionPool`.
@@ -47,7 +48,7 @@ def arguments_of(config: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
             continue
         name = key.removeprefix(start)
         if name not in _KNOWN:
-            raise TypeError(f"{key} is unknown{_hint(start, name)}")
+            raise TypeError(f"{key} is unknown{_hint(start, name, others)}")
         if name.lower() in FIELDS:
             figures[name.lower()] = _figure(key, name.lower(), value)
         else:
@@ -73,12 +74,12 @@ def check_prefix(name: str, prefix: str) -> None:
         raise ValueError(f"{name} must be without the underscore at its end: {prefix.rstrip('_')!r}")
 
 
-def _hint(start: str, name: str) -> str:
+def _hint(start: str, name: str, others: Iterable[str]) -> str:
     if name == "MANAGER_KWARGS":  # what the argument is called
         name = "OPTIONS"
     if name.lower() in OPTIONS:
         return f'; it belongs into {start}OPTIONS, as "{name.lower()}"'
-    return nearest(start + name, (start + each for each in _KNOWN))
+    return nearest(start + name, (start + each for each in (*_KNOWN, *others)))
 
 
 def _options(key: str, value: Any) -> Any:

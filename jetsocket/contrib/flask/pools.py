@@ -18,6 +18,7 @@ PLAIN = "default"
 
 _NOT_A_POOLS = ("POOLS",)
 _NOT_A_POOLS_BEGIN = ("STATUS_",)
+_OTHERS = (*_NOT_A_POOLS, "STATUS_DIR")
 
 
 class Pools(Mapping[str, ConnectionPool[Any]]):
@@ -160,7 +161,7 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         sections = self._sections(prefix)
         if alias in sections:
             return section_arguments(sections[alias], f'{prefix}_POOLS["{alias}"]', name=name)
-        return {"name": name, **arguments_of(self._plain(prefix), prefix)}
+        return {"name": name, **arguments_of(self._plain(prefix), prefix, others=_OTHERS)}
 
     def _name(self, prefix: str, alias: str) -> str:
         return prefix.lower() if alias == PLAIN and prefix != DEFAULT_PREFIX else alias

@@ -205,6 +205,8 @@ def test_two_pools_of_one_name_are_refused_where_they_are_told_by_name(
     ("config", "error", "told"),
     [
         ({"JETSOCKET_MAX_CONECTIONS": 1}, TypeError, r"did you mean 'JETSOCKET_MAX_CONNECTIONS'"),
+        ({"JETSOCKET_POOL": {"nodes": {}}}, TypeError, r"did you mean 'JETSOCKET_POOLS'"),
+        ({"JETSOCKET_STATUSDIR": "/run/pools"}, TypeError, r"did you mean 'JETSOCKET_STATUS_DIR'"),
         ({"JETSOCKET_MAX_CONNECTIONS": "many"}, ValueError, "JETSOCKET_MAX_CONNECTIONS must be an integer"),
         ({"JETSOCKET_POOLS": ["nodes"]}, ValueError, "JETSOCKET_POOLS must be a mapping of names"),
         ({"JETSOCKET_POOLS": {5: {}}}, ValueError, "JETSOCKET_POOLS must be a mapping of names"),
