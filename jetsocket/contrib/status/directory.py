@@ -113,14 +113,25 @@ class Directory:
             OSError: It can't be written there.
         """
         self._begin()
-        self._put(self.name, json.dumps(report, separators=(",", ":")).encode())
+        content = json.dumps(report, separators=(",", ":")).encode()
+        try:
+            self._put(self.name, content)
+        except FileNotFoundError as error:  # the directory was taken away: /tmp is cleaned, say
+            if is_alarm(error):
+                raise
+            self._make()
+            self._put(self.name, content)
+
+    def _make(self) -> None:
+        """Make the directory, if it is not there."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._mode = stat.S_IMODE(self.path.stat().st_mode) & 0o666  # who may read one may read the other
 
     def _begin(self) -> None:
         """Once in a process: a forked child has a file of its own."""
         if self._pid == os.getpid():
             return
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._mode = stat.S_IMODE(self.path.stat().st_mode) & 0o666  # who may read one may read the other
+        self._make()
         self._cleared = self._request()
         self._pid = os.getpid()
         atexit.register(self.remove)

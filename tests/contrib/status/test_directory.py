@@ -239,6 +239,20 @@ def test_a_directory_that_can_t_be_read_is_said(
     assert answer.status == 200 and "Not a directory" in answer.body
 
 
+def test_a_directory_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
+    directory, path = shared.Directory(tmp_path / "shared"), tmp_path / "shared"
+    report = of_worker(shared.this_process(), {}, time.time())
+    directory.write(report)
+    for each in path.iterdir():
+        each.unlink()
+    path.rmdir()
+    assert status.read(path) == []
+    directory.write(report)
+    assert [each["pid"] for each in status.read(path)] == [os.getpid()]
+    assert path.stat().st_mode & 0o777 == 0o700
+    directory.remove()
+
+
 def test_files_are_for_whom_the_directory_is_for(tmp_path: Path) -> None:
     for mode, expected in ((0o700, 0o600), (0o750, 0o640)):
         path = tmp_path / f"{mode:o}"
