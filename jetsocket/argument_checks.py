@@ -33,16 +33,20 @@ def out_of_range(name: str, value: object, allowed: str) -> ValueError:
 
 def seconds(name: str, value: object) -> float:
     """Check a time (s), more than 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise wrong_type(name, value, "a number of seconds")
-    if not 0 < value <= _MAX_SECONDS:  # False for NaN as well
-        raise out_of_range(name, value, f"more than 0 and at most {_MAX_SECONDS:.0f} seconds")
-    return float(value)
+    return _seconds(name, value, "more than 0")
 
 
 def seconds_from_0(name: str, value: object) -> float:
     """Check a time (s), 0 or more."""
-    return 0.0 if value == 0 and not isinstance(value, bool) else seconds(name, value)
+    return 0.0 if value == 0 and not isinstance(value, bool) else _seconds(name, value, "0 or more")
+
+
+def _seconds(name: str, value: object, least: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong_type(name, value, "a number of seconds")
+    if not 0 < value <= _MAX_SECONDS:  # False for NaN as well
+        raise out_of_range(name, value, f"{least} and at most {_MAX_SECONDS:.0f} seconds")
+    return float(value)
 
 
 def optional_seconds_from_0(name: str, value: object) -> float | None:

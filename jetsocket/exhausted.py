@@ -41,8 +41,8 @@ def exhausted(state: State, borrower: Borrower, *, at_once: bool) -> PoolExhaust
     if own:
         file, line, function = own[0].where()
         text += (
-            f"; {len(own)} of them are held by this very thread (one acquired in {function},"
-            f" {file}:{line}), which can't release them while it waits"
+            f"; this very thread holds {len(own)} of them (one acquired in {function},"
+            f" {file}:{line}), and can't release any while it waits"
         )
     shown = holders[:_MOST_HOLDERS]
     if shown:

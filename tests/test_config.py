@@ -96,6 +96,14 @@ def test_seconds_out_of_range(field: str, value: float) -> None:
     assert repr(value) in str(raised.value)
 
 
+@pytest.mark.parametrize("field", ["connect_cooldown", "ping_after_idle"])
+@pytest.mark.parametrize("value", [-1, -0.5, math.nan, math.inf])
+def test_seconds_that_may_be_0_say_so(field: str, value: float) -> None:
+    assert getattr(_config(field, 0), field) == 0.0
+    with pytest.raises(ValueError, match=rf"ConnectionPoolConfig\.{field} must be 0 or more and at most"):
+        _config(field, value)
+
+
 @pytest.mark.parametrize("field", SECONDS)
 @pytest.mark.parametrize("value", [True, False, "10", b"1", [1], 1j])
 def test_seconds_of_a_wrong_type(field: str, value: object) -> None:
