@@ -62,7 +62,7 @@ class Asking(PooledConnection[T]):
                 deadline = self._until(most)
             reply = where.await_reply(request, asked, deadline, sent_at)
         except TimeoutError as error:
-            where.give_up(request)
+            where.give_up(request, is_unsent=error._is_unsent)
             if is_alarm(error):
                 raise
             raise self._late(error, most) from None

@@ -99,6 +99,7 @@ class JetSocketError(Exception):
     """
 
     _facts: ClassVar[tuple[str, ...]] = ()  # attributes that follow the message in `args`
+    _is_unsent = False  # whether not a byte has left of what was to be sent
 
     def __init__(self, message: str) -> None:
         """Keep the message.

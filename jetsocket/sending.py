@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jetsocket.askers import Askers
 from jetsocket.correlation.base import Asked, NewId
+from jetsocket.exceptions import TimeoutError
 from jetsocket.mailbox import Mailbox
 from jetsocket.matching import Matching, strict
 from jetsocket.outbox import Messenger, Outbox
@@ -63,8 +64,8 @@ class Sending(Askers, Messenger):
         request.message = message
         try:
             self.wire.send_data(TEXT, b"", deadline, holder, self.make, request)
-        except BaseException:
-            self.give_up(request)
+        except BaseException as error:
+            self.give_up(request, is_unsent=isinstance(error, TimeoutError) and error._is_unsent)
             raise
 
     def post(self, request: Request, deadline: float | None) -> None:
@@ -160,13 +161,16 @@ class Sending(Askers, Messenger):
             if request.owner is not None and request.owner not in sharers:
                 self.give_up(request, cancels=False)
 
-    def give_up(self, request: Request, *, cancels: bool = True) -> None:
+    def give_up(self, request: Request, *, cancels: bool = True, is_unsent: bool = False) -> None:
         """Wait for its replies no longer; those that come are late.
 
         Args:
             request: May be one that has its replies.
             cancels: Whether the server is to be told, which needs the correlation.
+            is_unsent: Not a byte of it has left: none comes.
         """
+        if is_unsent:
+            self.unmake(request)
         if request.outbox is not None:
             # The order counts: who sends it at this moment looks after that whether it still is to.
             request.is_cancelled = True

@@ -31,6 +31,7 @@ from jetsocket.matching import Part
 from jetsocket.pending import Request
 from jetsocket.sending import MOST_GIVEN_UP
 from jetsocket.topics import Feed
+from jetsocket.wire.websocket import WebSocket
 from tests import service_fixtures
 from tests.servers import Connection, EchoServer, wait_until
 from tests.services import MakePool, Plain, Service
@@ -362,6 +363,34 @@ def test_too_many_that_were_given_up_end_the_connection(pool: ConnectionPool[Any
         where.give_up(sent(conn, {"do": "never"}))
         with pytest.raises(ConnectionClosedError, match="given up"):
             conn.request({"n": 1}, 5)
+
+
+def test_what_could_not_be_sent_is_not_waited_for(
+    pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes no more, and not a byte of the request has left: no reply to it comes."""
+
+    def write(self: WebSocket, *_args: Any, **_names: Any) -> None:
+        raise TimeoutError("it takes no more", operation="send")
+
+    with pool.acquire("/") as conn:
+        assert conn.request({"n": 1}, 5)["n"] == 1
+        where = dispatcher(conn)
+        with monkeypatch.context() as patched:
+            patched.setattr(WebSocket, "_write", write)
+            asks = (conn.request, conn.stream, conn.subscribe, lambda each: conn.request_many([each])[0])
+            for ask in asks:
+                if ask is asks[-1]:
+                    assert isinstance(ask({"n": 2}), TimeoutError)
+                else:
+                    with pytest.raises(TimeoutError):
+                        ask({"n": 2})
+                assert (where.given_up, where.in_flight) == ({}, 0)
+        assert conn.request({"n": 3}, 5)["n"] == 3
+        with pytest.raises(TimeoutError):
+            conn.request({"do": "never"}, 0.01)
+        assert len(where.given_up) == 1
+    assert pool.stats().total_connections == 1
 
 
 def test_a_lease_that_is_released_ends_the_waiting_of_its_other_threads(pool: ConnectionPool[Any]) -> None:

@@ -18,6 +18,7 @@ from jetsocket.wire.link import Batch, Link, not_held, takes
 from jetsocket.wire.message_reader import PING_BURST
 from jetsocket.wire.tls import ReentryError
 
+_TOLD = (TimeoutError, ConnectionError)
 _PUSH_PATIENCE = 1.0  # s
 _REASON_PATIENCE = 0.25  # s that a thread may take to read what came before a send failed
 _LEAVES = 256 * 1024  # B, of which a batch that the server does not take may be left behind
@@ -98,9 +99,9 @@ class Outgoing(Link):
             else:
                 self._write(encode_frame(opcode, data, self._key(), rsv1=compressed), deadline)
         except BaseException as error:
-            is_told = isinstance(error, (TimeoutError, ConnectionError)) and not is_alarm(error)
-            if is_told and out == self.bytes_out:
+            if isinstance(error, _TOLD) and not is_alarm(error) and out == self.bytes_out:
                 self.messages_sent -= 1  # nothing has left
+                error._is_unsent = True
             if self._deflater is not None:
                 self._deflater.forget()  # the server may not have got what the next message would refer to
             raise
