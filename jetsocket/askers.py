@@ -235,12 +235,15 @@ class Askers(Reading):
                 feed.end(self.matching.error_in(part.message))
             else:
                 feed.put(part.message, part)
+        if is_end:
+            for topic in topics:
+                self.topics.confirm_end(topic)
         if feeds:
             if self._subscribing and not is_end:
                 self._keep_for_subscribes(part, topics)
             return True
         if self._subscribing and not is_end and len(self._held) < _MOST_HELD:
-            return False  # it may be subscribed anew
+            return any(self.topics.may_straggle(topic) for topic in topics)  # else it may be subscribed anew
         return any(self.topics.has_ended(topic) for topic in topics)
 
     def _keep_for_subscribes(self, part: Part, topics: list[Hashable]) -> None:
@@ -321,9 +324,7 @@ class Askers(Reading):
                 for mark, (part, topics) in list(feed.early.items()):
                     if not feed.topics.keys().isdisjoint(topics):
                         feed.put(part.message, part)
-                    feed.early.pop(
-                        mark, None
-                    )  # whatever strikes before: one that is put again is one, see `Feed.put`
+                    feed.early.pop(mark, None)  # if it is struck before, it is put again: see `Feed.put`
         except Exception as error:  # the correlation's: for who subscribes, or it would wait for ever
             if is_alarm(error, users_code=True):
                 raise

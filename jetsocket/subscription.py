@@ -319,6 +319,7 @@ def end_feed(where: Dispatcher, feed: Feed, holder: object, deadline: float) -> 
                 if request.error is not None:
                     return False
                 where.matching.outcome(list(request.arrived), request.asked)
+                topics.confirm_end(topic)
         except StillOpenError:  # another thread has opened it meanwhile, and ends it some time
             pass
         except ReplyError as error:  # it has ended there by itself; if not, what it pushes is dropped

@@ -92,6 +92,7 @@ class Topics:
         self._feeds: dict[Feed, None] = {}  # all that are open
         self._open: dict[Hashable, dict[Feed, None]] = {}  # those of a topic; of one that has ended, none
         self._ended: dict[Hashable, int] = {}  # by which of our messages; 0: by none
+        self._confirmed: dict[Hashable, None] = {}  # of those: the server has said that nothing more comes
         self._loose: dict[object, object] = {}  # by what was begun and did not get to its end: whose it is
         self._rest: dict[None, Feed] = {}
 
@@ -156,6 +157,7 @@ class Topics:
                 continue
             feeds.pop(feed, None)
             if not feeds:
+                self._confirmed.pop(topic, None)
                 self._ended[topic] = self._ended.pop(topic, 0)  # as the latest
                 last.append(topic)
         self._feeds.pop(feed, None)
@@ -167,9 +169,19 @@ class Topics:
     def _forget(self, topic: Hashable) -> None:
         """It is open, or ended so long ago that nothing of it comes any more."""
         self._ended.pop(topic, None)
+        self._confirmed.pop(topic, None)
         if not self._open.get(topic):
             for feed in list(self._open.pop(topic, {})):  # opened at this moment
                 self.open(feed, [topic])
+
+    def confirm_end(self, topic: Hashable) -> None:
+        """The server has said that a topic has ended: what comes from now on is of who subscribes anew."""
+        if self.has_ended(topic):
+            self._confirmed[topic] = None
+
+    def may_straggle(self, topic: Hashable) -> bool:
+        """Whether what comes for a topic may be of a subscription that has ended on this side only."""
+        return self.has_ended(topic) and topic not in self._confirmed
 
     def may_end(self, topic: Hashable, number: int) -> bool:
         """Whether that message of ours, which is about to leave, is to end a topic at the server."""

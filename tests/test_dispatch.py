@@ -25,7 +25,7 @@ from jetsocket import (
     ReplyError,
     TimeoutError,
 )
-from jetsocket.correlation import Asked
+from jetsocket.correlation import Asked, NewId
 from jetsocket.dispatch import Dispatcher
 from jetsocket.matching import Part
 from jetsocket.pending import Request
@@ -651,6 +651,39 @@ def test_what_comes_before_the_reply_is_not_lost_where_another_subscription_has_
         for each in (first, second):
             with pytest.raises(TimeoutError):
                 each.get(0)
+    assert pool.stats().total_connections == 1
+
+
+class Unconfirmed(Plain):
+    """What ends a subscription has no reply."""
+
+    def tag(self, message: Any, new_id: NewId) -> tuple[Any, Any]:
+        return (dict(message), None) if message["do"] == "unsubscribe" else super().tag(message, new_id)
+
+
+def stragglers(conn: Connection) -> None:
+    """What was subscribed first pushes until what ends it is read, which takes a while, and comes late."""
+    old = None
+    for text in conn:
+        message = json.loads(text)
+        if message["do"] == "subscribe":
+            if old is not None:
+                conn.send(json.dumps({"topic": "book", "n": old}))
+            old = message["id"]
+            conn.send(json.dumps({"id": old, "opened": "book"}))
+            conn.send(json.dumps({"topic": "book", "n": old}))
+
+
+def test_what_an_old_subscription_pushes_until_the_server_has_read_its_end_is_none_of_the_next(
+    echo_server: MakeServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(echo_server(stragglers), correlation=Unconfirmed(), max_connections=1)
+    for n in (1, 2, 3):
+        with (
+            pool.acquire("/") as conn,
+            conn.subscribe({"do": "subscribe", "topic": "book"}, timeout=5) as book,
+        ):
+            assert book.get(5)["n"] == (1, 3, 5)[n - 1]
     assert pool.stats().total_connections == 1
 
 
