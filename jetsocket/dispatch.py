@@ -33,7 +33,7 @@ _new_part = tuple.__new__  # `Part(…)` goes through a function in Python
 
 
 class Dispatcher(Sending):
-    """One connection's messages, in and out (`Sending`); which goes to whom: `Askers`.
+    """One connection's messages, in and out (`Sending`); which goes to whom: `Routing`.
 
     Attributes:
         locks: Tells whether a strike has left the connection locked.

@@ -11,7 +11,6 @@ import os
 from collections.abc import Container, Hashable
 from typing import TYPE_CHECKING, Any
 
-from jetsocket.askers import Askers
 from jetsocket.correlation.base import Asked, NewId
 from jetsocket.exceptions import TimeoutError
 from jetsocket.mailbox import Mailbox
@@ -19,6 +18,7 @@ from jetsocket.matching import Matching, strict
 from jetsocket.outbox import Messenger, Outbox
 from jetsocket.pending import Request, Risk, note, remember
 from jetsocket.pushes import Pushes
+from jetsocket.routing import Routing
 from jetsocket.uris import Target
 from jetsocket.wire.frames import BINARY, TEXT
 
@@ -33,7 +33,7 @@ _MAY_COME = "a request with the id of this message may still be answered"
 _APART = 2**30  # the first number of ours behind an id that a lease has chosen: those mostly are small
 
 
-class Sending(Askers, Messenger):
+class Sending(Routing, Messenger):
     """The sending half of `Dispatcher`.
 
     Attributes:

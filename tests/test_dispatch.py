@@ -1,6 +1,6 @@
 """Each message of a connection to its asker: what came twice, late, too early, or as something else.
 
-Also tests: `askers`, `sending`.
+Also tests: `routing`, `sending`.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def test_what_answers_a_request_again_is_for_no_later_lease(
 def test_of_what_was_answered_the_last_keys_are_remembered(
     pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("askers", "dispatch"):
+    for module in ("routing", "dispatch"):
         monkeypatch.setattr(f"jetsocket.{module}.MOST_NOTED", 5)
     with pool.acquire("/") as conn:
         where = dispatcher(conn)
@@ -490,7 +490,7 @@ def test_no_request_gets_an_id_that_a_lease_has_sent(pool: ConnectionPool[Any]) 
 def test_what_a_lease_receives_comes_in_order_and_is_bounded(
     pool: ConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jetsocket.askers._MOST_RAW", 5)
+    monkeypatch.setattr("jetsocket.routing._MOST_RAW", 5)
     with pool.acquire("/") as conn:
         conn.send({"id": 100, "do": "push", "say": [{"note": n} for n in range(7)]})
         assert conn.request({"n": 1}, 5)["n"] == 1  # reads all that comes before it

@@ -30,7 +30,7 @@ _MOST_RAW = 10_000  # messages kept for a lease that has sent by itself and does
 _ANSWER_PATIENCE = 1.0  # s for sending what the protocol wants back at once
 
 
-class Askers(Reading):
+class Routing(Reading):
     """Who waits for what on one connection. Only the thread that leads hands out.
 
     Attributes:
@@ -331,4 +331,4 @@ class Askers(Reading):
             request.error = error
 
 
-__all__ = ["Askers"]
+__all__ = ["Routing"]
