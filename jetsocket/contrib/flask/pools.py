@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from jetsocket import ConnectionPool
@@ -29,6 +29,7 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
 
     Attributes:
         publishes: Whether pools that are made write to ``JETSOCKET_STATUS_DIR`` what they do.
+        on_made: Is called with each pool that is made from now on; None: nothing is.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -40,6 +41,7 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
         self._config = config
         self._prefixes: list[str] = []
         self.publishes = True
+        self.on_made: Callable[[ConnectionPool[Any]], None] | None = None
         self._made: dict[tuple[str, str], ConnectionPool[Any]] = {}  # by prefix and alias
 
     def add(self, prefix: str) -> None:
@@ -134,6 +136,8 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
             from jetsocket.contrib.status import publish  # not loaded without
 
             publish(made, directory)
+        if self.on_made is not None:
+            self.on_made(made)
         return made
 
     def aliases(self, prefix: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("flask")
-from flask import Flask
+from flask import Flask, copy_current_request_context
 
 from jetsocket import ConnectionPool, PooledConnection
 from jetsocket.contrib.flask import JetSocket
@@ -267,9 +267,21 @@ def leaving(jet: JetSocket, make_app: AppMaker, echo: EchoServer) -> Iterator[Fl
             conn.request([1])
         return ""
 
+    @app.get("/awaits")
+    async def awaits() -> str:
+        left.append(jet.pool.acquire("/"))
+        return ""
+
+    @app.get("/gives-back")
+    async def gives_back() -> str:
+        with jet.pool.acquire("/") as conn:
+            conn.request([1])
+        return ""
+
     @app.get("/hands-on")
     def hands_on() -> str:
-        thread = threading.Thread(target=lambda: left.append(jet.pool.acquire("/")))
+        borrow = copy_current_request_context(lambda: left.append(jet.pool.acquire("/")))
+        thread = threading.Thread(target=borrow)
         thread.start()
         thread.join()
         return ""
@@ -279,7 +291,7 @@ def leaving(jet: JetSocket, make_app: AppMaker, echo: EchoServer) -> Iterator[Fl
         lease.release()
 
 
-@pytest.mark.parametrize("view", ["forgets", "fails"])
+@pytest.mark.parametrize("view", ["forgets", "fails", "awaits"])
 def test_a_forgotten_lease_is_told_with_its_view(
     leaving: Flask, caplog: pytest.LogCaptureFixture, view: str
 ) -> None:
@@ -288,16 +300,33 @@ def test_a_forgotten_lease_is_told_with_its_view(
         with pytest.raises(LookupError):
             client.get("/fails")
     else:
-        client.get("/forgets")
+        client.get(f"/{view}")
     record = one_warning(caplog)
     assert f"The view '{view}' (GET) has ended" in record.getMessage()
     assert f"acquired in {view} (" in record.getMessage()
     caplog.clear()
-    client.get("/returns")  # a later request of this thread is not to blame
+    for path in ("/returns", "/gives-back"):  # later requests are not to blame
+        client.get(path)
     assert warnings(caplog) == []
 
 
-@pytest.mark.parametrize("view", ["returns", "hands-on", "no-such-view"])
+def test_a_lease_that_goes_on_is_not_told_of_by_its_connection(
+    leaving: Flask, jet: JetSocket, caplog: pytest.LogCaptureFixture
+) -> None:
+    @leaving.get("/passes-on")
+    async def passes_on() -> str:
+        jet.pool.acquire("/").release()
+        with ThreadPoolExecutor(1) as other:  # the same connection, for another thread
+            leaving.extensions["left"].append(other.submit(jet.pool.acquire, "/").result())
+        return ""
+
+    leaving.test_client().get("/passes-on")
+    (lent,) = jet.pool.connections()
+    assert (lent.place, lent.uses) == ("lent", 2)
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("view", ["returns", "gives-back", "hands-on", "no-such-view"])
 def test_others_are_not_told_of(leaving: Flask, caplog: pytest.LogCaptureFixture, view: str) -> None:
     leaving.test_client().get(f"/{view}")
     assert warnings(caplog) == []
