@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from jetsocket.clock import monotonic
@@ -12,7 +11,7 @@ from jetsocket.correlation.base import Asked
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lock_watch import LockWatch
-from jetsocket.mailbox import HOLDERS, LOOK_AGAIN, Mailbox
+from jetsocket.mailbox import HOLDERS, LOOK_AGAIN, Mailbox, Turn
 from jetsocket.matching import Matching, Part, Payload, strict
 from jetsocket.pending import MOST_NOTED, Request
 from jetsocket.pushes import Pushes
@@ -117,19 +116,18 @@ class Dispatcher(Sending):
         Raises:
             TimeoutError: As `wait`, and so are the others.
         """
-        wire, matching, is_done = self.wire, self.matching, True
+        wire, matching, turn, is_done = self.wire, self.matching, Turn(), True
         read, correlation = matching.read_one, matching.correlation
-        request.thread = get_ident()
         try:
             leader = self._leader
             if not (leader is None or leader.is_over) or self.lock.locked():
-                leader = self._lead(request, None, "recv")
+                leader = self._lead(turn, None, "recv")
             else:  # the same without a call
                 with self.lock:
                     leader = self._leader
                     if leader is None or leader.is_over:
-                        self._leader = leader = request
-            if leader is request and read and not (self._parts or self._held):
+                        self._leader = leader = turn
+            if leader is turn and read and not (self._parts or self._held):
                 until = now + LOOK_AGAIN
                 if deadline is not None and deadline < until:
                     until = deadline
@@ -177,9 +175,9 @@ class Dispatcher(Sending):
             if is_alarm(error, users_code=not is_done) or not is_known:
                 raise  # else `wait` finds out, too, and does what is to be done
         finally:
-            request.is_over = True
+            turn.is_over = True
             if self._followers:
-                self._leave(request, request)
+                self._leave(turn, request)
         if not request.is_ended:
             self.wait(request, deadline, "recv")
         return HAS_ARRIVED

@@ -19,7 +19,7 @@ import threading
 from abc import abstractmethod
 from collections import deque
 from types import CodeType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import InvalidStateError, TimeoutError
@@ -103,20 +103,13 @@ class Mailbox(Generic[M]):
         bell.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
-class Stay(Protocol):
+class Turn:
     """One stay of a thread in `Reading.wait`, or in what does the same.
 
     Attributes:
         thread: Its identity.
         is_over: Whether it has left.
     """
-
-    thread: int
-    is_over: bool
-
-
-class Turn:
-    """A `Stay`, and nothing else."""
 
     __slots__ = ("is_over", "thread")
 
@@ -137,8 +130,8 @@ class Reading:
     def __init__(self) -> None:
         """No thread waits yet."""
         self.lock = threading.Lock()
-        self._leader: Stay | None = None
-        self._followers: dict[Stay, Mailbox[Any]] = {}  # in the order in which they came
+        self._leader: Turn | None = None
+        self._followers: dict[Turn, Mailbox[Any]] = {}  # in the order in which they came
 
     @property
     @abstractmethod
@@ -232,7 +225,7 @@ class Reading:
     def _read_what_is_there(self) -> None:
         """`_read` without waiting, and for no one in particular."""
 
-    def _lead(self, turn: Stay, box: Mailbox[Any] | None, operation: str) -> Stay:
+    def _lead(self, turn: Turn, box: Mailbox[Any] | None, operation: str) -> Turn:
         """Become the leader, or a follower of the one there is; returns who leads."""
         followers = self._followers
         while True:
@@ -254,7 +247,7 @@ class Reading:
                 box.hang_bell()
             followers[turn] = box  # and only now look whether there is a leader
 
-    def _leave(self, turn: Stay, box: Mailbox[Any]) -> None:
+    def _leave(self, turn: Turn, box: Mailbox[Any]) -> None:
         """Wait no longer, and pass the lead on; that turn is over."""
         followers = self._followers
         if followers:

@@ -49,8 +49,6 @@ class Request(Mailbox[Any]):
         is_cancelled: Whether its thread has gone before it left.
         owner: The borrower whose it is, if it shares the connection; None also for a subscription's.
         payload: The frame of the last reply, if that was all there was in it; None: not known.
-        thread: Who waits for it in `Dispatcher.await_reply`; 0 before.
-        is_over: Whether that has left there; with `thread`, its turn to read for all.
     """
 
     __slots__ = (
@@ -61,14 +59,12 @@ class Request(Mailbox[Any]):
         "feed",
         "is_cancelled",
         "is_open",
-        "is_over",
         "is_refused",
         "message",
         "number",
         "outbox",
         "owner",
         "payload",
-        "thread",
         "wants_all",
     )
     is_for_one = True
@@ -84,9 +80,9 @@ class Request(Mailbox[Any]):
         self.owner: object = None
         self._last: object = None
         self.feed, self.ends, self.message = feed, ends, message
-        self.number = self.thread = 0
+        self.number = 0
         self.wants_all = True
-        self.is_ended = self.is_over = self.is_open = self.is_refused = self.is_cancelled = False
+        self.is_ended = self.is_open = self.is_refused = self.is_cancelled = False
 
     @property
     def is_stranded(self) -> bool:
