@@ -151,6 +151,16 @@ def server_of(uri: str) -> tuple[str, int | None]:
     return parts.hostname or "", parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
 
 
+def check_pool(pool: object) -> None:
+    """Refuse what is none.
+
+    Raises:
+        TypeError: It is no pool.
+    """
+    if not isinstance(pool, ConnectionPool):
+        raise TypeError(f"a jetsocket.ConnectionPool is needed, not {pool!r}")
+
+
 def identity_of(pool: Pool) -> Identity:
     """What tells the figures of a pool from others': its name, and the server of its `base_uri`."""
     address, port = ("", None) if pool.base_uri is None else server_of(pool.base_uri)
@@ -180,8 +190,7 @@ class Ledger:
         Raises:
             TypeError: It is no pool.
         """
-        if not isinstance(pool, ConnectionPool):
-            raise TypeError(f"a jetsocket.ConnectionPool is needed, not {pool!r}")
+        check_pool(pool)
         with self._lock:
             if not any(known.pool() is pool for known in self._known):
                 self._known.append(_Known(weakref.ref(pool), identity_of(pool)))
@@ -327,6 +336,7 @@ __all__ = [
     "Measure",
     "Pool",
     "Sums",
+    "check_pool",
     "durations",
     "figures_of",
     "identity_of",

@@ -24,6 +24,7 @@ from jetsocket.contrib.measures import (
     Ledger,
     Measure,
     Pool,
+    check_pool,
     server_of,
 )
 from jetsocket.correlation import JsonRpc
@@ -81,8 +82,9 @@ def instrument(
         TypeError: `pool` is no pool.
         ValueError: It is instrumented already; or there is to be a `traceparent`, and it has no `JsonRpc`.
     """
+    check_pool(pool)
     instruments = _instruments_of(meter_provider)
-    is_rpc = isinstance(getattr(pool, "correlation", None), JsonRpc)
+    is_rpc = isinstance(pool.correlation, JsonRpc)
     if traceparent and not is_rpc:
         raise ValueError("traceparent=True needs a pool with correlation=jetsocket.correlation.JsonRpc()")
     if pool in _instrumented:

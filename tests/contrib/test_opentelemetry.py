@@ -331,8 +331,9 @@ def test_a_pool_is_instrumented_once(echo: EchoServer, make_pool: MakePool, tele
     pool = telemetry.instrument(make_pool(echo, name="p"))
     with pytest.raises(ValueError, match="pool 'p' is instrumented already"):
         telemetry.instrument(pool)
-    with pytest.raises(TypeError, match=r"a jetsocket\.ConnectionPool is needed"):
-        instrument("x")  # type: ignore[arg-type]  # the point
+    for other in ("x", ["no hash"]):
+        with pytest.raises(TypeError, match=r"a jetsocket\.ConnectionPool is needed"):
+            instrument(other)  # type: ignore[arg-type]  # the point
 
 
 LATER = """
