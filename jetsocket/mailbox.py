@@ -25,7 +25,7 @@ from jetsocket.clock import monotonic
 from jetsocket.exceptions import InvalidStateError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.uris import Target
-from jetsocket.wire.tls import frames_from
+from jetsocket.wire.reentry import is_below, reentered
 
 M = TypeVar("M")
 
@@ -264,8 +264,7 @@ class Reading:
 
     def _holds_lock(self) -> bool:
         """Whether this very thread holds `lock`, further down on its stack: waiting would be for itself."""
-        below = frames_from(sys._getframe(2))
-        return any(frame.f_code in HOLDERS and frame.f_locals.get("self") is self for frame in below)
+        return is_below(self, HOLDERS, sys._getframe(2))
 
     def late(self, operation: str) -> TimeoutError:
         """What to tell a thread for which nothing came in time, or that could not even ask for it."""
@@ -274,11 +273,7 @@ class Reading:
         return TimeoutError(told, operation=operation, timeout=None)
 
     def _reentered(self, operation: str) -> InvalidStateError:
-        return InvalidStateError(
-            f"{operation} was called from a signal handler or finalizer that interrupted this very thread in"
-            f" its use of the connection to {self.target.redacted}; let it set a flag, or use another one",
-            current_state="busy",
-        )
+        return reentered(operation, f"the connection to {self.target.redacted}")
 
 
 HOLDERS: set[CodeType] = {Reading._lead.__code__}

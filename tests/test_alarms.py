@@ -36,7 +36,7 @@ from jetsocket.messages import Codec
 from jetsocket.uris import parse
 from jetsocket.wire.headers import Headers
 from jetsocket.wire.proxy_environment import is_exempt, proxy_for
-from jetsocket.wire.tls import frames_from
+from jetsocket.wire.reentry import frames_from
 from tests.books import state_of
 from tests.conftest import Tls
 from tests.servers import EchoServer, RawServer, after_upgrade, hold, refusing_port, wait_until

@@ -13,7 +13,7 @@ import pytest
 from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, TimeoutError
 from jetsocket.correlation import ById
 from jetsocket.lock_watch import LockWatch
-from jetsocket.wire.tls import frames_from
+from jetsocket.wire.reentry import frames_from
 from jetsocket.wire.websocket import WebSocket
 from tests.servers import EchoServer, wait_until
 

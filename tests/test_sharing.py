@@ -169,7 +169,7 @@ def test_when_the_connection_ends_all_know_at_once_and_what_is_idempotent_goes_o
     threads.shutdown()
     with ThreadPoolExecutor(4) as again:
         retried = [
-            again.submit(pool.request, "/", {"do": "late", "after": 0.3, "n": n}, 10, idempotent=True)
+            again.submit(pool.request, "/", {"do": "late", "after": 0.8, "n": n}, 10, idempotent=True)
             for n in range(4)
         ]
         wait_until(lambda: pool.stats().in_flight == 4)

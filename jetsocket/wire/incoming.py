@@ -12,8 +12,8 @@ from jetsocket.exceptions import InvalidStateError, MessageTooBigError, Protocol
 from jetsocket.interrupts import is_alarm
 from jetsocket.wire.closing import Closing
 from jetsocket.wire.link import LAST_LOOK, LITTLE, not_held, takes
+from jetsocket.wire.reentry import ReentryError
 from jetsocket.wire.stream import Stream
-from jetsocket.wire.tls import ReentryError
 from jetsocket.wire.waits import Patience
 
 READ_AHEAD = 1024 * 1024

@@ -39,8 +39,8 @@ from jetsocket.uris import Target
 from jetsocket.wire import deflate
 from jetsocket.wire.close_codes import ABNORMAL
 from jetsocket.wire.message_reader import MessageReader
+from jetsocket.wire.reentry import frames_from, is_below, reentered
 from jetsocket.wire.stream import Stream
-from jetsocket.wire.tls import frames_from
 
 LAST_LOOK = 0.05
 """s for taking in what is there, past a reader's deadline, by the way or while closing: a megabyte of empty
@@ -334,10 +334,7 @@ class Link:
 
     def _is_held_below(self, name: _LockName, frame: FrameType | None) -> bool:
         """Whether this very thread holds that lock, or waits for it, from that frame of its stack down."""
-        takers = _takers[name]
-        return any(
-            below.f_code in takers and below.f_locals.get("self") is self for below in frames_from(frame)
-        )
+        return is_below(self, _takers[name], frame)
 
     def _is_inside(self) -> bool:
         """Whether this very thread uses this connection, below us on the stack."""
@@ -347,11 +344,7 @@ class Link:
     def _reentered(self, operation: str) -> InvalidStateError:
         """What to tell a finalizer or signal handler that would wait for its own thread."""
         where = "this connection" if self.target is None else f"the connection to {self.target.redacted}"
-        return InvalidStateError(
-            f"{operation} was called from a signal handler or finalizer that interrupted this very thread in"
-            f" its use of {where}; let it set a flag, or use another connection",
-            current_state="busy",
-        )
+        return reentered(operation, where)
 
 
 def not_held(target: Target | None) -> InvalidStateError:

@@ -16,7 +16,7 @@ from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.wire.frames import BINARY, CLOSE, CONTINUATION, PONG, TEXT, encode_frame
 from jetsocket.wire.link import Batch, Link, not_held, takes
 from jetsocket.wire.message_reader import PING_BURST
-from jetsocket.wire.tls import ReentryError
+from jetsocket.wire.reentry import ReentryError
 
 _TOLD = (TimeoutError, ConnectionError)
 _PUSH_PATIENCE = 1.0  # s

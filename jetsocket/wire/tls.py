@@ -13,30 +13,15 @@ import ssl
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
-from types import FrameType
 
 from jetsocket.clock import monotonic, sleep
 from jetsocket.interrupts import is_alarm
+from jetsocket.wire.reentry import ReentryError, frames_from
 
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
 _RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1
 _MOST_REPLIES = 65536  # bytes that reading has produced (KeyUpdates' answers), and the peer does not take
 _GATE_PATIENCE = 1.0  # s that a fork and the exit wait for threads inside OpenSSL, mostly for milliseconds
-
-
-def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
-    """The frames of a stack from that one down; without the line numbers that `traceback` looks up."""
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-class ReentryError(OSError):
-    """A finalizer or signal handler came inside a session, which is as it was: it would wait for itself."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
 
 
 class _Gate:
@@ -282,4 +267,4 @@ def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
     return plain
 
 
-__all__ = ["ReentryError", "Tls", "default_ssl_context", "frames_from", "without_certificate"]
+__all__ = ["Tls", "default_ssl_context", "without_certificate"]
