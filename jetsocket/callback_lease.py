@@ -150,4 +150,4 @@ def untraced(error: JetSocketError) -> JetSocketError:
     return made
 
 
-__all__ = ["call_back", "configure", "untraced"]
+__all__ = ["call_back", "checker", "configure", "untraced"]

@@ -228,7 +228,7 @@ class Dispatcher(Sending):
     ) -> bool:
         """Hand out the first frames of a queue as long as each is a reply that a request waits for.
 
-        As nearly every one is; `_dispatch` says what becomes of all others. Whatever strikes, each frame is
+        As nearly every one is; `_route` says what becomes of all others. Whatever strikes, each frame is
         in the queue, in `_parts`, or with its asker: see `iteration`.
 
         Returns:
@@ -273,7 +273,7 @@ class Dispatcher(Sending):
                         under_way.pop(key, None)
                         answered.append(request)
                     is_done = True
-                except Exception as error:  # the codec's, or the correlation's: `_dispatch` gets it once more
+                except Exception as error:  # the codec's, or the correlation's: `_route` gets it once more
                     if is_alarm(error, users_code=True):
                         raise
                     return False

@@ -28,6 +28,7 @@ from jetsocket.argument_checks import (
 from jetsocket.header_fields import TOKEN, field_value, header_pairs
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.patterns import pattern
+from jetsocket.redacted_uris import redact
 from jetsocket.text import with_rule
 
 if TYPE_CHECKING:
@@ -396,4 +397,4 @@ def _shown(name: str, value: Any) -> str:
         return "'***'"
     if name in ("subprotocols", "auth"):
         return f"<{len(value)}>" if name == "subprotocols" else f"<{type(value).__name__}>"
-    return repr(uris.redact(value)) if name == "proxy" and isinstance(value, str) else repr(value)
+    return repr(redact(value)) if name == "proxy" and isinstance(value, str) else repr(value)

@@ -106,12 +106,12 @@ class Routing(Reading):
             part = parts[0]
             if part is not self._handed:  # else a strike came before the next line but one
                 self._was_reply = False
-                self._dispatch(part)
+                self._route(part)
                 self._handed = part
             parts.popleft()
             self._handed = None
 
-    def _dispatch(self, part: Part) -> None:
+    def _route(self, part: Part) -> None:
         """Give a message to its asker; once more after a strike, which changes nothing."""
         matching, message, is_old = self.matching, part.message, False
         if message is not UNREADABLE:

@@ -1,4 +1,4 @@
-"""What a WebSocket URI means, how a path joins a base, and how a URI may be shown (RFC 6455 §3, RFC 3986).
+"""What a WebSocket URI means, and how a path joins a base (RFC 6455 §3, RFC 3986).
 
 The splitting is done here and not by ``urllib.parse``: that one drops control characters silently, and puts
 passwords into its error messages; and its ``urljoin`` drops empty segments and an empty query.
@@ -15,10 +15,11 @@ from urllib.parse import quote, unquote_to_bytes
 
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.patterns import pattern
+from jetsocket.redacted_uris import ABSOLUTE, HOST_AND_PORT, redact
 from jetsocket.relative_paths import joined
 from jetsocket.text import with_rule
 
-__all__ = ["Target", "parse", "redact", "resolve", "same_origin"]
+__all__ = ["Target", "parse", "resolve", "same_origin"]
 
 INVALID = "invalid WebSocket URI: "
 """What is said before a fault of a URI that is not shown."""
@@ -27,16 +28,11 @@ _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _SAY_INSTEAD = {"http": "ws://", "https": "wss://"}
 
 _SCHEME = pattern(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_ABSOLUTE = pattern(r"(?s)(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?]*)(?P<resource>.*)")
-_HOST_AND_PORT = pattern(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
 _HOST_NAME = pattern(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
-_DIGITS = pattern("[0-9]*")
 _PLACE = pattern(r"((?:\[[0-9A-Fa-f:.]+\]|[^:/?@\[\]]+):[0-9]{1,5})(?:[/?][^@]*)?")  # host and port, bare
-_MOST_SHOWN = 1000  # characters of a URI that go into a message
 _ADDRESSES = "an IPv6 address is written [::1], a name without brackets"
 _OTHERWISE = 'send an Authorization header of your own, manager_kwargs["extra_headers"]'
 _MAX_HOST_NAME = 253  # RFC 1035 §2.3.4, without the lengths' own bytes
-_NESTED_USERINFO = pattern(r"//[^/:]*:[^/]*@")  # a URI in the path of another: wss://wss://user:pw@host
 
 # Blanks and controls (CR and LF would forge header lines), and lone surrogates, which have no UTF-8.
 _FORBIDDEN = pattern(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -145,26 +141,6 @@ def resolve(uri_or_path: str, base: Target | str | None) -> Target:
     return target.but(authorization=base.authorization)
 
 
-def redact(text_uri: object) -> str:
-    """Make a URI, or what was meant to be one, fit for a message: without userinfo and query values.
-
-    Never raises. When the text is so broken that a password cannot be told from a port, more is hidden,
-    never less.
-    """
-    if not isinstance(text_uri, str):
-        return f"<{type(text_uri).__name__}>"
-    head, fragment_mark, _ = text_uri.partition("#")
-    head, query_mark, query = head.partition("?")
-    shown = _NESTED_USERINFO.sub("//***@", _redact_head(head))
-    if query_mark:
-        shown += "?" + "&".join(map(_redact_pair, query.split("&")))
-    if fragment_mark:
-        shown += "#***"
-    # A server that redirects may write 64 KiB, and the URI is in every message about the connection.
-    shown = shown if len(shown) <= _MOST_SHOWN else shown[:_MOST_SHOWN] + "…"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
-
-
 # --- parsing
 
 
@@ -204,7 +180,7 @@ def _forbidden(uri: str, char: str, at: int) -> str:
     if uri != uri.strip():
         at, where = (0, "beginning") if uri != uri.lstrip() else (-1, "end")
         return f"character {uri[at]!a} at the {where} is not allowed; remove it"
-    absolute = _ABSOLUTE.fullmatch(uri)
+    absolute = ABSOLUTE.fullmatch(uri)
     if absolute and uri.rfind("@", 0, absolute.end("authority")) < at < absolute.start("resource"):
         return f"character {char!a} at index {at} is in the host, where none can stand; remove it"
     return f"character {char!a} at index {at} is not allowed; percent-encode it"
@@ -242,14 +218,14 @@ def _split(uri: str) -> tuple[str, str, str]:
         raise _Fault(f"the scheme {name} is HTTP's; say {_SAY_INSTEAD[name]}")
     if name not in _DEFAULT_PORTS:
         raise _NoScheme("the scheme must be ws or wss; write ws://host/path or wss://host/path")
-    absolute = _ABSOLUTE.fullmatch(uri)
+    absolute = ABSOLUTE.fullmatch(uri)
     if absolute is None:
         raise _Fault(f"no host; write {name}://host/path")
     return name, absolute["authority"], absolute["resource"]
 
 
 def _host_and_port(text: str, scheme: str) -> tuple[str, int]:
-    match = _HOST_AND_PORT.fullmatch(text)
+    match = HOST_AND_PORT.fullmatch(text)
     if match is None:
         raise _Fault("host and port cannot be told apart; an IPv6 address is written [::1], with brackets")
     host, port = match["host"], match["port"]
@@ -369,32 +345,3 @@ def server_name(text: str) -> str:
 def bracketed(host: str) -> str:
     """A host as it stands before a port: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
-
-
-# --- redacting
-
-
-def _redact_head(head: str) -> str:
-    """Hide userinfo in what stands before the query."""
-    absolute = _ABSOLUTE.fullmatch(head)
-    if absolute is not None:
-        return f"{absolute['scheme']}://" + _redact_authority(absolute["authority"], absolute["resource"])
-    if head.startswith("//"):
-        authority, slash, path = head[2:].partition("/")
-        return "//" + _redact_authority(authority, slash + path)
-    before_at, at, rest = head.rpartition("@")
-    # "user:password@host", the scheme forgotten; "btcusdt@trade" is a mere path.
-    return f"***@{rest}" if at and ":" in before_at else head
-
-
-def _redact_authority(authority: str, path: str) -> str:
-    host_and_port = authority.rpartition("@")[2]
-    match = _HOST_AND_PORT.fullmatch(host_and_port)
-    if match is None or not _DIGITS.fullmatch(match["port"] or ""):
-        return "***"  # this "port", and the path behind it, may be parts of a password
-    return host_and_port + path
-
-
-def _redact_pair(pair: str) -> str:
-    key, equals, _ = pair.partition("=")
-    return f"{key}=***" if equals else "***" if pair else ""

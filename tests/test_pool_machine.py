@@ -24,7 +24,7 @@ from websockets.http11 import Response
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.connection import PooledConnection
 from jetsocket.exceptions import ConnectionClosedError, HandshakeError, PoolClosedError, PoolExhaustedError
-from jetsocket.uris import redact
+from jetsocket.redacted_uris import redact
 from tests.books import faults, state_of
 from tests.servers import EchoServer, wait_until
 from tests.sizes import size

@@ -1,6 +1,6 @@
 """What URIs mean, how paths join a base, and that no message shows a secret.
 
-Also tests: `relative_paths`.
+Also tests: `relative_paths`, `redacted_uris`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from jetsocket.redacted_uris import redact
 from jetsocket.text import rule_of
-from jetsocket.uris import parse, redact, resolve, same_origin
+from jetsocket.uris import parse, resolve, same_origin
 
 
 def _basic(credentials: str) -> str:

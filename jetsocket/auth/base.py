@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from jetsocket.header_fields import TOKEN, header_pairs
-from jetsocket.uris import redact
+from jetsocket.redacted_uris import redact
 
 __all__ = ["Auth", "Prepared", "origin_shown"]
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
-from jetsocket.uris import redact
+from jetsocket.redacted_uris import redact
 from jetsocket.wire.headers import Headers, retry_after
 from jetsocket.wire.redaction import as_cause, censored, raise_alone, secrets_of
 from jetsocket.wire.upgrade_refusals import first_words

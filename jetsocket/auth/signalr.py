@@ -14,7 +14,7 @@ from jetsocket.auth.tickets import asked_headers, check_headers, check_session, 
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
-from jetsocket.uris import redact
+from jetsocket.redacted_uris import redact
 
 __all__ = ["SignalR"]
 

@@ -16,7 +16,7 @@ from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError
 from jetsocket.header_fields import header_pairs
 from jetsocket.interrupts import is_alarm
-from jetsocket.uris import redact
+from jetsocket.redacted_uris import redact
 from jetsocket.user_errors import Misuse, raise_as_cause
 
 __all__ = ["TicketAuth", "asked_headers", "check_headers", "check_session", "check_url", "member", "place_of"]

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from jetsocket import ConnectionPool, ConnectionPoolConfig, JetSocketError
 from jetsocket.interrupts import is_alarm
 from jetsocket.options import Options
+from jetsocket.redacted_uris import redact
 from jetsocket.text import printable
-from jetsocket.uris import redact
 
 __all__ = ["FAILED", "OK", "Output", "call", "check", "ping", "status"]
 

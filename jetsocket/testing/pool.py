@@ -8,10 +8,10 @@ from typing import Any
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.lease import T
+from jetsocket.redacted_uris import redact
 from jetsocket.testing.actions import number
 from jetsocket.testing.failures import checked, exhausted, made
 from jetsocket.testing.server import FakeServer
-from jetsocket.uris import redact
 
 _STRUCK = ("acquire", "request", "subscribe")
 

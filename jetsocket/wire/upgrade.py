@@ -16,7 +16,8 @@ from typing import Any
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.interrupts import is_alarm
-from jetsocket.uris import Target, redact
+from jetsocket.redacted_uris import redact
+from jetsocket.uris import Target
 from jetsocket.wire.certificates import late_remedy
 from jetsocket.wire.deflate import Agreement, agree
 from jetsocket.wire.headers import (
