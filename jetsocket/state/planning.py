@@ -1,4 +1,4 @@
-"""What the callers in line need: which connections are ordered, for whom; and whom one serves that comes back.
+"""What the callers in line need: which connections are ordered, and whom one that comes back serves.
 
 The decisions that need no state are in `dial_limits`; what makes room is found in `making_room`.
 All is called with the lock held.
