@@ -441,6 +441,39 @@ def test_a_fleet_whose_redis_stalls_or_is_restarted(
         assert sum(lost) == 0
 
 
+@pytest.mark.parametrize("mode", ["closed", "open"])
+def test_what_a_redis_that_stalled_runs_late_takes_no_slot(tmp_path: Path, mode: Any) -> None:
+    """It runs all that it was sent meanwhile: renewals of what is closed, and askings again and again."""
+    lease = 4.0
+    with (
+        redis_server(tmp_path) as redis,
+        Bound(redis.url, limit=4, lease=lease, on_error=mode) as one,
+        Bound(redis.url, limit=4, lease=lease, on_error=mode) as other,
+    ):
+        both = (one, other)
+        for bound in both:
+            for _ in range(2):
+                get(bound.limiter)
+        redis.freeze()
+        sleep(2 * lease)
+        assert sum(len(each.owner.lost_tokens) for each in both) == (4 if mode == "closed" else 0)
+        redis.thaw()
+        start = awake()
+        for bound in both:
+            for token, _ in bound.owner.lost_tokens:
+                bound.limiter.release(token)
+        if mode == "closed":
+            for bound in both:
+                get(bound.limiter)
+                get(bound.limiter)
+        wait_until(lambda: all(each.limiter.stats()["held"] == 2 for each in both), lease)
+        assert awake() - start < lease - 0.5  # they do not wait for the end of what ran late
+        sleep(1.0)
+        assert [each.limiter.stats()["lost"] for each in both] == [2 if mode == "closed" else 0] * 2
+        with redis.client() as client:
+            assert client.zcard("{js:fleet}:leases") == 4
+
+
 def test_at_redis_s_clock_forward_each_takes_its_slots_again(redis: RedisServer, server: EchoServer) -> None:
     with Bound(redis.url) as one, redis.client() as client:
         for _ in range(3):

@@ -542,6 +542,29 @@ def test_what_is_open_without_a_slot_waits_for_those_who_have_one(redis: Any) ->
     assert one(renew=["a:u1"]).adopted == {"a:u1": "-"}
 
 
+def test_a_lost_answer_that_gave_slots_to_what_had_none_is_given_again(fleet: Fleet) -> None:
+    one, three = Caller(fleet, "a", limit=3), Caller(fleet, "c", limit=3)
+    one()
+    first = one(renew=["a:u1", "a:u2"], renews=True)
+    assert all(first.adopted.values())
+    for _ in range(3):
+        assert one(renew=["a:u1", "a:u2"], renews=True).adopted == first.adopted
+    assert counts(fleet) == {"a": 2}
+    # One was closed before its slot was known; of the other, the answer came at last.
+    known = first.adopted["a:u2"]
+    fourth = one(renew=[known, "a:u3"], renews=True)
+    assert list(fourth.adopted) == ["a:u3"]
+    assert set(fleet.redis.zrange("{js:fleet}:leases", 0, -1)) == {
+        known.encode(),
+        fourth.adopted["a:u3"].encode(),
+    }
+    one(renew=[known, fourth.adopted["a:u3"]], renews=True)
+    assert counts(fleet) == {"a": 2}
+    assert not fleet.redis.hexists("{js:fleet}:p:a", "adopted")
+    fleet.move(1.0)
+    assert len(three.get(1)) == 1
+
+
 def test_redis_knows_it_by_its_digest(redis: Any) -> None:
     from jetsocket.contrib.redis.script import SOURCE
 

@@ -241,6 +241,9 @@ class Member:
         if token.state == "released":
             raise ValueError(f"{token!r} was released before")
         state, token.state = token.state, "released"
+        if state == "ended":
+            self._give_back[token.lease] = None
+            return True
         if state != "lost":
             del self._out[token.lease]
         if state != "slotted":
@@ -265,7 +268,7 @@ class Member:
         for token in list(self._out.values()):
             if token.state == "slotted" and token.until - margin <= now:
                 if not self._keeps_without_slot(token):
-                    self._lose(token, _UNRENEWED, outcome)
+                    self._end(token, outcome)
             elif token.refused_at is not None and token.refused_at + self.settings.lease <= now:
                 self._lose(token, _NO_ROOM, outcome)
         return outcome
@@ -278,10 +281,18 @@ class Member:
         if settings.share is not None and slotless >= settings.share:
             return False
         del self._out[token.lease]
+        self._give_back[token.lease] = None
         self._unslotted += 1
         token.state, token.lease, token.until = "slotless", f"{self.id}:u{self._unslotted}", NEVER
         self._out[token.lease] = token
         return True
+
+    def _end(self, token: Token, outcome: Outcome) -> None:
+        """Its lease is over. Redis, which may renew it by a call that it runs late, is told of the end."""
+        if token in self.granted:
+            self._give_back[token.lease] = None
+        self._lose(token, _UNRENEWED, outcome)
+        token.state = "ended"
 
     def _lose(self, token: Token, why: str, outcome: Outcome) -> None:
         if token in self.granted:

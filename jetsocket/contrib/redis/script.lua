@@ -10,7 +10,8 @@
 --   limits   zset    process -> the limit that it was given; the smallest counts
 --   asked    zset    process -> since when it is to give up the next that comes back
 --   told     set     processes that know that others wait, and give up what is idle
---   p:ID     hash    seq, lease, label; ask, ticket, token (granted for that ask, not known to have arrived)
+--   p:ID     hash    seq, lease, label; ask, ticket, token (granted for that ask, not known to have arrived); adopted
+--                    (for each that had no slot and got one, not known to have arrived: "ASKED TOKEN ")
 --   in:ID    list    the inbox: "g ASK TOKEN" (a grant), "u DUTY DELAY" (others wait; see the end), "w 0 DELAY" (call
 --                    again then)
 --
@@ -146,7 +147,7 @@ if op == 'forget' then
   adopted = {'freed', whole_number(freed)}
   forget(me)
 else
-  local mine = call('HMGET', record, 'seq', 'ask', 'token', 'ticket')
+  local mine = call('HMGET', record, 'seq', 'ask', 'token', 'ticket', 'adopted')
   if seq < tonumber(mine[1] or 0) then return {'late'} end -- overtaken by a later call of the same process
   local last_ask, token = tonumber(mine[2] or 0), mine[3]
 
@@ -169,10 +170,28 @@ else
     call('PEXPIRE', record, 3 * lease)
     limit = tonumber(call('ZRANGE', limits, 0, 0, 'WITHSCORES')[2])
 
-    local missing, present = {}, 0
+    -- An answer that gave slots to what had none may have been lost: the same again. Of those that are closed
+    -- since, it knows no slot that it could give back.
+    local before, is_told = {}, {}
+    for asker, its in string.gmatch(mine[5] or '', '(%S+) (%S+) ') do before[asker] = its end
+    for index = 15, position do is_told[ARGV[index]] = true end
+    if renewals > 0 then
+      for asker, its in pairs(before) do
+        if not is_told[asker] and not is_told[its] then let_go(its) end
+      end
+    end
+
+    local missing, present, kept = {}, 0, {}
     local on_its_way = token and call('ZSCORE', leases, token) and 1 or 0 -- a grant that it has not told of
     for index = 15, position do
-      if call('ZSCORE', leases, ARGV[index]) then
+      local again = before[ARGV[index]]
+      if again and call('ZSCORE', leases, again) then
+        call('ZADD', leases, now + lease, again)
+        present = present + 1
+        adopted[#adopted + 1] = ARGV[index]
+        adopted[#adopted + 1] = again
+        kept[#kept + 1] = ARGV[index] .. ' ' .. again .. ' '
+      elseif call('ZSCORE', leases, ARGV[index]) then
         call('ZADD', leases, now + lease, ARGV[index])
         present = present + 1
         if ARGV[index] == token then on_its_way = 0 end
@@ -200,6 +219,7 @@ else
           if not whole then hold = math.max(hold, now + GRACE) end -- others may come back just now
           fence = fence + 1
           verdict = me .. ':' .. whole_number(fence)
+          kept[#kept + 1] = each .. ' ' .. verdict .. ' '
         end
         call('ZADD', leases, now + lease, verdict)
         more(me)
@@ -208,6 +228,12 @@ else
         adopted[#adopted + 1] = each
         adopted[#adopted + 1] = verdict
       end
+    end
+
+    if #kept > 0 then
+      call('HSET', record, 'adopted', table.concat(kept))
+    elseif renewals > 0 then
+      call('HDEL', record, 'adopted')
     end
 
     if ask > 0 and ask == last_ask and token and call('ZSCORE', leases, token) then

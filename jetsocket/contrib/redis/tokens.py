@@ -53,7 +53,7 @@ class Token:
         self.fence = fence
         self.lease = lease  # what Redis knows it by
         self.until = until
-        self.state = "slotless" if fence is None else "slotted"  # or "lost", "released"
+        self.state = "slotless" if fence is None else "slotted"  # or "ended", "lost", "released"
         self.refused_at: float | None = None  # when Redis has said that there is no slot for it
         self.owner: Owner | None = None
 

@@ -63,7 +63,18 @@ def test_a_connection_is_closed_before_its_lease_ends() -> None:
     assert lost is token
     assert why == "its lease ended unrenewed"
     assert member.stats()["lost"] == 1
-    assert not member.release(token)  # nothing to give back
+
+
+def test_what_has_ended_goes_back_once_it_is_closed_for_redis_may_renew_it_late() -> None:
+    member = Member(settings())
+    token = granted(member, 100.0, 1)
+    tell(member, 100.0, want=NOW, granted=f"{member.id}:2")  # no opener takes it
+    member.end_leases(109.0)
+    assert member.call(109.1, renew=True, want=NO).give_back == (f"{member.id}:2",)
+    assert member.release(token)
+    assert member.call(109.2, renew=True, want=NO).give_back == (f"{member.id}:2", f"{member.id}:1")
+    with pytest.raises(ValueError, match="released before"):
+        member.release(token)
 
 
 def test_leases_are_renewed_every_third_and_after_a_failure_soon() -> None:
@@ -256,6 +267,7 @@ def test_open_there_is_no_limit_without_redis_and_what_has_a_slot_stays() -> Non
     assert all(each is not None and each.fence is None for each in more)
     assert not member.end_leases(109.5).lost
     assert (token.state, token.until) == ("slotless", math.inf)
+    assert member.call(109.6, renew=True, want=NO).give_back == (f"{member.id}:1",)
     assert (member.stats()["held"], member.stats()["without_slot"]) == (0, 51)
 
 
