@@ -16,6 +16,16 @@ from jetsocket.interrupts import suppress
 from jetsocket.state import State
 from jetsocket.workers import Workers
 
+_LEAKED = "[%s] connection %d to %s leaked: %s, acquired by thread %s at\n%s"
+_LEAKED_BARE = "[%s] a lease that has no connection any more leaked: %s, acquired by thread %s at\n%s"
+_DROPPED = (
+    "[%s] a lease of pool %r was dropped without release: connection %d to %s, acquired by thread %s in %s"
+    " (%s:%d); the connection is closed. Use `with pool.acquire(…) as conn:`"
+)
+_DROPPED_BARE = (
+    "[%s] a lease of pool %r was dropped without release: acquired by thread %s in %s (%s:%d); the connection"
+    " is closed. Use `with pool.acquire(…) as conn:`"
+)
 _MOST_WARNINGS = 1000  # that wait for the user's warnings hook
 
 
@@ -33,18 +43,14 @@ def report(state: State) -> None:
 
 def _warn_of_leak(state: State, borrower: Borrower, out_for: float, threshold: float) -> None:
     stack = "" if borrower.stack is None else "".join(borrower.stack.format())
-    entry = borrower.entry
-    which = "?" if entry is None else f"{entry.id} to {entry.target.redacted}"
     told = f"it has been out for {out_for:.3g} s (leak_threshold={threshold:g} s)"
-    state.log.note(
-        logging.WARNING,
-        "[%s] connection %s leaked: %s, acquired by thread %s at\n%s",
-        state.name,
-        which,
-        told,
-        borrower.thread_name,
-        stack,
-    )
+    text, which = _about(borrower.entry, _LEAKED, _LEAKED_BARE)
+    state.log.note(logging.WARNING, text, state.name, *which, told, borrower.thread_name, stack)
+
+
+def _about(entry: Entry | None, text: str, bare: str) -> tuple[str, tuple[object, ...]]:
+    """A line, and what it says of the connection: with these, a record of it has its fields."""
+    return (bare, ()) if entry is None else (text, (entry.id, entry.target.redacted))
 
 
 def tell_end(state: State, borrower: Borrower, entry: Entry, reason: str) -> None:
@@ -56,13 +62,10 @@ def tell_end(state: State, borrower: Borrower, entry: Entry, reason: str) -> Non
 def warn_of_drop(state: State, workers: Workers, borrower: Borrower, entry: Entry | None) -> None:
     """Warn, in the log and by a ResourceWarning, of a lease that nothing refers to any more."""
     file, line, function = borrower.where()
-    which = "" if entry is None else f"connection {entry.id} to {entry.target.redacted}, "
-    text = (
-        f"a lease of pool {state.name!r} was dropped without release: {which}acquired by thread"
-        f" {borrower.thread_name} in {function} ({file}:{line}); the connection is closed. Use"
-        " `with pool.acquire(…) as conn:`"
-    )
-    state.log.note(logging.WARNING, "[%s] %s", state.name, text)
+    text, which = _about(entry, _DROPPED, _DROPPED_BARE)
+    told = state.name, *which, borrower.thread_name, function, file, line
+    state.log.note(logging.WARNING, text, state.name, *told)
+    text = text.partition("] ")[2] % told
     # A warnings hook is the user's code: not in the housekeeper.
     if workers.log.backlog < _MOST_WARNINGS:  # else the hook, or a log handler, hangs
         workers.log.submit(partial(_warn, text, file, max(1, line)))

@@ -656,7 +656,12 @@ def test_a_leak_has_a_second_line_with_its_id_however_it_ends(
             pool.close()
         wait_until(lambda: len(told()) == 2)
     first, second = told()
-    assert f"connection {number} to {echo.uri_for('/feed?token=***')} leaked" in first
+    uri = echo.uri_for("/feed?token=***")
+    assert f"connection {number} to {uri} leaked" in first
+    for record in caplog.records:
+        if record.levelno >= logging.WARNING:
+            assert vars(record)["jetsocket_connection"] == number
+            assert vars(record).get("jetsocket_uri") == (uri if uri in record.getMessage() else None)
     assert "MainThread" in first
     expected = {
         "released": "came back after",
