@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import ssl
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -65,7 +66,8 @@ def load_for(options: Options) -> None:
 
     A program that imports the package and makes no pool has no use for it. An import in a thread holds a
     lock. A process that is forked meanwhile has that lock, too, and no thread that releases it: an import of
-    the same there would wait for ever.
+    the same there would wait for ever. What is loaded is not asked for again: `import_module` takes the lock
+    of the module each time, and where an exception strikes it there, no thread ever gets that again.
     """
     needed = [
         "email.utils",  # for dates in Retry-After
@@ -76,7 +78,8 @@ def load_for(options: Options) -> None:
     if options.auth is not None or options.resolve is not None:
         needed.append("jetsocket.auth.base")
     for name in needed:
-        import_module(name)
+        if name not in sys.modules:
+            import_module(name)
     mask_fast()
 
 

@@ -456,3 +456,46 @@ def test_an_interrupt_makes_no_second_housekeeper(echo: EchoServer) -> None:
     """Thread.is_alive() takes a thread for dead if it is interrupted, up to Python 3.12."""
     ended = scripts.run(START + FALSELY_DEAD, echo.uri, "0", measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
+IMPORTS = """
+import sys, threading
+from jetsocket import ConnectionPool
+from jetsocket.correlation import ById
+
+def work(uri):
+    with ConnectionPool(base_uri=uri, name="plain") as pool:
+        with pool.acquire("/") as conn:
+            assert conn.request(1, timeout=5) == 1
+        try:
+            pool.acquire("ws://127.0.0.1:1/", timeout=2)
+        except Exception as error:
+            str(error)
+        pool.prewarm("/", 2)
+        repr(pool), str(pool.stats()), pool.leases(), pool.connections()
+    with ConnectionPool(base_uri=uri, name="ids", correlation=ById("id")) as pool:
+        pool.request("/", {"n": 1}, 5)
+
+work(sys.argv[1])
+found = set()
+
+def look(frame, event, argument):
+    if event == "call" and frame.f_code.co_filename.startswith("<frozen importlib"):
+        above = frame.f_back
+        while above is not None and "importlib" in above.f_code.co_filename:
+            above = above.f_back
+        if above is not None:
+            found.add(f"{above.f_code.co_filename}:{above.f_lineno} {above.f_code.co_name}")
+
+threading.setprofile(look)
+sys.setprofile(look)
+work(sys.argv[1])
+sys.setprofile(None)
+print(sorted(found))
+"""
+
+
+def test_what_is_loaded_is_not_asked_for_again(echo: EchoServer) -> None:
+    """An exception that strikes in the import system leaves a module's lock locked for every thread."""
+    done = scripts.run(IMPORTS, echo.uri)
+    assert (done.out.strip(), done.err) == ("[]", "")
