@@ -12,8 +12,7 @@ from jetsocket.argument_checks import int_from, wrong_type
 from jetsocket.clock import deadline_in, monotonic
 from jetsocket.interrupts import is_alarm
 from jetsocket.limits.base import Limiter, Owner
-from jetsocket.limits.call import Call
-from jetsocket.limits.slot_files import FileSlot, Line, lock_at_once, opened, process
+from jetsocket.limits.slot_files import FileCall, FileSlot, Line, lock_at_once, opened, process
 from jetsocket.process_id import PID
 from jetsocket.text import short_repr
 
@@ -92,7 +91,7 @@ class FileLimiter(Limiter):
         Raises:
             OSError: A file cannot be opened or locked.
         """
-        line, call, slot = self._here(), Call(), None
+        line, call, slot = self._here(), FileCall(self), None
         deadline = deadline_in(timeout)
         try:
             if not line.is_waited_for:
@@ -122,7 +121,7 @@ class FileLimiter(Limiter):
             ValueError: The token is not out: it was released before, or is another limiter's.
             OSError: Other code has closed the slot's file, and so freed the slot before.
         """
-        if not (isinstance(token, FileSlot) and self._here().release(token)):
+        if not (isinstance(token, FileSlot) and token.call.limiter is self and self._here().release(token)):
             raise ValueError(
                 f"{short_repr(token)} is not out: it was released before, or {self!r} never gave it"
             )

@@ -67,6 +67,21 @@ class Locked:
         return True
 
 
+class FileCall(Call):
+    """One call of `acquire`.
+
+    Attributes:
+        limiter: Whose.
+    """
+
+    __slots__ = ("limiter",)
+
+    def __init__(self, limiter: object) -> None:
+        """It begins."""
+        super().__init__()
+        self.limiter = limiter
+
+
 class FileSlot(Locked):
     """One slot that is out, which is its token.
 
@@ -77,7 +92,7 @@ class FileSlot(Locked):
 
     __slots__ = ("call", "number")
 
-    def __init__(self, fd: int, file: File, number: int, call: Call) -> None:
+    def __init__(self, fd: int, file: File, number: int, call: FileCall) -> None:
         """It is locked."""
         super().__init__(fd, file)
         self.number = number
@@ -110,10 +125,10 @@ class Line:
         self.lock = threading.Lock()
         self.out: set[FileSlot] = set()
         self.others = 0
-        self.calls: list[Call] = []
+        self.calls: list[FileCall] = []
         self.mark: Locked | None = None
 
-    def look(self, limit: int, call: Call) -> FileSlot | None:
+    def look(self, limit: int, call: FileCall) -> FileSlot | None:
         """Take a free slot, of the first `limit`, for a call."""
         with self.lock:
             self._set_mark()  # for it may have been impossible before
@@ -126,7 +141,7 @@ class Line:
             self.others = others
             return slot
 
-    def _take(self, number: int, call: Call) -> FileSlot | None:
+    def _take(self, number: int, call: FileCall) -> FileSlot | None:
         assert self.lock.locked()
         path, slot = f"{self.path}.{number}", None
         for _ in range(_LOOKS):
@@ -164,13 +179,13 @@ class Line:
             raise OSError(errno.EBADF, told)
         return True
 
-    def join(self, call: Call) -> None:
+    def join(self, call: FileCall) -> None:
         """A call waits."""
         with self.lock:
             self.calls.append(call)
             self._set_mark()
 
-    def leave(self, call: Call, slot: FileSlot | None) -> None:
+    def leave(self, call: FileCall, slot: FileSlot | None) -> None:
         """A call ends with that slot; one that it has taken and does not go with is free."""
         with self.lock:
             if call in self.calls:
@@ -334,4 +349,4 @@ def _after_fork_in_child() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
-__all__ = ["FileSlot", "Line", "lock_at_once", "opened", "process"]
+__all__ = ["FileCall", "FileSlot", "Line", "lock_at_once", "opened", "process"]

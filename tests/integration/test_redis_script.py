@@ -523,6 +523,13 @@ def test_one_that_is_forgotten_holds_nothing(fleet: Fleet) -> None:
     assert counts(fleet) == {"a": 4, "b": 3}
 
 
+def test_who_forgets_a_process_lengthens_no_lease(redis: Any) -> None:
+    fleet = begun(redis, lease=2.0)
+    Caller(fleet, "a", lease=2.0).get(1)
+    Caller(fleet, "a")(op="forget")
+    assert redis.hget("{js:fleet}:group", "lease") == b"2000"
+
+
 def test_what_is_open_without_a_slot_gets_one_if_there_is_room(fleet: Fleet) -> None:
     one, two = Caller(fleet, "a"), Caller(fleet, "b")
     two.get(9)

@@ -396,14 +396,18 @@ def test_a_pool_that_is_never_idle_leaves_others_what_ends(echo: EchoServer, pat
 
 def test_a_token_that_is_not_out_is_refused(path: str) -> None:
     limiter, other = FileLimiter(path, 2), FileLimiter(path + "-other", 2)
-    token, theirs = limiter.acquire(0, yes), other.acquire(0, yes)
+    sibling = FileLimiter(path, 2)
+    token, theirs, siblings = limiter.acquire(0, yes), other.acquire(0, yes), sibling.acquire(0, yes)
     limiter.release(token)
-    for each in (token, theirs, object(), ["unhashable"]):
+    for each in (token, theirs, siblings, object(), ["unhashable"]):
         with pytest.raises(ValueError, match="is not out: it was released before, or FileLimiter"):
             limiter.release(each)  # type: ignore[arg-type]  # what is no token
     assert repr(token) == "<slot 0>"
     assert other.acquire(0, yes) is not None
     assert other.acquire(0, yes) is None
+    assert limiter.stats()["held"] == 1
+    sibling.release(siblings)
+    assert limiter.stats()["held"] == 0
 
 
 @pytest.mark.parametrize(

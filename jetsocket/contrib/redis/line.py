@@ -123,10 +123,12 @@ def _leave_line(desk: Desk, me: _Waiting, is_wanted: bool) -> None:
 def _without_redis(desk: Desk, owner: Owner | None) -> Token | None:
     """What `on_error` allows while Redis is away."""
     with desk.lock:
+        if desk.is_over:
+            return None  # this process has left: nothing of what it opened now would count
         token, why = desk.member.unslotted(), desk.member.away or "slow"
     if token is not None:
         return _owned(token, owner)
-    if desk.settings.on_error != "closed" or desk.is_over:
+    if desk.settings.on_error != "closed":
         return None
     raise ConnectionError(
         f"{desk.source} does not answer ({why}), so the limiter {desk.settings.name!r} gives no slots:"

@@ -339,6 +339,14 @@ class Member:
                 counts[id(token.owner)] += 1
         return sorted(owners, key=lambda owner: -counts[id(owner)])
 
+    def _others(self) -> int:
+        """Slots of others as of the last answer, less what must have become this process's since."""
+        last = self._last
+        if last is None:
+            return 0
+        held = sum(token.state == "slotted" for token in self._out.values())
+        return max(0, min(last.count - last.mine, max(last.limit, last.count) - held))
+
     def stats(self) -> dict[str, Any]:
         """Figures; of others, as of the last answer."""
         last, settings = self._last, self.settings
@@ -354,7 +362,7 @@ class Member:
         return {
             "limit": self.settings.limit if last is None else last.limit,
             "held": len(self._out) - slotless,
-            "others": 0 if last is None else max(0, last.count - last.mine),
+            "others": self._others(),
             "waiting": 0 if last is None else last.waiting,
             "errors": self.errors,
             "lost": self.lost,

@@ -81,7 +81,7 @@ end
 local saved = call('HMGET', group, 'born', 'epoch', 'fence', 'lease', 'until', 'grace', 'hold')
 local born, epoch, grace = tonumber(saved[1]), saved[2], tonumber(saved[6] or GRACE)
 local fence = math.max(tonumber(saved[3] or 0), highest)
-local longest = math.max(tonumber(saved[4] or 0), lease)
+local longest = math.max(tonumber(saved[4] or 0), op == 'forget' and saved[4] and 0 or lease) -- who forgets has none
 local latest, hold = tonumber(saved[5] or 0), tonumber(saved[7] or 0)
 
 if not born or (latest > now and call('EXISTS', leases) == 0) then

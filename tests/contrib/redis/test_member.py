@@ -231,6 +231,16 @@ def test_a_smaller_limit_of_another_is_said_once() -> None:
     assert tell(member, 104.0, limit=6).limits == (6, 10)
 
 
+def test_what_it_got_since_the_last_answer_is_not_another_s_any_more() -> None:
+    member = Member(settings(limit=3))
+    tell(member, 100.0, want=WAIT, limit=3, count=3, mine=0, waiting=1)
+    assert member.stats()["others"] == 3
+    member.message(f"g 1 {member.id}:7", 100.5)
+    assert (member.stats()["held"], member.stats()["others"]) == (1, 2)
+    tell(member, 101.0, limit=2, count=3, mine=1)  # one too many for a smaller limit that has come
+    assert (member.stats()["held"], member.stats()["others"]) == (1, 2)
+
+
 def test_the_last_call_gives_back_what_is_closed_and_names_what_ends_with_the_process() -> None:
     member = Member(settings())
     kept, given = granted(member, 100.0, 1), granted(member, 100.0, 2)
