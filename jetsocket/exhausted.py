@@ -127,7 +127,7 @@ def remedy(
                 "The server takes its time to accept connections: see why, or wait longer (acquire_timeout)"
             )
         if figures.last_connect_error is not None:
-            return "The server refuses more connections for now: release sooner, or wait (acquire_timeout)"
+            return "No other connection can be opened for now: release sooner, or wait (acquire_timeout)"
     return "Release sooner, raise max_connections, or wait longer (acquire_timeout)"
 
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, ConnectionPoolConfig, HandshakeError, PoolExhaustedError
+from jetsocket import (
+    ConnectionError,
+    ConnectionPool,
+    ConnectionPoolConfig,
+    HandshakeError,
+    PoolExhaustedError,
+)
 from jetsocket.borrower import Borrower
 from jetsocket.exhausted import now_there, remedy, why
 from jetsocket.state import Exhaustion
@@ -66,11 +72,11 @@ def test_the_limit_of_a_uri_is_named() -> None:
     assert "max_per_uri" not in remedy(fewer, config, asked(1.0), at_once=False)
 
 
-def test_more_connections_are_no_remedy_where_the_server_refuses_them() -> None:
-    refused = Exhaustion(lent=[asked(1.0)], last_connect_error=HandshakeError("429"), open_there=1)
+@pytest.mark.parametrize("error", [HandshakeError("429"), ConnectionError("Redis does not answer")])
+def test_more_connections_are_no_remedy_where_none_can_be_opened(error: ConnectionError) -> None:
+    refused = Exhaustion(lent=[asked(1.0)], last_connect_error=error, open_there=1)
     advice = remedy(refused, ConnectionPoolConfig(max_connections=4), asked(1.0), at_once=False)
-    assert "refuses more connections for now" in advice
-    assert "raise max_connections" not in advice
+    assert advice == "No other connection can be opened for now: release sooner, or wait (acquire_timeout)"
 
 
 def test_the_three_longest_holders_are_named(echo: EchoServer, make_pool: MakePool) -> None:
