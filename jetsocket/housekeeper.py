@@ -335,10 +335,13 @@ class Housekeeper:
 
     def _close_abandoned(self) -> None:
         """The pool object is gone: close all of its connections, side by side."""
-        self.state.close(again=True)  # if the pool's own close() was interrupted
-        entries = self.state.open_entries()
-        close_all(entries, self.state.close_timeout)
-        self.state.forget_cut(entries)
+        taken = self.state.close(again=True)  # if the pool's own close() was interrupted
+        assert taken is not None
+        closing, out = taken
+        for entry in out:  # its opener perhaps reads from it at this moment
+            entry.wire.dismiss("the pool was closed")
+        close_all(closing, self.state.close_timeout)
+        self.state.forget_cut([*closing, *out])
 
 
 __all__ = ["ABANDONED", "PUSHES", "STOP", "Check", "Housekeeper"]

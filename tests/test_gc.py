@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import sys
 import threading
 import warnings
@@ -26,7 +27,7 @@ from jetsocket.state.fast_path import FastPath
 from tests import scripts
 from tests.awake import awake
 from tests.conftest import Tls
-from tests.servers import EchoServer, wait_until
+from tests.servers import EchoServer, RawServer, wait_until
 from tests.sizes import size
 
 
@@ -216,6 +217,27 @@ def test_a_pool_that_is_dropped_closes_itself(echo: EchoServer) -> None:
     assert ref() is None, "somebody holds the pool: its thread, perhaps"
     wait_until(lambda: echo.open_now == 0)
     wait_until(lambda: not [t for t in threading.enumerate() if "forgotten" in t.name])
+
+
+def test_a_pool_that_is_dropped_while_it_opens_a_connection_leaves_its_opener_alone(
+    raw_server: Callable[..., RawServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    def mute(sock: socket.socket) -> None:
+        while sock.recv(65536):
+            asked.set()
+        gone.set()
+
+    pool = ConnectionPool[Any](base_uri=raw_server(mute).uri, name="opening")
+    with pytest.raises(PoolExhaustedError):
+        pool.acquire("/", timeout=0.05)
+    assert asked.wait(10)
+    del pool
+    gc.collect()  # the error's traceback
+    assert gone.wait(10)
+    wait_until(lambda: not [t for t in threading.enumerate() if "opening" in t.name])
+    assert "housekeeping failed" not in caplog.text
 
 
 def test_a_pool_whose_finalizer_was_struck_is_closed_all_the_same(
