@@ -56,6 +56,10 @@ class Process:
         if self.is_cut_off:
             self.member.failed("cut off", self.now)
             return
+        if self.fleet.late is not None:
+            self.fleet.late.append(call)
+            self.member.failed("no answer", self.now)
+            return
         raw = self.fleet.run(call)
         if answer_is_lost:
             self.member.failed("lost", self.now)
@@ -119,6 +123,7 @@ class Fleet:
         self.processes: list[Process] = []
         self.most_open = 0
         self.calls = 0
+        self.late: list[Call] | None = None
         self._script = redis.register_script(SOURCE)
 
     def add(self, **settings: Any) -> Process:
@@ -169,6 +174,16 @@ class Fleet:
             if field in (b"born", b"until", b"hold"):
                 pipe.hset(prefix + "group", field, round(float(value)) - gone)
         pipe.execute()
+
+    def stall(self) -> None:
+        """Redis answers nothing, and runs later what it is sent now."""
+        self.late = []
+
+    def thaw(self) -> None:
+        """It runs all that, for processes that wait for no answer any more."""
+        late, self.late = self.late or [], None
+        for call in late:
+            self.run(call)
 
     def flush(self, *, breaks: bool) -> None:
         """Redis is empty; restarted, if connections break."""

@@ -614,6 +614,32 @@ def test_whatever_happens_there_are_never_more_connections_than_the_limit(redis:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("mode", ["closed", "open"])
+@pytest.mark.parametrize("seed", range(4))
+def test_after_a_stall_each_slot_is_that_of_an_open_connection(redis: Any, mode: str, seed: int) -> None:
+    choice = random.Random(seed)
+    fleet = begun(redis, limit=12, on_error=mode)
+    for _ in range(4):
+        fleet.add().wants = choice.randint(1, 3)
+    fleet.pass_time(2.0)
+    held = fleet.open
+    assert held == sum(counts(fleet).values()) >= 4
+    fleet.stall()
+    for _ in range(choice.randint(12, 25)):
+        fleet.pass_time(1.0, 0.25)
+        one = choice.choice(fleet.processes)
+        if one.open and choice.random() < 0.5:
+            one.close(choice.choice(one.open))
+            if mode == "open" and (token := one.member.unslotted()) is not None:
+                one.open.append(token)
+    fleet.thaw()
+    fleet.pass_time(0.5)
+    assert sum(counts(fleet).values()) == fleet.open == (held if mode == "open" else 0)
+    assert all(token.state == "slotted" for one in fleet.processes for token in one.open)
+    if mode == "open":
+        assert sum(one.lost for one in fleet.processes) == 0
+
+
 def test_processes_that_are_always_hungry_have_equal_turns(redis: Any) -> None:
     """8 processes, 10 slots: two have one more at any time, and it goes round."""
     fleet = begun(redis)
