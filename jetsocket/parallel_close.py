@@ -21,7 +21,10 @@ def close_all(entries: Iterable[Entry], timeout: float) -> None:
     deadline = monotonic() + timeout
     try:
         for entry in pending:
-            entry.wire.start_close(1001)
+            if entry.was_opened:
+                entry.wire.start_close(1001)
+            else:  # an exception has struck its dial, or what was to end that: its opener may read from it
+                entry.wire.shutdown()
         while pending := [entry for entry in pending if not _has_closed(entry.wire, deadline)]:
             remaining = deadline - monotonic()
             if remaining <= 0:

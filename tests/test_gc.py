@@ -24,8 +24,10 @@ from jetsocket import (
 )
 from jetsocket.shutdown import Ending
 from jetsocket.state.fast_path import FastPath
+from jetsocket.state.locking import TORN
 from tests import scripts
 from tests.awake import awake
+from tests.books import state_of
 from tests.conftest import Tls
 from tests.servers import EchoServer, RawServer, wait_until
 from tests.sizes import size
@@ -219,9 +221,11 @@ def test_a_pool_that_is_dropped_closes_itself(echo: EchoServer) -> None:
     wait_until(lambda: not [t for t in threading.enumerate() if "forgotten" in t.name])
 
 
+@pytest.mark.parametrize("is_struck", [False, True])
 def test_a_pool_that_is_dropped_while_it_opens_a_connection_leaves_its_opener_alone(
-    raw_server: Callable[..., RawServer], caplog: pytest.LogCaptureFixture
+    raw_server: Callable[..., RawServer], caplog: pytest.LogCaptureFixture, is_struck: bool
 ) -> None:
+    """Also if an exception has struck its `close`, so that what it has is found anew."""
     asked, gone = threading.Event(), threading.Event()
 
     def mute(sock: socket.socket) -> None:
@@ -233,6 +237,9 @@ def test_a_pool_that_is_dropped_while_it_opens_a_connection_leaves_its_opener_al
     with pytest.raises(PoolExhaustedError):
         pool.acquire("/", timeout=0.05)
     assert asked.wait(10)
+    if is_struck:
+        state_of(pool).close()
+        state_of(pool).condition = TORN
     del pool
     gc.collect()  # the error's traceback
     assert gone.wait(10)
