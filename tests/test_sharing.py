@@ -161,6 +161,7 @@ def test_when_the_connection_ends_all_know_at_once_and_what_is_idempotent_goes_o
     server: EchoServer, pool: ConnectionPool[Any]
 ) -> None:
     threads, futures = held(pool, 10)
+    wait_until(lambda: server.messages == 10)  # what has not left is moved to another connection
     began = monotonic()
     server.cut_all()
     for future in futures:
