@@ -186,9 +186,9 @@ class Stream:
         The next time, `look` may tell the same.
         """
         has_begun = self._poll_reader(None) or self.half_read
-        if self._tls is None and not has_begun:
-            self.look = pollers(self._sock.fileno(), writing=False)[0]
-        return has_begun
+        if self._tls is None and not has_begun and (sock := self._sock) is not CLOSED:
+            self.look = pollers(sock.fileno(), writing=False)[0]  # `sock` keeps the descriptor ours
+        return has_begun or self._sock is CLOSED  # by another thread, just now: the end is to be told
 
     def wait_readable(self, deadline: float | None) -> bool:
         """Wait until `read_now` has something to tell: data, the end, an error.

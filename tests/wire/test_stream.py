@@ -854,6 +854,19 @@ class TestManyWatched:
 
 
 @pytest.mark.skipif(not hasattr(select, "poll"), reason="the platform has no poll")
+def test_a_look_at_a_stream_that_another_thread_closes_tells_of_it(
+    pair: tuple[Stream, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, _ = pair
+
+    def closed_meanwhile(_stream: Stream, _wait: object) -> bool:
+        stream.close()
+        return False
+
+    monkeypatch.setattr(Stream, "_poll_reader", closed_meanwhile)
+    assert stream.has_begun()
+
+
 def test_thousands_of_descriptors_are_looked_at_in_milliseconds() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 5000 if hard == resource.RLIM_INFINITY else min(5000, hard - 200)
