@@ -184,8 +184,7 @@ class Asking(PooledConnection[T]):
     def _ask(self, request: Request, message: Any, deadline: float | None, limit: float | None) -> Dispatcher:
         def leave(entry: Entry) -> Dispatcher:
             where = dispatcher_of(entry)
-            # Who may use it: this lease's borrower, or all that share it.
-            where.send(request, message, deadline, where if self._borrower.shares else self._borrower)
+            where.send(request, message, deadline, where.holder_for(self._borrower))
             return where
 
         return self._send_over(leave, deadline, limit)

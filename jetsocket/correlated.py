@@ -167,7 +167,7 @@ class CorrelatedConnection(Asking[T]):
                         self._wait(where, request, deadline, limit)
                     self._check_opened(where, request)
             except BaseException:
-                end_feed(where, feed, where if self._borrower.shares else self._borrower, 0.0)
+                end_feed(where, feed, where.holder_for(self._borrower), 0.0)
                 raise
             finally:
                 where.give_up(request)

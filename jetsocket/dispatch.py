@@ -146,12 +146,7 @@ class Dispatcher(Sending):
                             break
                         if matching.answers and correlation.answer(message) is not None:
                             break
-                        asked.replies += 1
-                        try:
-                            is_last = correlation.is_last(message, asked)
-                        except BaseException:  # as in `_count`
-                            asked.replies -= 1
-                            raise
+                        is_last = self._count(message, asked)
                         is_result = is_last and asked.replies == 1 and matching.takes_last
                         if not is_result:
                             request.put(message, payload)
@@ -258,12 +253,7 @@ class Dispatcher(Sending):
                         return False
                     asked = request.asked
                     assert asked is not None
-                    asked.replies += 1
-                    try:
-                        is_last = correlation.is_last(message, asked)
-                    except BaseException:  # as in `_count`
-                        asked.replies -= 1
-                        raise
+                    is_last = self._count(message, asked)
                     request.put(message, part)
                     if is_last:
                         request.payload = payload

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
-__all__ = ["is_alarm", "raise_alarm_behind", "suppress"]
+__all__ = ["frames_from", "is_alarm", "raise_alarm_behind", "suppress"]
 
 _US = "jetsocket"
 _CO_VARARGS = 4  # inspect.CO_VARARGS
@@ -60,7 +60,7 @@ def raise_alarm_behind(error: BaseException, *, users_code: bool = False) -> Non
     To be called in the `except` clause, as `is_alarm`. Elsewhere, a caller has to delete what refers to the
     error, for its frame will be in the traceback.
     """
-    alarm = _alarm_behind(error, set(_frames_from(sys._getframe(1))), users_code)
+    alarm = _alarm_behind(error, set(frames_from(sys._getframe(1))), users_code)
     if alarm is None:
         return
     context = alarm.__context__
@@ -165,7 +165,8 @@ def _root(name: Any) -> str:
     return name.partition(".")[0] if isinstance(name, str) else ""
 
 
-def _frames_from(frame: FrameType | None) -> Iterator[FrameType]:
+def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
+    """The frames of a stack from that one down; without the line numbers that `traceback` looks up."""
     while frame is not None:
         yield frame
         frame = frame.f_back

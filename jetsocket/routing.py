@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
+from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Asked
 from jetsocket.exceptions import ConnectionError, TimeoutError
@@ -182,6 +183,10 @@ class Routing(Reading):
         if is_last:
             self._handed = part  # first: handed out again, it would belong to no request
             self._under_way.pop(key, None)
+
+    def holder_for(self, borrower: Borrower) -> object:
+        """Who may use the connection, for that borrower: itself, or all that share it."""
+        return self if borrower.shares else borrower
 
     def _count(self, message: Any, asked: Asked) -> bool:
         """Count one more reply, and ask whether it is the last; one over which that raises is none."""

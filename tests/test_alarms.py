@@ -31,12 +31,11 @@ import pytest
 
 import jetsocket
 from jetsocket import ConnectionPool
-from jetsocket.interrupts import is_alarm, raise_alarm_behind, suppress
+from jetsocket.interrupts import frames_from, is_alarm, raise_alarm_behind, suppress
 from jetsocket.messages import Codec
 from jetsocket.uris import parse
 from jetsocket.wire.headers import Headers
 from jetsocket.wire.proxy_environment import is_exempt, proxy_for
-from jetsocket.wire.reentry import frames_from
 from tests.books import state_of
 from tests.conftest import Tls
 from tests.servers import EchoServer, RawServer, after_upgrade, hold, refusing_port, wait_until

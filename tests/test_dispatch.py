@@ -589,14 +589,17 @@ def test_several_topics_are_one_subscription(server: EchoServer, make_pool: Make
             subscription.get(0)
 
 
+class Confirmed(Plain):
+    """The reply to each subscribe names its topic."""
+
+    def topic_of(self, sent: Any, reply: Any) -> Any:
+        return None if reply is None else reply["opened"]
+
+
 def test_the_end_of_an_old_subscription_is_none_of_one_that_is_under_way(
     server: EchoServer, make_pool: MakePool
 ) -> None:
     """The server has ended the one before it confirmed the other, of the same topic."""
-
-    class Confirmed(Plain):
-        def topic_of(self, sent: Any, reply: Any) -> Any:
-            return None if reply is None else reply["opened"]
 
     with make_pool(server, correlation=Confirmed()).acquire("/") as conn:
         where = dispatcher(conn)
@@ -716,10 +719,6 @@ def test_what_came_before_a_topic_is_subscribed_anew_is_none_of_it(
 def test_whatever_strikes_as_a_subscription_opens_what_came_before_reaches_it_once(
     server: EchoServer, make_pool: MakePool
 ) -> None:
-    class Confirmed(Plain):
-        def topic_of(self, sent: Any, reply: Any) -> Any:
-            return None if reply is None else reply["opened"]
-
     with make_pool(server, correlation=Confirmed()).acquire("/") as conn:
         where, strike_at = dispatcher(conn), 0
         while True:

@@ -12,8 +12,8 @@ import pytest
 
 from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, TimeoutError
 from jetsocket.correlation import ById
+from jetsocket.interrupts import frames_from
 from jetsocket.lock_watch import LockWatch
-from jetsocket.wire.reentry import frames_from
 from jetsocket.wire.websocket import WebSocket
 from tests.servers import EchoServer, wait_until
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from jetsocket.correlation.base import Asked, Correlation, NewId, Topics
 from jetsocket.correlation.paths import TopicPath, look_up, names_of
-from jetsocket.correlation.reading import key_of, member, needs_object, reply_error, with_item, with_member
+from jetsocket.correlation.reading import key_of, member, needs_object, reply_error, with_member, with_value
 from jetsocket.exceptions import ReplyError
 
 __all__ = ["ById"]
@@ -179,8 +179,7 @@ class ById(Correlation):
             given = look_up(message, self._request)
         if given is None or look_up(reply, self._reply) is None:
             return reply
-        put = with_item if isinstance(reply, list) else with_member
-        return put(reply, given, *self._reply)
+        return with_value(reply, given, self._reply)
 
     # --- subscriptions
 

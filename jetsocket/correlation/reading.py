@@ -21,8 +21,8 @@ __all__ = [
     "text_of",
     "topics_of",
     "unexpected",
-    "with_item",
     "with_member",
+    "with_value",
 ]
 
 _LARGEST = 2**63
@@ -49,25 +49,26 @@ def with_member(message: Mapping[str, Any], value: object, *names: str) -> dict[
     name, *within = names
     copy = dict(message)
     if within:
-        value = _with_inner(copy.get(name), value, within)
+        value = with_value(copy.get(name), value, within)
     copy[name] = value
     return copy
 
 
-def with_item(items: Sequence[Any], value: object, *names: str) -> list[Any]:
-    """`with_member` of a list, at whose index the first name stands."""
+def _with_item(items: Sequence[Any], value: object, *names: str) -> list[Any]:
+    """`with_value` of a list."""
     name, *within = names
     place = index_of(name)
     if place is None or place >= len(items):
         raise ValueError(f"a path leads to {name!r} of a list that has {len(items)} members")
     copy = list(items)
-    copy[place] = _with_inner(copy[place], value, within) if within else value
+    copy[place] = with_value(copy[place], value, within) if within else value
     return copy
 
 
-def _with_inner(inner: object, value: object, names: Sequence[str]) -> Any:
+def with_value(inner: object, value: object, names: Sequence[str]) -> Any:
+    """`with_member` of an object, or of a list, at whose index the first name stands."""
     if isinstance(inner, (list, tuple)):
-        return with_item(inner, value, *names)
+        return _with_item(inner, value, *names)
     return with_member(inner if isinstance(inner, Mapping) else {}, value, *names)
 
 

@@ -33,13 +33,13 @@ from jetsocket.exceptions import (
     TimeoutError,
     raise_copy,
 )
-from jetsocket.interrupts import suppress
+from jetsocket.interrupts import frames_from, suppress
 from jetsocket.logs import WIRE_LOG
 from jetsocket.uris import Target
 from jetsocket.wire import deflate
 from jetsocket.wire.close_codes import ABNORMAL
 from jetsocket.wire.message_reader import MessageReader
-from jetsocket.wire.reentry import frames_from, is_below, reentered
+from jetsocket.wire.reentry import is_below, reentered
 from jetsocket.wire.stream import Stream
 
 LAST_LOOK = 0.05

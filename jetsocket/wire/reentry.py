@@ -7,12 +7,13 @@ for itself. So who finds a lock taken looks on its own stack for a method that t
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from types import CodeType, FrameType
 
 from jetsocket.exceptions import InvalidStateError
+from jetsocket.interrupts import frames_from
 
-__all__ = ["ReentryError", "frames_from", "is_below", "reentered"]
+__all__ = ["ReentryError", "is_below", "reentered"]
 
 
 class ReentryError(OSError):
@@ -20,13 +21,6 @@ class ReentryError(OSError):
 
     def __init__(self) -> None:
         super().__init__(errno.EDEADLK, "a finalizer or signal handler has interrupted a TLS session")
-
-
-def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
-    """The frames of a stack from that one down; without the line numbers that `traceback` looks up."""
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 def is_below(owner: object, methods: Set[CodeType], frame: FrameType | None) -> bool:

@@ -15,8 +15,8 @@ import threading
 import weakref
 
 from jetsocket.clock import monotonic, sleep
-from jetsocket.interrupts import is_alarm
-from jetsocket.wire.reentry import ReentryError, frames_from
+from jetsocket.interrupts import frames_from, is_alarm
+from jetsocket.wire.reentry import ReentryError
 
 _RECORD_SIZE = 16384  # most plaintext bytes in one TLS record, RFC 8446 §5.1
 _RECORD_HEAD = 5  # bytes before a record's payload, their last two its length, RFC 8446 §5.1

@@ -18,8 +18,8 @@ from jetsocket.correlation.reading import (
     text_of,
     topics_of,
     unexpected,
-    with_item,
     with_member,
+    with_value,
 )
 
 
@@ -55,7 +55,7 @@ def test_a_number_is_an_index_where_there_is_a_list() -> None:
     message: dict[str, Any] = {"d": [{"a": [1]}, (2, 3)]}
     assert with_member(message, 7, "d", "0", "id") == {"d": [{"a": [1], "id": 7}, (2, 3)]}
     assert with_member(message, 7, "d", "1", "0") == {"d": [{"a": [1]}, [7, 3]]}
-    assert with_item(message["d"], 7, "1") == [{"a": [1]}, 7]
+    assert with_value(message["d"], 7, ["1"]) == [{"a": [1]}, 7]
     assert message == {"d": [{"a": [1]}, (2, 3)]}
     for name in ("2", "-1", "e", "9" * 20):
         with pytest.raises(ValueError, match=f"a path leads to '{name}' of a list that has 2 members"):
