@@ -13,7 +13,7 @@ from jetsocket.events import EndOfRequest, untold
 from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange
 from jetsocket.interrupts import is_alarm
-from jetsocket.lease import Lease, T, seconds
+from jetsocket.lease import Lease, T, returns, seconds
 from jetsocket.matching import Matching
 from jetsocket.pushes import Pushes
 from jetsocket.subscription import Subscription
@@ -182,6 +182,7 @@ class PooledConnection(Exchange[T]):
 
     # --- giving back -----------------------------------------------------------------------------------
 
+    @returns
     def release(self) -> None:
         """Give the connection back. The second time does nothing."""
         self._borrower.returns = True  # first, and without a call: the next one may be struck as it begins
@@ -209,6 +210,7 @@ class PooledConnection(Exchange[T]):
     def __enter__(self) -> PooledConnection[T]:
         return self
 
+    @returns
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -13,7 +13,7 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError, ReplyError
 from jetsocket.interrupts import is_alarm
 from jetsocket.iteration import iterate_slowly
-from jetsocket.lease import T, seconds
+from jetsocket.lease import T, returns, seconds
 from jetsocket.mailbox import Mailbox
 from jetsocket.matching import UNREADABLE, Part
 from jetsocket.messages import payload_of
@@ -209,6 +209,7 @@ class CorrelatedConnection(Asking[T]):
             if not self._discarded and not end_feed(where, feed, self._borrower, until):
                 self._discarded = True  # the others end with the connection
 
+    @returns
     def release(self) -> None:
         """Give the connection back; its subscriptions are ended first. The second time does nothing."""
         try:
@@ -217,6 +218,7 @@ class CorrelatedConnection(Asking[T]):
             self._borrower.returns = True  # as in `PooledConnection.release`
             self._lender.take_back(self, False)
 
+    @returns
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

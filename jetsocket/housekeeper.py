@@ -23,6 +23,7 @@ from jetsocket.clock import monotonic
 from jetsocket.delivery import Delivery
 from jetsocket.entry import Entry
 from jetsocket.keepalive import Liveness
+from jetsocket.lease import is_being_returned
 from jetsocket.on_push import PushHandler
 from jetsocket.opening import Opening
 from jetsocket.parallel_close import close_all
@@ -45,6 +46,7 @@ _AT_ONCE = 0.01  # s, while connections owe a pong before they can be lent
 _BUDGET = 0.1  # s that closing handshakes may take of a round, all together
 _START_PATIENCE = 1.0  # s, after which a thread that does not run is taken for one that never will
 _RETURN_PATIENCE = 0.3  # s that a return may take from its claim to its booking
+_SEEN_PATIENCE = 5.0  # s, while a thread is seen to be at it: it may be a signal handler that holds it up
 _STOP_PATIENCE = 1.0  # s that workers have to empty their queues
 
 
@@ -274,6 +276,8 @@ class Housekeeper:
         for borrower, since in self._unreturned.items():
             if now < max(since + _RETURN_PATIENCE, borrower.returning_until):
                 continue
+            if not borrower.returning_until and now < since + _SEEN_PATIENCE and is_being_returned(borrower):
+                continue  # not struck: on a busy machine it has not had its turn
             if borrower.returning_until and borrower.entry is not None:
                 self._warn_of_reset(borrower, borrower.entry)
                 self._take_back(borrower, "reset failed")

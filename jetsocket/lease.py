@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, cast
 from weakref import ref
 
@@ -16,6 +18,7 @@ from jetsocket.entry import Entry
 from jetsocket.events import Events
 from jetsocket.exceptions import TimeoutError
 from jetsocket.ids import Account, Key, SentIds, shown
+from jetsocket.interrupts import frames_from
 from jetsocket.known_uris import KnownUris
 from jetsocket.matching import Matching
 from jetsocket.messages import Codec
@@ -119,6 +122,31 @@ def seconds(timeout: float | None, default: float | None, *, name: str = "timeou
     if not timeout >= 0:  # NaN, too; an int may be too large for a float
         raise ValueError(f"{name} must be 0 s or more, not {short_repr(timeout)}")
     return float(timeout)
+
+
+_Method = TypeVar("_Method", bound="Callable[..., None]")
+_returning: set[CodeType] = set()
+
+
+def returns(method: _Method) -> _Method:
+    """Mark a method that returns a lease, which is its `self` or its `lease`: see `is_being_returned`."""
+    _returning.add(method.__code__)
+    return method
+
+
+def is_being_returned(borrower: Borrower) -> bool:
+    """Whether a thread is about to return this lease: it may have been stopped there for a while.
+
+    Of greenlets it can't be known, and the answer is False.
+    """
+    for frame in sys._current_frames().values():
+        for below in frames_from(frame):
+            if below.f_code in _returning:
+                found = below.f_locals
+                lease = found.get("lease", found.get("self"))
+                if isinstance(lease, Lease) and lease._borrower is borrower:
+                    return True
+    return False
 
 
 class Lease(Generic[T]):
@@ -338,4 +366,4 @@ class Lease(Generic[T]):
         return TimeoutError(told, operation=error.operation, timeout=limit)
 
 
-__all__ = ["Lease", "Lender", "T", "Terms", "note_owed", "seconds"]
+__all__ = ["Lease", "Lender", "T", "Terms", "is_being_returned", "note_owed", "returns", "seconds"]

@@ -14,7 +14,7 @@ from jetsocket.connection import Callback
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.interrupts import is_alarm
-from jetsocket.lease import Lease, Terms, note_owed
+from jetsocket.lease import Lease, Terms, note_owed, returns
 from jetsocket.places import CLOSING, GONE
 from jetsocket.process_id import getpid
 from jetsocket.state import State
@@ -38,6 +38,7 @@ class Returning:
         self.terms = terms
         self._reset = reset
 
+    @returns
     def take_back(self, lease: Lease[Any], failed: bool) -> None:
         """Return a lease: what `release()` and leaving the `with` block do.
 

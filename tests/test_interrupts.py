@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, ConnectionPoolConfig
+from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket.correlation import JsonRpc
+from jetsocket.returning import Returning
 from tests import scripts
 from tests.servers import EchoServer, refusing_port
 from tests.sizes import size
+from tests.wire.conftest import in_background
 
 ROUNDS = size(120, 1000)
 
@@ -396,6 +400,40 @@ def test_a_release_that_was_struck_before_its_claim_is_made_good_though_the_leas
 ) -> None:
     ended = scripts.run(START + STRUCK_BEFORE_THE_CLAIM, echo.uri, "0", measured=False)
     assert (ended.status, ended.out) == (0, "ok\n"), ended.out + ended.err
+
+
+STOPPED_BELOW = {"release": PooledConnection.release, "take_back": Returning.take_back}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", STOPPED_BELOW)
+def test_a_return_that_stops_for_a_while_was_not_struck(
+    echo: EchoServer, make_pool: Callable[..., ConnectionPool[Any]], where: str
+) -> None:
+    """As on a busy machine, where the thread that returns has not its turn for so long."""
+    pool = make_pool(echo)
+
+    def stop(frame: FrameType, event: str, arg: object) -> None:
+        if (
+            event == "call"
+            and frame.f_back is not None
+            and frame.f_back.f_code is STOPPED_BELOW[where].__code__
+        ):
+            sys.setprofile(None)
+            threading.Event().wait(1.0)  # s; a return that was struck is taken back by then
+
+    def use() -> int:
+        conn = pool.acquire("/")
+        assert conn.request(1) == 1
+        sys.setprofile(stop)
+        conn.release()
+        assert sys.getprofile() is None, "it stopped nowhere"
+        return conn.id
+
+    used = in_background(use).result(5)
+    with pool.acquire("/") as conn:
+        assert conn.id == used
+    assert pool.stats().discards == {}
 
 
 STRUCK_CLOSE = """
