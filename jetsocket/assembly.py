@@ -72,7 +72,7 @@ class Assembly(Generic[T]):
                 ping, for servers that answer none; lent ones are not pinged then. Within
                 health_check_timeout.
                 Any of these three raising, or taking too long, means: close this connection, never lend it.
-            name: For log lines and threads.
+            name: For log lines, metrics and threads: printable, so no line breaks or control characters.
             correlation: Which reply belongs to which request, where messages carry ids of some kind; see
                 `jetsocket.correlation`. Connections are reused by ids alone then, whatever `reuse` says.
             on_push: Called with the URI (redacted) and each message that belongs to no request and no

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jetsocket.argument_checks import Check, runs_later, wrong_type
+from jetsocket.argument_checks import Check, out_of_range, runs_later, wrong_type
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.correlation.base import Correlation
 from jetsocket.limits import Limiter
@@ -33,6 +33,8 @@ def _callback(name: str, value: Any) -> Any:
 def _name(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise wrong_type(name, value, "a str or None")
+    if value is not None and not value.isprintable():  # it goes into lines of a log, labels, headings
+        raise out_of_range(name, value, "printable, without line breaks and control characters")
     return value
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from jetsocket.exceptions import ConnectionError
 from jetsocket.limits import Limiter
 from jetsocket.process_id import getpid
+from jetsocket.text import MOST_SHOWN, printable
 from jetsocket.uris import Target
 
 ByOrigin: TypeAlias = Callable[[str], Limiter | None]
@@ -245,7 +246,8 @@ class Quotas:
 def name_of(limiter: Limiter) -> str:
     """What messages call a limiter."""
     name = getattr(limiter, "name", None)
-    return name if isinstance(name, str) and name else type(limiter).__name__
+    # On one line, and in UTF-8: that of a file's path may be neither.
+    return printable(name, 5 * MOST_SHOWN) if isinstance(name, str) and name else type(limiter).__name__
 
 
 def origin_of(target: Target) -> str:

@@ -19,7 +19,7 @@ from jetsocket.interrupts import is_alarm
 from jetsocket.messages import Codec
 from jetsocket.options import Options, check_option_name
 from jetsocket.pool_arguments import ARGUMENT_CHECKS, check_together
-from jetsocket.text import rule_of
+from jetsocket.text import printable, rule_of
 from jetsocket.uris import parse
 
 __all__ = ["FIELDS", "KEYS", "OPTIONS", "Fault", "Reader", "read_section", "section_arguments"]
@@ -93,6 +93,7 @@ def read_section(
     Returns:
         Keyword arguments of `ConnectionPool`, which are of use if there are no faults; and the faults.
     """
+    where = printable(where)  # it has an alias in it
     if not isinstance(section, Mapping):
         return {}, [Fault("value", rule_of(wrong_type(where or "a section", section, "a mapping")))]
 
@@ -107,8 +108,10 @@ def read_section(
         elif key not in KEYS:
             reader.faults.append(Fault("key", f"{label(key)} is unknown{_section_hint(key)}"))
     arguments = reader.read({key: section[key] for key in KEYS if key in section})
-    if name is not None:
-        arguments.setdefault("name", name)
+    if name is not None and "name" not in arguments:
+        arguments["name"] = name
+        refusal = _refusal(partial(ARGUMENT_CHECKS["name"], f"{where or 'a section'}: the pool's name", name))
+        reader.faults += [] if refusal is None else [Fault("value", refusal)]
     return arguments, reader.faults
 
 

@@ -596,6 +596,16 @@ def generates(conn: Any) -> Any:
     yield conn.send("never")
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "\t", "\x1b[31mred", "\u202eturned", "half\ud800", "\x00"])
+def test_a_name_is_fit_to_be_shown(name: str) -> None:
+    """It goes into log lines, metrics, the page of status and files."""
+    told = "^name must be printable, without line breaks and control characters, not"
+    with pytest.raises(ValueError, match=told):
+        ConnectionPool(name=name)
+    with ConnectionPool(name="Börse 取引 🚀") as pool:
+        assert pool.name == "Börse 取引 🚀"
+
+
 @pytest.mark.parametrize("name", ["configure", "reset", "check"])
 @pytest.mark.parametrize("callback", [sends, functools.partial(sends), Sends(), yields, generates])
 def test_async_callbacks_are_refused(name: str, callback: Any) -> None:

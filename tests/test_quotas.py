@@ -19,8 +19,8 @@ import pytest
 
 from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, PoolExhaustedError
 from jetsocket.exceptions import ConnectionError, PoolClosedError
-from jetsocket.limits import Limiter, Owner
-from jetsocket.quotas import origin_of
+from jetsocket.limits import Limiter, LocalLimiter, Owner
+from jetsocket.quotas import Quota, origin_of
 from jetsocket.uris import parse
 from tests.awake import awake
 from tests.books import faults, state_of
@@ -288,6 +288,13 @@ def test_a_callable_that_fails_is_a_failed_dial(echo: EchoServer, choose: Any, t
 def test_what_can_be_no_limiter_is_refused(limiter: Any, error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
         ConnectionPool(limiter=limiter)
+
+
+def test_the_name_of_a_limiter_is_shown_on_one_line() -> None:
+    """It goes into messages, metrics and the page of status, and may be any file's path."""
+    limiter = LocalLimiter(2)
+    limiter.name = "/run/two\nlines\udcff"  # type: ignore[attr-defined]  # it needs none
+    assert Quota(limiter, lambda: None).name == "/run/two lines?"
 
 
 def test_a_limiter_that_raises_is_a_failed_dial(echo: EchoServer) -> None:

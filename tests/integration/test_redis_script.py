@@ -12,7 +12,7 @@ pytest.importorskip("redis")
 
 from jetsocket.contrib.redis.member import NO, NOW, WAIT
 from jetsocket.contrib.redis.script import DIGEST, IDLE, NEXT, Answer, Call, inbox_of, prefix_of
-from tests.integration.redis_fleet import Fleet, shuffle
+from tests.integration.redis_fleet import Fleet, Process, shuffle
 from tests.integration.redises import HAS_REDIS, RedisServer, redis_server
 from tests.sizes import size
 
@@ -77,6 +77,14 @@ class Caller:
         told = [each.decode() for each in self.fleet.redis.lrange(key, 0, -1)]
         self.fleet.redis.delete(key)
         return told
+
+
+def get_all(process: Process, count: int) -> None:
+    """So many connections, at once."""
+    process.wants += count
+    for _ in range(count):
+        process.call()
+    assert process.wants == 0
 
 
 def counts(fleet: Fleet) -> dict[str, int]:
@@ -334,6 +342,31 @@ def test_fences_grow_on_after_a_restart_also_when_the_clock_went_back(fleet: Fle
     fleet.move(1.1)
     (again,) = one.get(1)
     assert int(again.partition(":")[2]) > highest
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_after_a_fail_over_to_a_replica_that_lags(redis: Any, breaks: bool) -> None:
+    """At most `limit` more, for a third of a lease; and the new master gives the fences of the lag again."""
+    fleet = begun(redis, lease=9.0)
+    one, two = fleet.add(), fleet.add()
+    for each in (one, two):
+        each.call(renew=True)
+    replica = {key: redis.dump(key) for key in redis.scan_iter()}
+    get_all(one, 10)
+    redis.flushall()
+    for key, dump in replica.items():
+        redis.restore(key, 0, dump)
+    get_all(two, 10)
+    assert [token.fence for token in two.open] == [token.fence for token in one.open]
+    if breaks:
+        one.member.broke(fleet.clock.now)
+    fleet.pass_time(0.2 if breaks else 3.2)
+    assert (len(one.open), len(two.open), one.lost) == (0, 10, 10)
+    assert fleet.most_open <= 20
+    two.close(two.open[0])
+    highest = max(token.fence or 0 for token in two.open)
+    get_all(one, 1)
+    assert one.open[0].fence == highest + 1
 
 
 def test_flushed_under_standing_connections_it_waits_until_all_have_renewed(fleet: Fleet) -> None:

@@ -55,6 +55,9 @@ class Pools(Mapping[str, ConnectionPool[Any]]):
             publish(kept, directory)
         return kept
 
+    def __reduce__(self) -> str:
+        return "pools"  # a copy is itself; unpickled, it is that of the process
+
     def __iter__(self) -> Iterator[str]:
         return iter(sections())
 
@@ -138,7 +141,22 @@ def label(alias: str) -> str:
 pools = Pools()
 """All pools of this project."""
 
-pool: Any = ConnectionProxy(pools, "default")
+
+class _Default(ConnectionProxy):  # type: ignore[misc]  # Django has no types
+    """Stands for a pool of `pools`. A copy is itself; unpickled, it stands for the one of that process."""
+
+    def __getattr__(self, name: str) -> Any:
+        # What tools look for on any object (`__wrapped__`) makes no pool; and one without fields, as a copy
+        # begins, does not look for them without end.
+        if name.startswith("_") and not hasattr(ConnectionPool, name):
+            return object.__getattribute__(self, name)  # raises what is usual
+        return super().__getattr__(name)
+
+    def __reduce__(self) -> str:
+        return "pool"
+
+
+pool: Any = _Default(pools, "default")
 """Stands for ``pools["default"]``, whatever the settings are at that moment."""
 
 

@@ -28,6 +28,7 @@ def found() -> dict[str, str]:
         ({"OPTIONS": {"connect_timeot": 1}}, "E003", "connect_timeout"),
         ({"CONFIG": {"max_connections": "hidden"}}, "E004", "max_connections"),
         ({"BASE_URI": "http://hidden"}, "E004", "BASE_URI"),
+        ({"NAME": "hidden\nline"}, "E004", "NAME"),
         ({"CORRELATION": "jetsocket.correlation.JsonRcp"}, "E005", "JsonRpc"),
         ({"CHECK": "no.such.module"}, "E005", "there is no such module"),
     ],
@@ -46,6 +47,15 @@ def test_each_fault_has_its_id_and_shows_no_value(
 def test_what_is_right_is_passed(use: Use) -> None:
     use(default={"BASE_URI": "wss://node.example.com", "CORRELATION": "jetsocket.correlation.JsonRpc"})
     assert found() == {}
+
+
+def test_an_alias_that_is_no_name_is_told_of(use: Use) -> None:
+    """It is the pool's name, unless NAME is another."""
+    use(**{"two\nlines": {}, "an\nother": {"NAME": "another"}})
+    [(ident, message)] = found().items()
+    told = "printable, without line breaks and control characters"
+    where = 'JETSOCKET["two lines"]'
+    assert (ident, message) == ("jetsocket.E004", f"{where}: the pool's name must be {told}")
 
 
 def test_settings_that_are_no_mapping_are_told(use: Use) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -69,6 +72,31 @@ def test_pool_stands_for_default(use: Use, echo: EchoServer) -> None:
         assert conn.request({"n": 1}) == {"n": 1}
     assert pool.stats().acquires == 1
     assert pool == pools["default"]
+
+
+def test_pool_and_pools_are_themselves_when_copied_or_unpickled(use: Use, echo: EchoServer) -> None:
+    """In another process they are those of that one; so they may be fields of what is copied."""
+    use(default={"BASE_URI": echo.uri})
+    for each in (pool, pools):
+        assert copy.copy(each) is each
+        assert copy.deepcopy({"field": each})["field"] is each
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            assert pickle.loads(pickle.dumps(each, protocol)) is each
+    assert pools.made() == {}
+    for taken in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="pool 'default' can't be pickled or copied"):
+            taken(pools["default"])
+
+
+def test_looking_at_pool_as_tools_do_makes_no_pool(use: Use) -> None:
+    """Doctest, mock and inspect look for these on all that a module has."""
+    use(other={})
+    for name in ("__wrapped__", "__file__", "__len__", "__copy__", "__getstate__x", "_ipython_display_"):
+        assert not hasattr(pool, name)
+        assert not hasattr(type(pool).__new__(type(pool)), name)
+    assert inspect.unwrap(pool) is pool
+    with pytest.raises(KeyError, match="no pool 'default'"):
+        _ = pool.stats
 
 
 def test_nothing_is_made_before_its_use_and_once_for_all_threads(use: Use, echo: EchoServer) -> None:

@@ -208,6 +208,12 @@ def test_two_pools_of_one_name_are_refused_where_they_are_told_by_name(
         ({"JETSOCKET_POOL": {"nodes": {}}}, TypeError, r"did you mean 'JETSOCKET_POOLS'"),
         ({"JETSOCKET_STATUSDIR": "/run/pools"}, TypeError, r"did you mean 'JETSOCKET_STATUS_DIR'"),
         ({"JETSOCKET_MAX_CONNECTIONS": "many"}, ValueError, "JETSOCKET_MAX_CONNECTIONS must be an integer"),
+        ({"JETSOCKET_NAME": "two\nlines"}, ValueError, "JETSOCKET_NAME must be printable, without"),
+        (
+            {"JETSOCKET_POOLS": {"default": {"NAME": "two\nlines"}}},
+            ValueError,
+            r'JETSOCKET_POOLS\["default"\]\["NAME"\] must be printable',
+        ),
         ({"JETSOCKET_POOLS": ["nodes"]}, ValueError, "JETSOCKET_POOLS must be a mapping of names"),
         ({"JETSOCKET_POOLS": {5: {}}}, ValueError, "JETSOCKET_POOLS must be a mapping of names"),
         (
