@@ -24,9 +24,10 @@ if TYPE_CHECKING:
         SubscriptionOverflowError,
         TimeoutError,
     )
+    from jetsocket.histogram import Histogram
     from jetsocket.info import ConnectionInfo, LeaseInfo
     from jetsocket.pool import ConnectionPool
-    from jetsocket.stats import Histogram, PoolStats
+    from jetsocket.stats import PoolStats
     from jetsocket.subscription import Subscription
 else:  # or every name would be known to type checkers
     __getattr__, __dir__ = lazy_names(
@@ -50,9 +51,10 @@ else:  # or every name would be known to type checkers
                 "SubscriptionOverflowError",
                 "TimeoutError",
             ],
+            "jetsocket.histogram": ["Histogram"],
             "jetsocket.info": ["ConnectionInfo", "LeaseInfo"],
             "jetsocket.pool": ["ConnectionPool"],
-            "jetsocket.stats": ["Histogram", "PoolStats"],
+            "jetsocket.stats": ["PoolStats"],
             "jetsocket.subscription": ["Subscription"],
         },
         modules=["correlation", "events", "exceptions", "limits"],

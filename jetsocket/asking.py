@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 from jetsocket.clock import monotonic
 from jetsocket.connection import PooledConnection
 from jetsocket.correlation.base import NewId
+from jetsocket.correlation_calls import Matching
 from jetsocket.dispatch import HAS_ARRIVED, Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.events import EndOfRequest
@@ -21,9 +22,8 @@ from jetsocket.exceptions import (
 )
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import T, seconds
-from jetsocket.mailbox import Mailbox
-from jetsocket.matching import Matching
-from jetsocket.pending import Request
+from jetsocket.pending_requests import Request
+from jetsocket.reading_turns import Mailbox
 from jetsocket.wire.frames import TEXT
 
 _NEVER = float("inf")

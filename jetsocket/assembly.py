@@ -14,11 +14,11 @@ from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.connection import Callback, PooledConnection
 from jetsocket.correlation.base import Correlation
+from jetsocket.correlation_calls import Matching
 from jetsocket.entry import key_of
 from jetsocket.events import Listener, check
 from jetsocket.known_uris import Remembered
 from jetsocket.lease import T
-from jetsocket.matching import Matching
 from jetsocket.messages import Codec
 from jetsocket.process_id import getpid
 from jetsocket.pushes import OnPush
@@ -89,9 +89,9 @@ class Assembly(Generic[T]):
         """
         from jetsocket.notebook import Made, note_made  # who imports the class alone has no use for these
         from jetsocket.options import Options
-        from jetsocket.parts import inner_side
         from jetsocket.pool_arguments import ARGUMENT_CHECKS, by_origin, check_together
-        from jetsocket.seams import Seam
+        from jetsocket.pool_parts import inner_side
+        from jetsocket.testing_seam import Seam
 
         for label, argument in (
             ("config", config),
@@ -308,7 +308,7 @@ class Assembly(Generic[T]):
         pid, old = getpid(), self._lending
         if old.state.pid == pid:
             return old
-        from jetsocket.parts import inner_side_in_child  # loaded with the pool
+        from jetsocket.pool_parts import inner_side_in_child  # loaded with the pool
 
         new = inner_side_in_child(self, old)
         self._lending = lending = self._lendings.setdefault(pid, new)

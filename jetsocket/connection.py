@@ -8,17 +8,17 @@ from typing import Any, TypeAlias
 
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Correlation
+from jetsocket.correlation_calls import Matching
 from jetsocket.dispatch import Dispatcher
 from jetsocket.events import EndOfRequest, untold
 from jetsocket.exceptions import InvalidStateError, JetSocketError
 from jetsocket.exchange import Exchange
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, T, returns, seconds
-from jetsocket.matching import Matching
 from jetsocket.pushes import Pushes
 from jetsocket.subscription import Subscription
+from jetsocket.subscription_queue import Feed, Overflow
 from jetsocket.text import told_as
-from jetsocket.topics import Feed, Overflow
 from jetsocket.wire.close_codes import check_sendable
 from jetsocket.wire.link import not_held
 

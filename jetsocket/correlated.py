@@ -8,19 +8,19 @@ from typing import Any, cast
 
 from jetsocket.asking import Asking, dispatcher_of, raise_error_of
 from jetsocket.clock import monotonic
+from jetsocket.correlation_calls import UNREADABLE, Part
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import InvalidStateError, ReplyError
 from jetsocket.interrupts import is_alarm
 from jetsocket.iteration import iterate_slowly
 from jetsocket.lease import T, returns, seconds
-from jetsocket.mailbox import Mailbox
-from jetsocket.matching import UNREADABLE, Part
 from jetsocket.messages import payload_of
-from jetsocket.pending import Request, Risk
+from jetsocket.pending_requests import Request, Risk
+from jetsocket.reading_turns import Mailbox
 from jetsocket.subscription import Subscription, end_feed
+from jetsocket.subscription_queue import Feed, Overflow
 from jetsocket.text import told_as
-from jetsocket.topics import Feed, Overflow
 
 
 class CorrelatedConnection(Asking[T]):

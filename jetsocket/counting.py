@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jetsocket.buckets import BOUNDS, bucket_of
+from jetsocket.histogram_buckets import BOUNDS, bucket_of
 from jetsocket.places import IDLE, LENT, OPENING, SHARED
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry
-    from jetsocket.stats import Histogram, PoolStats
+    from jetsocket.histogram import Histogram
+    from jetsocket.stats import PoolStats
 
 LEASES_AT_ONCE = 64
 """Leases that come back before they are counted: one by one it would cost several times as much."""
@@ -51,7 +52,7 @@ class Recorder:
 
     def histogram(self) -> Histogram:
         """What was counted so far."""
-        from jetsocket.stats import Histogram  # it is there since the pool was made
+        from jetsocket.histogram import Histogram  # it is there since the pool was made
 
         return Histogram(dict(self._counts), self._total, self._longest)
 

@@ -1,7 +1,7 @@
 """How many connections are opened at once, and how soon more are: pure decisions.
 
 The pool opens as many connections to a URI as its line needs and no more, within `max_connecting` and
-`max_per_uri` (`dials_allowed`). Which one makes room for another at a full pool is decided in `making_room`.
+`max_per_uri` (`dials_allowed`). Which one makes room for another at a full pool is decided in `eviction`.
 """
 
 from __future__ import annotations

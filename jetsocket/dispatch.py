@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Asked
+from jetsocket.correlation_calls import Matching, Part, Payload, strict
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
 from jetsocket.lock_watch import LockWatch
-from jetsocket.mailbox import HOLDERS, LOOK_AGAIN, Mailbox, Turn
-from jetsocket.matching import Matching, Part, Payload, strict
-from jetsocket.pending import MOST_NOTED, Request
+from jetsocket.pending_requests import MOST_NOTED, Request
 from jetsocket.pushes import Pushes
+from jetsocket.reading_turns import HOLDERS, LOOK_AGAIN, Mailbox, Turn
 from jetsocket.sending import Sending
 from jetsocket.uris import Target
 from jetsocket.wire.link import not_held

@@ -13,6 +13,7 @@ from weakref import ref
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
+from jetsocket.correlation_calls import Matching
 from jetsocket.counting import SharedRecorder
 from jetsocket.entry import Entry
 from jetsocket.events import Events
@@ -20,7 +21,6 @@ from jetsocket.exceptions import TimeoutError
 from jetsocket.ids import Account, Key, SentIds, shown
 from jetsocket.interrupts import frames_from
 from jetsocket.known_uris import KnownUris
-from jetsocket.matching import Matching
 from jetsocket.messages import Codec
 from jetsocket.pushes import Pushes
 from jetsocket.text import public_names, short_repr

@@ -22,12 +22,12 @@ from jetsocket.housekeeper import Check, Housekeeper
 from jetsocket.interrupts import is_alarm, raise_alarm_behind
 from jetsocket.lease import Lease, Terms
 from jetsocket.logs import POOL_LOG
-from jetsocket.moving import Moving
 from jetsocket.on_push import PushHandler
 from jetsocket.opening import START_PATIENCE, Opening
 from jetsocket.prewarming import Prewarming
 from jetsocket.process_id import PID
 from jetsocket.pushes import OnPush
+from jetsocket.replacement import Replacing
 from jetsocket.returning import close_now
 from jetsocket.state import Answer, State
 from jetsocket.suspects import ended_silently, patience, ping_after_sleep, ping_siblings
@@ -37,7 +37,7 @@ _OWES_A_PONG = "owes a pong"
 _LOOK_PATIENCE = 0.05  # s for looking at idle connections, whatever the acquire's deadline
 
 
-class Lending(Moving, Prewarming):
+class Lending(Replacing, Prewarming):
     """What leases reach of their pool, and the threads that serve them; one for each process.
 
     It does not refer to the pool, which must be collectable while its threads run.

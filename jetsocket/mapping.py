@@ -11,8 +11,8 @@ from typing import Any, get_args, get_type_hints
 
 from jetsocket.argument_checks import nearest
 from jetsocket.config import ConnectionPoolConfig
+from jetsocket.framework_settings import FIELDS, KEYS, OPTIONS, Reader
 from jetsocket.interrupts import is_alarm
-from jetsocket.sections import FIELDS, KEYS, OPTIONS, Reader
 
 __all__ = ["arguments_of", "check_prefix"]
 

@@ -6,10 +6,10 @@ import logging
 from typing import Any
 
 from jetsocket.clock import monotonic
+from jetsocket.correlation_calls import Part
 from jetsocket.dispatch import Dispatcher
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
-from jetsocket.matching import Part
 from jetsocket.pushes import OnPush, Pushes
 from jetsocket.state import State
 from jetsocket.user_errors import told

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from jetsocket.exceptions import JetSocketError
 from jetsocket.interrupts import is_alarm
-from jetsocket.mailbox import Turn
-from jetsocket.pending import Request
+from jetsocket.pending_requests import Request
+from jetsocket.reading_turns import Turn
 from jetsocket.wire.link import Batch
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from jetsocket.lease import T, seconds
 from jetsocket.process_id import PID
 from jetsocket.sharing import Sharing
 from jetsocket.subscription import Subscription
+from jetsocket.subscription_queue import Overflow
 from jetsocket.text import short_repr, told_as
 from jetsocket.threads import Forked, stack_of
-from jetsocket.topics import Overflow
 
 __all__ = ["ConnectionPool"]
 

@@ -10,7 +10,7 @@ from jetsocket.clock import monotonic
 from jetsocket.cooldown import backoff, chance
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
-from jetsocket.mailbox import Mailbox
+from jetsocket.reading_turns import Mailbox
 from jetsocket.state import State
 from jetsocket.subscription import Subscription
 

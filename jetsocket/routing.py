@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.correlation.base import Asked
+from jetsocket.correlation_calls import UNREADABLE, Matching, Part, Payload, each_topic, strict
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.interrupts import is_alarm
-from jetsocket.mailbox import Mailbox, Reading
-from jetsocket.matching import UNREADABLE, Matching, Part, Payload, each_topic, strict
-from jetsocket.pending import MOST_NOTED, Request, note
+from jetsocket.pending_requests import MOST_NOTED, Request, note
 from jetsocket.pushes import Pushes
-from jetsocket.topics import Feed, StillOpenError, Topics
+from jetsocket.reading_turns import Mailbox, Reading
+from jetsocket.subscription_queue import Feed
+from jetsocket.topics import StillOpenError, Topics
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:

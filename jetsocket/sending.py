@@ -12,12 +12,12 @@ from collections.abc import Container, Hashable
 from typing import TYPE_CHECKING, Any
 
 from jetsocket.correlation.base import Asked, NewId
+from jetsocket.correlation_calls import Matching, strict
 from jetsocket.exceptions import TimeoutError
-from jetsocket.mailbox import Mailbox
-from jetsocket.matching import Matching, strict
 from jetsocket.outbox import Messenger, Outbox
-from jetsocket.pending import Request, Risk, note, remember
+from jetsocket.pending_requests import Request, Risk, note, remember
 from jetsocket.pushes import Pushes
+from jetsocket.reading_turns import Mailbox
 from jetsocket.routing import Routing
 from jetsocket.uris import Target
 from jetsocket.wire.frames import BINARY, TEXT

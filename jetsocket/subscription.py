@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from jetsocket.clock import monotonic
+from jetsocket.correlation_calls import Part
 from jetsocket.dispatch import Dispatcher
 from jetsocket.exceptions import (
     ConnectionClosedError,
@@ -20,10 +21,10 @@ from jetsocket.exceptions import (
 )
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import seconds
-from jetsocket.mailbox import Mailbox, Turn
-from jetsocket.matching import Part
-from jetsocket.pending import Request
-from jetsocket.topics import Feed, StillOpenError
+from jetsocket.pending_requests import Request
+from jetsocket.reading_turns import Mailbox, Turn
+from jetsocket.subscription_queue import Feed
+from jetsocket.topics import StillOpenError
 
 __all__ = ["Origin", "Reopen", "Subscription", "end_feed"]
 

@@ -1,6 +1,6 @@
 """How many connections are to be opened, and which makes room: pure decisions; and the order to dial.
 
-Also tests: `dial_limits`, `state/making_room`.
+Also tests: `dial_limits`, `state/eviction`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jetsocket import ConnectionError
 from jetsocket.cooldown import Trouble
 from jetsocket.dial_limits import dials_allowed, pause_before_more
 from jetsocket.dials import Dial
-from jetsocket.state.making_room import CHECK_GRACE, GRACE, MOST_OVERTAKEN, room_allowed_at
+from jetsocket.state.eviction import CHECK_GRACE, GRACE, MOST_OVERTAKEN, room_allowed_at
 from jetsocket.uris import parse
 
 

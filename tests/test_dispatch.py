@@ -26,11 +26,11 @@ from jetsocket import (
     TimeoutError,
 )
 from jetsocket.correlation import Asked, NewId
+from jetsocket.correlation_calls import Part
 from jetsocket.dispatch import Dispatcher
-from jetsocket.matching import Part
-from jetsocket.pending import Request
+from jetsocket.pending_requests import Request
 from jetsocket.sending import MOST_GIVEN_UP
-from jetsocket.topics import Feed
+from jetsocket.subscription_queue import Feed
 from jetsocket.wire.websocket import WebSocket
 from tests import service_fixtures
 from tests.servers import Connection, EchoServer, wait_until

@@ -9,7 +9,7 @@ import pytest
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.correlation import JsonRpc
-from jetsocket.sections import FIELDS
+from jetsocket.framework_settings import FIELDS
 from jetsocket.testing import FakePool
 from tests.servers import EchoServer
 

@@ -20,9 +20,9 @@ from jetsocket import (
     TimeoutError,
 )
 from jetsocket.dispatch import Dispatcher
-from jetsocket.mailbox import LOOK_AGAIN, Turn
 from jetsocket.outbox import Messenger, Outbox
-from jetsocket.pending import Request
+from jetsocket.pending_requests import Request
+from jetsocket.reading_turns import LOOK_AGAIN, Turn
 from jetsocket.wire.frames import TEXT
 from jetsocket.wire.link import Batch
 from jetsocket.wire.stream import Stream
@@ -137,7 +137,7 @@ def crowd(server: EchoServer, make_pool: MakePool) -> Iterator[Crowd]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No follower finds out anything by itself: it has to be told."""
-    monkeypatch.setattr("jetsocket.mailbox.LOOK_AGAIN", 30.0)
+    monkeypatch.setattr("jetsocket.reading_turns.LOOK_AGAIN", 30.0)
 
 
 def results(futures: list[Future[Any]]) -> list[Any]:

@@ -1,6 +1,6 @@
 """What the pool promises: no foreign message, a hard cap, first come first served, one deadline.
 
-Also tests: `lending`, `moving`, `returning`, `assembly`, `parts`, `callback_lease`.
+Also tests: `lending`, `replacement`, `returning`, `assembly`, `pool_parts`, `callback_lease`.
 """
 
 from __future__ import annotations

@@ -25,9 +25,10 @@ from jetsocket import (
 )
 from jetsocket.clock import monotonic
 from jetsocket.dispatch import Dispatcher
-from jetsocket.mailbox import Reading
-from jetsocket.pending import Request
-from jetsocket.topics import Feed, Topics
+from jetsocket.pending_requests import Request
+from jetsocket.reading_turns import Reading
+from jetsocket.subscription_queue import Feed
+from jetsocket.topics import Topics
 from tests import scripts, service_fixtures
 from tests.conftest import Tls
 from tests.faults.reply_storm import Storm

@@ -1,6 +1,6 @@
 """What a pool counts: histograms true to 13 %, and totals that outlive the connections.
 
-Also tests: `buckets`, `counting`.
+Also tests: `histogram`, `histogram_buckets`, `counting`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from jetsocket import (
     PoolExhaustedError,
     PoolStats,
 )
-from jetsocket.buckets import bucket_of, upper_bound
 from jetsocket.counting import Recorder, SharedRecorder
+from jetsocket.histogram_buckets import bucket_of, upper_bound
 from tests.servers import EchoServer, wait_until
 from tests.services import Plain, service
 

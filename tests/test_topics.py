@@ -1,4 +1,7 @@
-"""The subscriptions of one connection: who gets what, what is bounded, and what can be ended."""
+"""The subscriptions of one connection: who gets what, what is bounded, and what can be ended.
+
+Also tests: `subscription_queue`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import Any
 import pytest
 
 from jetsocket import InvalidStateError, SubscriptionOverflowError, topics
-from jetsocket.topics import Feed, Topics
+from jetsocket.subscription_queue import Feed
+from jetsocket.topics import Topics
 
 
 def feed(most: int = 10, overflow: Any = "error") -> Feed:

@@ -56,7 +56,7 @@ class Fields(Steps):
         dials: The orders to open a connection that are not over.
         resting: Those of which an attempt has failed, and the next one is to come.
         queued: Those that no opener has taken up.
-        left_behind: Those that ended before their thread came back from them; see `hanging`.
+        left_behind: Those that ended before their thread came back from them; see `hanging_dials`.
         troubles: The URIs whose last dial failed.
         floors: How many connections are to be kept open, by key, as `prewarm(keep=True)` asked.
         closed: No more leases, ever.

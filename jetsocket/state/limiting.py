@@ -15,10 +15,10 @@ from jetsocket.clock import monotonic
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.places import CHECKING, CLOSING, IDLE, OPENING
+from jetsocket.state.eviction import is_under
 from jetsocket.state.locking import step
-from jetsocket.state.making_room import is_under
 from jetsocket.state.moves import EVICTED
-from jetsocket.state.rebuilding import Rebuilding
+from jetsocket.state.repair import Repair
 
 if TYPE_CHECKING:
     from jetsocket.quotas import Grant, Quota
@@ -27,7 +27,7 @@ Next: TypeAlias = Literal["close room", "wait", "over"]
 """What an opener does whose limiter has none."""
 
 
-class Limiting(Rebuilding):
+class Limiting(Repair):
     """What openers and the housekeeper do with what limiters give, and want back."""
 
     @step

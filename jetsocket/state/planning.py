@@ -1,6 +1,6 @@
 """What the callers in line need: which connections are ordered, and whom one that comes back serves.
 
-The decisions that need no state are in `dial_limits`; what makes room is found in `making_room`.
+The decisions that need no state are in `dial_limits`; what makes room is found in `eviction`.
 All is called with the lock held.
 """
 
@@ -14,8 +14,8 @@ from jetsocket.dial_limits import dials_allowed
 from jetsocket.dials import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError
-from jetsocket.hanging import refusal, too_many
-from jetsocket.state.making_room import DIAL_GRACE, MOST_OVERTAKEN, MakingRoom, is_under
+from jetsocket.hanging_dials import refusal, too_many
+from jetsocket.state.eviction import DIAL_GRACE, MOST_OVERTAKEN, Eviction, is_under
 from jetsocket.state.moves import EVICTED, NEVER, TICK
 from jetsocket.uris import Target
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jetsocket.quotas import Quota
 
 
-class Planning(MakingRoom):
+class Planning(Eviction):
     """Orders dials, and makes room for them."""
 
     def _served_by(self, entry: Entry) -> Borrower | None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
-from jetsocket.seams import seam_of
 from jetsocket.testing.pool import FakePool
 from jetsocket.testing.relay import Relay
 from jetsocket.testing.tape import Recorded, load, save
 from jetsocket.testing.verdicts import add_note
+from jetsocket.testing_seam import seam_of
 
 P = TypeVar("P", bound=ConnectionPool[Any])
 Mode = Literal["none", "once", "new_episodes", "all"]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from jetsocket import HandshakeError
 from jetsocket.correlation.base import Correlation
-from jetsocket.seams import Detour, Reaches
 from jetsocket.testing.judging import Guest
 from jetsocket.testing.matching import differences
 from jetsocket.testing.payloads import Payload, payload_of, shown
@@ -24,6 +23,7 @@ from jetsocket.testing.server import FakeServer
 from jetsocket.testing.tape import Closed, Exchange, Recorded, Said, kept_headers, raw, said
 from jetsocket.testing.upstream import Upstream
 from jetsocket.testing.verdicts import Problem
+from jetsocket.testing_seam import Detour, Reaches
 from jetsocket.uris import Target
 from jetsocket.wire.websocket import WebSocket
 

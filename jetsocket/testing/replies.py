@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from jetsocket.correlation.base import Correlation, NewId
-from jetsocket.matching import strict
+from jetsocket.correlation_calls import strict
 from jetsocket.testing.payloads import Payload, decoded, payload_of
 
 _ID = "id"

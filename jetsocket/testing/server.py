@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 from jetsocket.header_fields import TOKEN, field_value
-from jetsocket.seams import Origin, divert, restore
 from jetsocket.testing.actions import duration, number
 from jetsocket.testing.judging import Judging, Refusal
 from jetsocket.testing.matching import described, matches
@@ -24,6 +23,7 @@ from jetsocket.testing.places import caller
 from jetsocket.testing.rules import Rule, Script
 from jetsocket.testing.seen import SeenConnection
 from jetsocket.testing.verdicts import add_note, what_came
+from jetsocket.testing_seam import Origin, divert, restore
 from jetsocket.uris import parse
 
 

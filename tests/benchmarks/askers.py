@@ -24,7 +24,7 @@ def hand_over(_name: str, _place: Place, seconds: float) -> Figures:
 
     Two threads take turns. No socket is read: that is not what is measured.
     """
-    from jetsocket.mailbox import Mailbox, Reading
+    from jetsocket.reading_turns import Mailbox, Reading
     from jetsocket.uris import Target, parse
 
     class Table(Reading):

@@ -257,7 +257,7 @@ def test_a_forked_child_tells_its_own(echo: EchoServer, make_pool: MakePool, tmp
 def test_a_registry_takes_one_collector_and_what_it_writes_can_be_read(
     echo: EchoServer, make_pool: MakePool
 ) -> None:
-    pool = make_pool(echo, name='a "name"\n')
+    pool = make_pool(echo, name='a "name" \\')
     pool.request("/", 1)
     registry = CollectorRegistry()
     registry.register(PoolCollector(pool))

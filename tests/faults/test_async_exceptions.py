@@ -36,7 +36,7 @@ import pytest
 import jetsocket
 from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig, PoolClosedError
 from jetsocket.housekeeper import Housekeeper
-from jetsocket.state.rebuilding import Rebuilding
+from jetsocket.state.repair import Repair
 from jetsocket.wire.dial import Dialing
 from jetsocket.wire.stream import Stream
 from jetsocket.wire.websocket import WebSocket
@@ -592,9 +592,9 @@ class Count(logging.Handler):
         self.rebuilt = self.found = 0
         self.other: list[str] = []
         logging.getLogger("jetsocket").addHandler(self)
-        rebuild, take_back = Rebuilding._rebuild, Housekeeper._take_back
+        rebuild, take_back = Repair._rebuild, Housekeeper._take_back
 
-        def counting_rebuild(state: Rebuilding) -> None:
+        def counting_rebuild(state: Repair) -> None:
             self.rebuilt += 1
             rebuild(state)
 
@@ -602,7 +602,7 @@ class Count(logging.Handler):
             self.found += 1
             take_back(keeper, borrower, reason)
 
-        Rebuilding._rebuild = counting_rebuild  # type: ignore[method-assign]  # it is counted
+        Repair._rebuild = counting_rebuild  # type: ignore[method-assign]  # it is counted
         Housekeeper._take_back = counting_take_back  # type: ignore[method-assign]  # likewise
 
     def emit(self, record: logging.LogRecord) -> None:

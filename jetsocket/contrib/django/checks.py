@@ -7,8 +7,8 @@ from typing import Any
 from django.core.checks import CheckMessage, Error
 
 from jetsocket.contrib.django.pools import label, sections
+from jetsocket.framework_settings import read_section
 from jetsocket.interrupts import is_alarm
-from jetsocket.sections import read_section
 
 __all__ = ["TAG", "check_settings"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from jetsocket import ConnectionPool
 from jetsocket.contrib.status import publish
 from jetsocket.events import Listener
-from jetsocket.sections import section_arguments
+from jetsocket.framework_settings import section_arguments
 
 try:
     from django.conf import settings

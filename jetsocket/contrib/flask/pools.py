@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from jetsocket import ConnectionPool
+from jetsocket.framework_settings import section_arguments
 from jetsocket.mapping import arguments_of
-from jetsocket.sections import section_arguments
 
 __all__ = ["DEFAULT_PREFIX", "PLAIN", "Pools"]
 

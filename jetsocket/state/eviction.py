@@ -61,7 +61,7 @@ def room_allowed_at(
     return max(asked_at + grace, 0.0 if trouble is None else trouble.next_eviction_at)
 
 
-class MakingRoom(Moves):
+class Eviction(Moves):
     """Finds what makes room."""
 
     def _room_elsewhere(self, key: str, quota: Quota | None = None) -> Entry | None:
@@ -128,7 +128,7 @@ __all__ = [
     "DIAL_GRACE",
     "GRACE",
     "MOST_OVERTAKEN",
-    "MakingRoom",
+    "Eviction",
     "is_under",
     "room_allowed_at",
 ]

@@ -11,8 +11,8 @@ import pytest
 
 from jetsocket import ConnectionError, InvalidStateError, TimeoutError
 from jetsocket.clock import monotonic
-from jetsocket.mailbox import LOOK_AGAIN, Mailbox, Reading, Turn
-from jetsocket.pending import Request
+from jetsocket.pending_requests import Request
+from jetsocket.reading_turns import LOOK_AGAIN, Mailbox, Reading, Turn
 from jetsocket.uris import Target, parse
 from tests.servers import wait_until
 
@@ -91,7 +91,7 @@ def table() -> Table:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No follower finds out anything by itself: it has to be told."""
-    monkeypatch.setattr("jetsocket.mailbox.LOOK_AGAIN", 30.0)
+    monkeypatch.setattr("jetsocket.reading_turns.LOOK_AGAIN", 30.0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from jetsocket.state.idle_queues import Idle, Shared
 from jetsocket.state.planning import Planning
 
 
-class Rebuilding(Planning):
+class Repair(Planning):
     """Derives all lists from what is written in one assignment each."""
 
     def _rebuild(self) -> None:
@@ -128,4 +128,4 @@ def _holds(borrower: Borrower, entry: Entry) -> bool:
     return entry.place == LENT and entry.borrower is borrower
 
 
-__all__ = ["Rebuilding"]
+__all__ = ["Repair"]

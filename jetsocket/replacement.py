@@ -17,7 +17,7 @@ from jetsocket.state import Answer
 from jetsocket.suspects import ended_silently, ping_siblings
 
 
-class Moving(Returning):
+class Replacing(Returning):
     """How a lease moves, before its first message has left."""
 
     @abstractmethod
@@ -96,4 +96,4 @@ class Moving(Returning):
             self.state.come_back(borrower)
 
 
-__all__ = ["Moving"]
+__all__ = ["Replacing"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jetsocket.pending import Request, remember
+from jetsocket.pending_requests import Request, remember
 
 
 def test_a_request_waits_for_its_last_reply_and_a_stream_for_each() -> None:
@@ -29,7 +29,7 @@ def test_a_reply_that_is_handed_out_again_is_there_once() -> None:
 
 
 def test_of_many_keys_the_oldest_are_one_that_never_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetsocket.pending.MOST_KEYS", 3)
+    monkeypatch.setattr("jetsocket.pending_requests.MOST_KEYS", 3)
     keys: dict[object, None] = {}
     for number in range(20):
         remember(keys, number)

@@ -15,8 +15,8 @@ import pytest
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.correlation import JsonRpc
+from jetsocket.framework_settings import read_section, section_arguments
 from jetsocket.limits import Limiter
-from jetsocket.sections import read_section, section_arguments
 
 WHERE = 'JETSOCKET["default"]'
 SECRET = "hunter2"

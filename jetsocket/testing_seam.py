@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from jetsocket.clock import deadline_in
 from jetsocket.correlation.base import Correlation
 from jetsocket.uris import Target
 
@@ -80,6 +81,40 @@ class Seam:
         """Nothing is between."""
         self.correlation = correlation
         self.detour: Callable[[Target, Reaches], Detour] | None = None
+
+
+def connect(
+    seam: Seam, wire: WebSocket, new: Callable[[], WebSocket], time: float, /, target: Target, **options: Any
+) -> None:
+    """Connect a wire, by the detour that a test has made if there is one.
+
+    Args:
+        seam: The pool's.
+        wire: A new one.
+        new: Makes another, to the real server, if the detour asks for that; it has `time`, from then.
+        time: s.
+        target: Where to.
+        **options: As for `WebSocket.connect`.
+
+    Raises:
+        TimeoutError: Not in time.
+        ConnectionError: It failed; and whatever else `WebSocket.connect` raises.
+    """
+    if seam.detour is None:
+        wire.connect(target, dialled_at=address_for, **options)
+        return
+
+    def connect_to_it(learn: Callable[[bytes], object]) -> WebSocket:
+        another = new()
+        try:
+            another.connect(target, dialled_at=address_for, **{**options, "deadline": deadline_in(time)})
+        finally:
+            learn(another._request)
+        return another
+
+    detour = seam.detour(target, connect_to_it)
+    header = [*options.pop("header"), *detour.headers]
+    wire.connect(target, dialled_at=lambda _: detour.address, header=header, **options)
 
 
 def seam_of(pool: Any) -> Seam:

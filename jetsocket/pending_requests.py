@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from jetsocket.correlation.base import Asked
 from jetsocket.interrupts import suppress
-from jetsocket.mailbox import Mailbox
-from jetsocket.topics import Feed
+from jetsocket.reading_turns import Mailbox
+from jetsocket.subscription_queue import Feed
 from jetsocket.wire.link import Batch
 
 MOST_KEYS = 4096

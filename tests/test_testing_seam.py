@@ -1,7 +1,4 @@
-"""What stands between a pool and the network in tests.
-
-Also tests: `detour`.
-"""
+"""What stands between a pool and the network in tests."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Any
 import pytest
 
 from jetsocket import ConnectionPool, HandshakeError
-from jetsocket.seams import Detour, address_for, divert, restore, seam_of
+from jetsocket.testing_seam import Detour, address_for, divert, restore, seam_of
 from jetsocket.uris import parse
 from tests.servers import EchoServer
 

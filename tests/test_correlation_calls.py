@@ -10,7 +10,7 @@ import pytest
 
 from jetsocket import ReplyError, TimeoutError
 from jetsocket.correlation import Asked, Correlation, NewId
-from jetsocket.matching import UNREADABLE, Matching, SeveralError, each_topic, strict
+from jetsocket.correlation_calls import UNREADABLE, Matching, SeveralError, each_topic, strict
 from jetsocket.messages import Codec
 
 CODEC = Codec.for_options(None, None, None)
