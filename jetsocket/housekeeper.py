@@ -30,7 +30,8 @@ from jetsocket.parallel_close import close_all
 from jetsocket.places import IDLE
 from jetsocket.returning import tell_released
 from jetsocket.state import State
-from jetsocket.state.moves import LIMITERS, TICK
+from jetsocket.state.moves import TICK
+from jetsocket.state.slots import LIMITERS
 from jetsocket.threads import frame_in, keep_house, rest_if_forked, start_for_a_borrower
 from jetsocket.user_checks import Check
 from jetsocket.user_errors import place_in

@@ -19,7 +19,7 @@ from jetsocket.pushes import Pushes
 from jetsocket.quotas import Quotas
 from jetsocket.shutdown import Ending
 from jetsocket.state import State
-from jetsocket.state.moves import LIMITERS
+from jetsocket.state.slots import LIMITERS
 
 if TYPE_CHECKING:
     from jetsocket.assembly import Assembly

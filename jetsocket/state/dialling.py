@@ -193,13 +193,6 @@ class Dialling(Limiting):
         self.totals.connect_errors += 1
         self.last_connect_error = error
 
-    def _forget_unopened(self, entry: Entry) -> None:
-        assert self.lock.locked()
-        if entry in self.entries:
-            if entry.place != CLOSING:
-                entry.move(CLOSING)
-            self._forget(entry)
-
     @step
     def drop_dial(self, dial: Dial) -> None:
         """A dial ends without a connection and without an error."""

@@ -17,8 +17,8 @@ from jetsocket.entry import Entry
 from jetsocket.places import CHECKING, CLOSING, IDLE, OPENING
 from jetsocket.state.eviction import is_under
 from jetsocket.state.locking import step
-from jetsocket.state.moves import EVICTED
 from jetsocket.state.repair import Repair
+from jetsocket.state.slots import EVICTED
 
 if TYPE_CHECKING:
     from jetsocket.quotas import Grant, Quota

@@ -8,7 +8,6 @@ the openers, `doorbell` for the housekeeper.
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import partial
 from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
@@ -16,33 +15,18 @@ from jetsocket.clock import monotonic
 from jetsocket.dial_limits import pause_before_more
 from jetsocket.entry import Entry
 from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
-from jetsocket.state.fields import NEVER, TICK, Fields
+from jetsocket.state.fields import NEVER, TICK
+from jetsocket.state.slots import GIVEN_UP, Slots
 
 if TYPE_CHECKING:
-    from jetsocket.events import Events
-    from jetsocket.info import ConnectionInfo
-    from jetsocket.quotas import Grant, Quota
-
-LIMITERS = "limiters"
-"""Tells the housekeeper that a limiter is to get something back, or has left a note."""
-
-EVICTED = "evicted"
-"""Why a connection is closed that makes room for another URI: its limiter's slot goes over with it. What ends
-for any other reason gives it back, for who has waited for longest may be another pool, or another process."""
-
-GIVEN_UP = "given up"
-"""Why one is closed whose limiter's slot others wait for."""
+    from jetsocket.quotas import Quota
 
 _YIELD_PATIENCE = 0.25  # s for the closing handshake of a connection whose slot others wait for
 _LEAST_PAUSE, _LONGEST_PAUSE = 1.0, 5.0  # s before a limiter is asked again for what is only kept
 
 
-class Moves(Fields):
+class Moves(Slots):
     """What steps are made of; the caller of each method here holds the lock."""
-
-    @abstractmethod
-    def _plan(self) -> None:
-        """Order what the callers in line need, and say when to look again."""
 
     @abstractmethod
     def _served_by(self, entry: Entry) -> Borrower | None:
@@ -239,44 +223,6 @@ class Moves(Fields):
         elif len(self.closing) == 1:  # while there are others, it comes by soon anyway
             self.doorbell.put("closing")
 
-    def _forget(self, entry: Entry) -> None:
-        """It is closed: its slot is free, or goes to the dial that wants it."""
-        assert self.lock.locked()
-        if entry.place == GONE:
-            return
-        entry.move(GONE)
-        self.closing.pop(entry, None)
-        self.watch_version += 1
-        self.totals.add_up(entry)
-        if self._leave_slot(entry):
-            self._free_slot()
-        elif self.line and self.config.max_per_uri is not None:
-            self._plan()
-
-    def _leave_slot(self, entry: Entry) -> bool:
-        """A connection that is gone leaves its slot; False: to the dial that wants it."""
-        assert self.lock.locked()
-        dial, is_wanted, grant = entry.wanted_by, False, entry.grant
-        if dial is not None and dial in self.dials and dial.room is entry:
-            is_wanted = True
-        if grant is not None:
-            is_passed_on = entry.closed_for == EVICTED and not grant.is_lost
-            if is_wanted and dial is not None and dial.quota is grant.quota and is_passed_on:
-                dial.grant = dial.grant or grant
-            if dial is None or dial.grant is not grant:
-                self._give_back(grant)
-                if entry.closed_for != GIVEN_UP and not grant.is_lost:  # else others get it
-                    grant.quota.keep_again_at = 0.0
-            entry.grant = None
-        if entry.was_opened and self.events is not None:
-            self.events.note("closed", partial(_told_of_end, self.events, entry, monotonic()))
-            entry.was_opened = False
-        if is_wanted and dial is not None:
-            dial.has_slot = True
-            dial.room = None
-        self.entries.discard(entry)
-        return not is_wanted
-
     def _yield(self, entry: Entry) -> None:
         """Close a connection for others, who wait for the limiter's slot that it has."""
         assert self.lock.locked()
@@ -289,21 +235,6 @@ class Moves(Fields):
         quota.keep_pause = min(max(_LEAST_PAUSE, 2.0 * quota.keep_pause), _LONGEST_PAUSE)
         quota.keep_again_at = monotonic() + quota.keep_pause
 
-    def _give_back(self, grant: Grant) -> None:
-        """A limiter's slot is not needed any more."""
-        assert self.lock.locked()
-        self.spent.append(grant)
-        self.doorbell.put(LIMITERS)
-
-    def _free_slot(self) -> None:
-        assert self.lock.locked()
-        if self.owed:
-            self.owed -= 1
-        else:
-            self.slots.release()
-        if self.line:
-            self._plan()
-
     def _wake_drainers(self) -> None:
         assert self.lock.locked()
         for waiter in self._drain_waiters:
@@ -312,9 +243,4 @@ class Moves(Fields):
         self._drain_waiters.clear()
 
 
-def _told_of_end(events: Events, entry: Entry, closed_at: float) -> tuple[ConnectionInfo, str]:
-    """What listeners are told of a connection that is closed."""
-    return events.info_of(entry, closed_at), entry.closed_for
-
-
-__all__ = ["EVICTED", "GIVEN_UP", "LIMITERS", "NEVER", "TICK", "Moves"]
+__all__ = ["NEVER", "TICK", "Moves"]

@@ -16,7 +16,8 @@ from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError
 from jetsocket.hanging_dials import refusal, too_many
 from jetsocket.state.eviction import DIAL_GRACE, MOST_OVERTAKEN, Eviction, is_under
-from jetsocket.state.moves import EVICTED, NEVER, TICK
+from jetsocket.state.moves import NEVER, TICK
+from jetsocket.state.slots import EVICTED
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:
@@ -243,34 +244,6 @@ class Planning(Eviction):
         else:
             self.doorbell.put("openers")
         return dial
-
-    def _end_dial(self, dial: Dial) -> None:
-        """A dial is over; what it still holds goes back."""
-        assert self.lock.locked()
-        if dial.quota is not None and self.asking.get(dial.quota) is dial:
-            dial.end()
-            self._give_grant_back(dial)
-            del self.asking[dial.quota]
-            return
-        if dial not in self.dials:
-            return
-        dial.end()  # first: see `_drop_ended_dials`
-        self._give_grant_back(dial)
-        del self.dials[dial]
-        self.resting.discard(dial)
-        self.idle.count_opening(dial.key, -1, opened=dial.has_opened)
-        if dial.room is not None:
-            dial.room.wanted_by = None
-            dial.room = None
-        if dial.has_slot:
-            dial.has_slot = False
-            self._free_slot()
-
-    def _give_grant_back(self, dial: Dial) -> None:
-        assert self.lock.locked()
-        if dial.grant is not None:
-            self._give_back(dial.grant)
-            dial.grant = None
 
 
 __all__ = ["Planning"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 
 from jetsocket.borrower import Borrower
@@ -110,15 +109,6 @@ class Repair(Planning):
                 self._fill(entry)
             else:
                 self._end_sharing(entry)
-
-    def _renew_slots(self) -> None:
-        """Make a semaphore that agrees with what holds a slot."""
-        assert self.lock.locked()
-        used = len(self.entries) + sum(dial.has_slot for dial in self.dials)
-        self.slots = threading.BoundedSemaphore(self.config.max_connections)
-        self.owed = max(0, used - self.config.max_connections)
-        for _ in range(used - self.owed):
-            self.slots.acquire(blocking=False)
 
 
 def _holds(borrower: Borrower, entry: Entry) -> bool:

@@ -4,7 +4,7 @@ The state does no I/O, so its connections are stand-ins here. What the threads o
 turn: borrowers acquire, wait, release and drop leases, openers take up orders, the housekeeper scans for what
 was lost.
 
-Also tests: `fields`, `moves`, `planning`, `repair`, `dialling`, `limiting`, `housekeeping`.
+Also tests: `fields`, `slots`, `moves`, `planning`, `repair`, `dialling`, `limiting`, `housekeeping`.
 """
 
 from __future__ import annotations
