@@ -22,12 +22,12 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.delivery import Delivery
 from jetsocket.entry import Entry
+from jetsocket.expiry import close_expired
 from jetsocket.keepalive import Liveness
 from jetsocket.lease import is_being_returned
 from jetsocket.on_push import PushHandler
 from jetsocket.opening import Opening
 from jetsocket.parallel_close import close_all
-from jetsocket.places import IDLE
 from jetsocket.returning import tell_released
 from jetsocket.state import State
 from jetsocket.state.moves import TICK
@@ -181,7 +181,7 @@ class Housekeeper:
             self._liveness.keep_alive,
             self._liveness.hear_suspects,
             self._mind_checks,
-            self._expire,
+            partial(close_expired, self.state, self._liveness.retire_if_stale),
             self._keep_floors,
             self._finish_closing,
             partial(leaks.report, self.state),
@@ -230,18 +230,6 @@ class Housekeeper:
     def _mind_checks(self) -> None:
         if self._liveness.checking is not None:
             self._liveness.checking.mind()
-
-    def _expire(self) -> None:
-        """Close what has been idle for max_idle_time or has lived for max_lifetime."""
-        now = monotonic()
-        self.state.idle_too_long(now)
-        if self.state.config.max_lifetime is not None:
-            for entry in self.state.open_entries():
-                if now >= entry.expires and entry.place == IDLE:
-                    self._liveness.retire_if_stale(entry, now)
-                elif now >= entry.expires + self.state.config.max_lifetime and entry.is_subscribed:
-                    # It had as long again to end by itself.
-                    entry.wire.cut("a subscription kept it open for twice max_lifetime")
 
     def _keep_floors(self) -> None:
         """Open what `prewarm(keep=True)` wants and is not there."""

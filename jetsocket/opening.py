@@ -25,6 +25,7 @@ from jetsocket.dials import Dial
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
+from jetsocket.expiry import expires_at
 from jetsocket.hanging_dials import carries_out
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
@@ -44,7 +45,6 @@ _PARK = 5.0  # s that an opener waits for its next order
 _LEAST_PARK = 0.01  # s that it waits after it was woken for an order that another opener has
 _ROOM_PATIENCE = 0.25  # s that a connection has for its closing handshake when its slot is wanted
 _OVERDUE = 0.1  # s after which a dial that has not ended by itself is given up
-_LIFETIME_JITTER = 0.1
 _FEW = 8  # threads
 
 
@@ -186,7 +186,7 @@ class Opening:
             if state.quotas is not None and not self._get_grant(dial):
                 return
             self._close_room(dial)
-            entry = Entry(dial.target, self._wires.take(), self._expiry())
+            entry = Entry(dial.target, self._wires.take(), expires_at(state.config))
             if not state.begin(dial, entry, monotonic() + self._most_time):
                 return
             failure = self._attempt_told(dial, entry)
@@ -277,12 +277,6 @@ class Opening:
         if not state.attempt_failed(dial, entry, error):
             return True
         return dial.wait(pause)  # `close` ends it
-
-    def _expiry(self) -> float:
-        lifetime = self._state.config.max_lifetime
-        if lifetime is None:
-            return float("inf")
-        return monotonic() + lifetime * (1.0 - chance() * _LIFETIME_JITTER)
 
     def _close_room(self, dial: Dial) -> None:
         """Close the connection whose slot is wanted: the server is to see it go before the new one comes."""

@@ -1,6 +1,6 @@
 """The housekeeper: one thread keeps every connection alive, idle or lent, and tidies up (DESIGN §4.6).
 
-Also tests: `keepalive`, `leaks`.
+Also tests: `expiry`, `keepalive`, `leaks`.
 """
 
 from __future__ import annotations

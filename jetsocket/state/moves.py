@@ -180,12 +180,6 @@ class Moves(Slots):
             if not shared:
                 del self.shared[entry.key]
 
-    @property
-    def _has_too_many(self) -> bool:
-        """Whether `resize` has taken away more slots than the connections that are closing will give back."""
-        assert self.lock.locked()
-        return self.owed > 0 and self.owed > sum(entry.wanted_by is None for entry in self.closing)
-
     def _rest(self, entry: Entry) -> None:
         """Let it wait for its next borrower."""
         assert self.lock.locked()

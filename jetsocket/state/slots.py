@@ -1,9 +1,9 @@
 """Slots: the right of one connection to exist, and how it is given back when a dial or a connection ends.
 
-A slot is taken when a connection is about to be opened (`planning`). Until a dial begins it has the slot itself
-(`_end_dial`); from then on its connection has, and whatever becomes of that, a failure or a closing handshake,
-leads to `_forget`. The slot is free then, or goes to the dial that waits for it. What a limiter gave goes back
-on the same way. All is called with the lock held.
+A slot is taken when a connection is about to be opened (`planning`). Until it begins, a dial has the slot
+itself (`_end_dial`); from then on its connection has it, and whatever becomes of that, a failure or a closing
+handshake, leads to `_forget`. The slot is free then, or goes to the dial that waits for it. What a limiter
+gave goes back on the same way. All is called with the lock held.
 """
 
 from __future__ import annotations
@@ -129,6 +129,12 @@ class Slots(Fields):
             self.slots.release()
         if self.line:
             self._plan()
+
+    @property
+    def _has_too_many(self) -> bool:
+        """Whether `resize` has taken away more slots than the connections that are closing will give back."""
+        assert self.lock.locked()
+        return self.owed > 0 and self.owed > sum(entry.wanted_by is None for entry in self.closing)
 
     def _renew_slots(self) -> None:
         """Make a semaphore that agrees with what holds a slot."""

@@ -8,13 +8,13 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
 from jetsocket.clock import monotonic
 from jetsocket.interrupts import is_alarm, suppress
 from jetsocket.wire.dns import Address
-from jetsocket.wire.sockets import Socket
+from jetsocket.wire.sockets import Option, Socket, set_options
 from jetsocket.wire.source_address import Source, bind, explained
 from jetsocket.wire.stream import Stream
 
@@ -23,9 +23,6 @@ _AGAIN = 0.02  # s before an address is tried again whose backlog is full (a Uni
 _NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)  # saves a system call, where there is such a thing
 _LONGEST_WAIT = 3600.0  # s; system calls take their timeouts as a C int, which far deadlines overflow
 _UNDER_WAY = {0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)}  # a connect that goes well
-
-Option: TypeAlias = "tuple[int, int, int | bytes]"
-"""Level, name and value, as for `socket.setsockopt`."""
 
 Failure: TypeAlias = "tuple[Address, OSError]"
 """An address, and why there was no connecting to it."""
@@ -136,7 +133,7 @@ class Race:
         try:
             if sock.gettimeout() != 0.0:
                 sock.setblocking(False)
-            _set_options(sock, address.family, self._options)
+            set_options(sock, address.family, self._options)
             if self._source is not None:
                 bind(sock, address.family, self._source)
             code = sock.connect_ex(address.sockaddr)
@@ -183,21 +180,6 @@ def interleaved(addresses: Collection[Address]) -> list[Address]:
         families.setdefault(address.family, []).append(address)
     turns = itertools.zip_longest(*families.values())
     return [address for turn in turns for address in turn if address is not None]
-
-
-def _set_options(sock: socket.socket, family: int, options: Iterable[Option]) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if family in (socket.AF_INET, socket.AF_INET6):  # to ask the socket, Python makes an enum, in a `try`
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for level, name, value in options:
-        try:
-            sock.setsockopt(level, name, value)
-        except OSError as error:
-            if is_alarm(error):
-                raise
-            raise OSError(
-                error.errno, f"socket_options ({level}, {name}, {value!r}): {error.strerror}"
-            ) from error
 
 
 def _outcome(sock: socket.socket) -> OSError | None:

@@ -13,7 +13,8 @@ from jetsocket.clock import monotonic
 from jetsocket.interrupts import is_alarm
 from jetsocket.wire.dns import Address, Answer, Mailbox, Question, read_address, resolve
 from jetsocket.wire.proxy_url import DIRECTLY
-from jetsocket.wire.race import Failure, Option, Race
+from jetsocket.wire.race import Failure, Race
+from jetsocket.wire.sockets import Option
 from jetsocket.wire.source_address import Source, SourceError, reachable_from
 from jetsocket.wire.stream import Stream
 

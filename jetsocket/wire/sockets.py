@@ -1,11 +1,16 @@
-"""The socket under a stream, and what stands in for it once the stream is closed."""
+"""The socket under a stream, its options, and what stands in for it once the stream is closed."""
 
 from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable
+from typing import TypeAlias
 
-from jetsocket.interrupts import suppress
+from jetsocket.interrupts import is_alarm, suppress
+
+Option: TypeAlias = "tuple[int, int, int | bytes]"
+"""Level, name and value, as `setsockopt` takes them."""
 
 
 class Socket(socket.socket):
@@ -38,6 +43,26 @@ class ClosedSocket:
 
 
 CLOSED = ClosedSocket()
+
+
+def set_options(sock: socket.socket, family: int, options: Iterable[Option]) -> None:
+    """Set on a new socket what every connection has, then what `socket_options` asks for.
+
+    Raises:
+        OSError: The kernel refuses one; its text says which.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if family in (socket.AF_INET, socket.AF_INET6):  # to ask the socket, Python makes an enum, in a `try`
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for level, name, value in options:
+        try:
+            sock.setsockopt(level, name, value)
+        except OSError as error:
+            if is_alarm(error):
+                raise
+            raise OSError(
+                error.errno, f"socket_options ({level}, {name}, {value!r}): {error.strerror}"
+            ) from error
 
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
