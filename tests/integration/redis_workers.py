@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any
 
@@ -30,10 +30,15 @@ class FleetCensus:
         foreign: (owner, sender) of each message that came on another process's connection.
         by_process: How many each has open now.
         more: (when, how many) each time that there were more than `limit`.
+
+    Args:
+        limit: From how many on it is noted.
+        note: Is told what is opened and ends, and who has what each time that there are more than `limit`.
     """
 
-    def __init__(self, limit: int = 1_000_000) -> None:
+    def __init__(self, limit: int = 1_000_000, note: Callable[..., None] = lambda what, **more: None) -> None:
         self.limit = limit
+        self._note = note
         self.more: list[tuple[float, int]] = []
         self._lock = threading.Lock()
         self._open: list[tuple[str, Connection]] = []
@@ -49,8 +54,17 @@ class FleetCensus:
             self.opened += 1
             self._open = [*self._still_open(self.most_open), (owner, conn)]
             self.most_open = max(self.most_open, len(self._open))
+            self._note("server: opened", owner=owner, port=conn.remote_address[1])
             if len(self._open) > self.limit:
                 self.more.append((monotonic(), len(self._open)))
+                who = [(each, other.remote_address[1]) for each, other in self._open]
+                self._note("server: too many", count=len(who), of=who)
+        try:
+            self._serve(conn, owner)
+        finally:
+            self._note("server: ended", owner=owner, port=conn.remote_address[1])
+
+    def _serve(self, conn: Connection, owner: str) -> None:
         for text in conn:
             message = json.loads(text)
             self.served.append((monotonic(), owner))

@@ -12,12 +12,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 import pytest
 
 pytest.importorskip("redis")
 
 from tests.faults.conftest import Report
+from tests.integration.chronicle import Chronicle
 from tests.integration.redis_workers import FleetCensus, FleetProcess, fleet_of
 from tests.integration.redises import HAS_REDIS, RedisServer, redis_server
 from tests.servers import EchoServer, wait_until
@@ -40,6 +42,8 @@ class Trouble:
     census: FleetCensus
     fleet: list[FleetProcess]
     choice: random.Random
+    chronicle: Chronicle
+    options: dict[str, Any]
     done: Counter[str] = field(default_factory=Counter)
     permitted: list[tuple[float, float, int]] = field(default_factory=list)  # from, until, so many more
     lost: int = 0
@@ -49,12 +53,19 @@ class Trouble:
         names = ["kill", "close", "exit", "pause", "stop", "restart", "freeze", "script_flush"]
         name = self.choice.choice(names)
         self.done[name] += 1
+        self.chronicle.note("fault: begins", name=name)
         getattr(self, name)()
+        self.chronicle.note("fault: is over", name=name)
+
+    def _one(self) -> FleetProcess:
+        one = self.choice.choice(self.fleet)
+        self.chronicle.note("fault: it is to", victim=one.pid)
+        return one
 
     def _replace(self, one: FleetProcess) -> None:
         self.fleet.remove(one)
         one.clean()
-        self.fleet.append(FleetProcess(self.server.uri, self.redis.url, **OPTIONS))
+        self.fleet.append(FleetProcess(self.server.uri, self.redis.url, **self.options))
 
     def _note(self, one: FleetProcess) -> None:
         told = one.stats()
@@ -62,33 +73,33 @@ class Trouble:
         self.lost += told["limiter"]["lost"]
 
     def kill(self) -> None:
-        one = self.choice.choice(self.fleet)
+        one = self._one()
         self._note(one)
         one.kill()
         self._replace(one)
 
     def close(self) -> None:
-        one = self.choice.choice(self.fleet)
+        one = self._one()
         self._note(one)
         assert one.end("close") == 0
         self._replace(one)
 
     def exit(self) -> None:
-        one = self.choice.choice(self.fleet)
+        one = self._one()
         self._note(one)
         assert one.end("exit") == 0
         self._replace(one)
 
     def pause(self) -> None:
         """Stopped for less than a lease."""
-        one = self.choice.choice(self.fleet)
+        one = self._one()
         one.signal(signal.SIGSTOP)
         sleep(LEASE / 3)
         one.signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Stopped for longer than a lease."""
-        one = self.choice.choice(self.fleet)
+        one = self._one()
         start = monotonic()
         one.signal(signal.SIGSTOP)
         sleep(0.1)
@@ -124,13 +135,15 @@ def ratio(census: FleetCensus, seconds: float, processes: int) -> float:
 
 
 def soak(tmp_path: Path, minutes: float, seed: int, report: Report) -> None:
-    census = FleetCensus(LIMIT)
+    chronicle = Chronicle(tmp_path / "chronicle")
+    options = {**OPTIONS, "chronicle": str(chronicle.path)}
+    census = FleetCensus(LIMIT, chronicle.note)
     with (
         redis_server(tmp_path) as redis,
         EchoServer(census) as server,
-        fleet_of(8, server.uri, redis.url, **OPTIONS) as fleet,
+        fleet_of(8, server.uri, redis.url, **options) as fleet,
     ):
-        trouble = Trouble(redis, server, census, fleet, random.Random(seed))
+        trouble = Trouble(redis, server, census, fleet, random.Random(seed), chronicle, options)
         wait_until(lambda: len(census.by_process) == 8, 20)
         sleep(2)
         ratios = [ratio(census, 20.0, 8)]
@@ -143,7 +156,7 @@ def soak(tmp_path: Path, minutes: float, seed: int, report: Report) -> None:
                 ratios.append(ratio(census, 20.0, 8))
                 next_calm = monotonic() + 150
         sleep(LEASE * 2)
-        late = FleetProcess(server.uri, redis.url, **OPTIONS)
+        late = FleetProcess(server.uri, redis.url, **options)
         fleet.append(late)
         began = monotonic()
         wait_until(lambda: census.turns(began, 1e18)[late.pid] > 0, 10)
@@ -166,7 +179,14 @@ def soak(tmp_path: Path, minutes: float, seed: int, report: Report) -> None:
         turns_ratio=round(max(ratios), 3),
         late_comer_s=round(first_turn, 3),
     )
-    assert unexplained == []
+    for when, count in unexplained:
+        print(
+            f"--- {count} at {when:.3f}; before and after, s:",
+            *chronicle.around(when, 2 * LEASE, 0.5),
+            sep="\n",
+        )
+    chronicle.close()
+    assert unexplained == [], f"what happened beside them is printed, and in {chronicle.path}"
     assert census.foreign == [] and trouble.met["foreign"] == 0
     assert census.most_open >= LIMIT
     assert max(ratios) <= 1.2

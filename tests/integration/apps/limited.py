@@ -11,11 +11,13 @@ import os
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from time import sleep
 from typing import Any
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig, JetSocketError
 from jetsocket.contrib.redis import RedisLimiter
+from tests.integration.chronicle import Chronicle, WritingLimiter, write_down
 
 
 class Worker:
@@ -23,7 +25,14 @@ class Worker:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
-        self.limiter = RedisLimiter(options["redis"], options["name"], **options["limiter"])
+        where = (options["redis"], options["name"])
+        path = options.get("chronicle")
+        chronicle = None if path is None else Chronicle(Path(path))
+        self.limiter = (
+            RedisLimiter(*where, **options["limiter"])
+            if chronicle is None
+            else WritingLimiter(chronicle, *where, **options["limiter"])
+        )
         self.pool = ConnectionPool[Any](
             ConnectionPoolConfig(
                 max_connections=options["max_connections"], acquire_timeout=options["acquire_timeout"]
@@ -32,6 +41,8 @@ class Worker:
             limiter=self.limiter,
             manager_kwargs={"extra_headers": lambda: {"X-Pid": str(os.getpid())}},
         )
+        if chronicle is not None:
+            write_down(self.pool, chronicle)
         self.met = Counter[str]()
         self.last_error = ""
         self.goes_on = threading.Event()
