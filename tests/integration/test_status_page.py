@@ -143,6 +143,16 @@ def test_it_is_readable_by_all_in_both_themes_and_at_any_width(tab: Tab, site: S
     assert paper["light"] != paper["dark"]
 
 
+def test_who_holds_it_is_in_sight_beside_a_long_uri(tab: Tab, site: Site) -> None:
+    with site.pool.acquire("/" + "a-part-of-it/" * 9):
+        tab.look(site.url, "light", 1280)
+        right = "getBoundingClientRect().right"
+        end_of_head = (
+            f"[...document.querySelectorAll('th')].find(each => each.textContent == 'Doing').{right}"
+        )
+        assert tab.value(end_of_head) <= tab.value(f"document.querySelector('.scroll').{right}")
+
+
 def test_by_keyboard_and_refreshed_in_place(tab: Tab, site: Site) -> None:
     with site.pool.acquire("/a"):
         tab.look(site.url, "light", 360)

@@ -33,6 +33,7 @@ def slots(limiter: Mapping[str, Any]) -> str:
     told += [f"{figures['others']} by others"] if "others" in figures else []
     told += [f"{figures[key]} {key}" for key in ("waiting", "lost") if key in figures]
     told += [f"{figures['errors']} errors"] if "errors" in figures else []
+    told += [f"{figures['without_slot']} open without one"] if figures.get("without_slot") else []
     told += ["its server is away"] if limiter["away"] else []
     return f"limiter {limiter['name']}: {', '.join(told) or 'it tells no figures'}"
 

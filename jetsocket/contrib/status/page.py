@@ -107,15 +107,17 @@ def _state(pool: Report) -> str:
 
 
 def _figures(pool: Report) -> Iterator[str]:
-    now, history, cap = pool["now"], pool["history"], pool["max_connections"]
+    now, history = pool["now"], pool["history"]
+    cap = 0 if pool["closed"] else pool["max_connections"]
     yield '<ul class="cards">'
     for name in SERIES:
         known = [value for value in history[name] if value is not None]
         peak = max([now[name], *known])
         most = max(peak, cap) if name not in ("waiting", "opening") else max(peak, 4)
         told = f"{name} over the last 5 minutes: {now[name]} now, at most {peak}"
-        picture = plot(history[name], highest=most, limit=cap if name == "open" else None, told=told)
-        of = f" of {cap}" if name == "open" else ""
+        has_cap = name == "open" and bool(cap)
+        picture = plot(history[name], highest=most, limit=cap if has_cap else None, told=told)
+        of = f" of {cap}" if has_cap else ""
         yield f"<li><b>{now[name]}</b>{name}{picture}<small>peak {peak}{of}</small></li>"
     yield "</ul>"
     yield f'<p class="quiet">Plots: the last 5 minutes, a line a minute. {"".join(_totals(pool))}</p>'
@@ -170,15 +172,20 @@ def _row(row: Report, holders: Iterable[Report | None], several: bool) -> Iterat
         yield "<tr>"
         if several:
             yield f"<td>{escape(row['worker'])}</td>"
-        yield f'<td class="number">{row["id"]}</td><td>{escape(row["uri"])}</td>'
+        yield f'<td class="number">{row["id"]}</td>{_long(row["uri"])}'
         yield f'<td>{escape(row["place"])}</td><td class="number">{duration(row["age"])}</td>'
         yield f'<td class="number">{row["uses"]}</td><td class="number">{latency}</td>'
         if holder is None:
             yield "<td></td><td></td><td></td><td></td>"
         else:
-            yield f'<td>{escape(holder["thread"])}</td><td class="number">{duration(holder["age"])}</td>'
-            yield f"<td>{escape(holder['doing'])}</td><td>{escape(_short(holder['where']))}</td>"
+            yield f'{_long(holder["thread"])}<td class="number">{duration(holder["age"])}</td>'
+            yield f"{_long(holder['doing'])}{_long(_short(holder['where']))}"
         yield "</tr>"
+
+
+def _long(text: str) -> str:
+    """A cell of text that may be long: it is broken into lines, which keeps the next ones in sight."""
+    return f"<td><span>{escape(text)}</span></td>"
 
 
 def _short(where: str) -> str:

@@ -23,7 +23,7 @@ directory, `late` (s since its process should have written again)."""
 VERSION = 2
 MOST_POOLS = 50
 MOST_LIMITERS = 20  # of a pool
-SLOT_FIGURES = ("limit", "held", "others", "waiting", "lost", "errors")
+SLOT_FIGURES = ("limit", "held", "others", "waiting", "lost", "errors", "without_slot")
 """Which figures of a limiter are told, as far as it has them."""
 MOST_ROWS = 100  # connections of a pool that are listed, and as many leases
 _MOST_FIGURES = 200

@@ -336,6 +336,7 @@ def test_figures_of_workers_are_added_second_by_second() -> None:
 def test_slots_of_workers_are_added_and_those_of_others_are_what_is_left() -> None:
     first, second = a_report(worker="a"), a_report(worker="b")
     account: dict[str, Any] = {"limit": 20, "held": 3, "others": 10, "waiting": 2, "lost": 1, "errors": 5}
+    account["without_slot"] = 1
     first["pools"][0]["limiters"] = [{"name": "account", "away": False, "figures": account}]
     second["pools"][0]["limiters"] = [
         {"name": "account", "away": True, "figures": {**account, "held": 4, "others": 9, "waiting": 3}},
@@ -343,10 +344,12 @@ def test_slots_of_workers_are_added_and_those_of_others_are_what_is_left() -> No
     ]
     (pool,) = merged([first, second])
     figures = {"limit": 20, "held": 7, "others": 6, "waiting": 3, "lost": 2, "errors": 10}
+    figures["without_slot"] = 2
     assert pool["limiters"] == [
         {"name": "account", "away": True, "figures": figures},
         {"name": "other", "away": False, "figures": {"limit": 5}},
     ]
     text = status.as_text([{**report, "late": 0.0} for report in (first, second)])
-    said = "7 of 20 slots held here, 6 by others, 3 waiting, 2 lost, 10 errors, its server is away"
+    said = "7 of 20 slots held here, 6 by others, 3 waiting, 2 lost, 10 errors"
+    said += ", 2 open without one, its server is away"
     assert f"  limiter account: {said}\n  limiter other: 5 slots\n" in f"{text}\n"

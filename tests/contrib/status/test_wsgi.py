@@ -311,6 +311,9 @@ def test_what_limiters_say_of_their_slots(make_pool: MakePool) -> None:
         assert limiter == {"name": "the <account>", "away": False}
         said = "Limiter the <account>: 3 of 20 slots held here, 12 by others, 1 waiting, 0 lost, 0 errors."
         assert said in text_of(ask(page).body)
+        account.told = {"limit": 5, "held": 0, "without_slot": 2, "away": True}
+        said = "Limiter the <account>: 0 of 5 slots held here, 2 open without one, its server is away."
+        assert said in text_of(ask(page).body)
         account.told = {"away": True, "held": True, "limit": -1, "others": None}
         body = ask(page).body
         assert 'class="bad">Limiter the &lt;account&gt;: its server is away.' in body
@@ -364,6 +367,7 @@ def test_a_closed_pool_is_shown_as_such(echo: EchoServer, make_pool: MakePool) -
     pool.close()
     page = ask(shown(pool, clear=True)).body
     assert "closed" in text_of(page) and "<form" not in page
+    assert " of 0" not in text_of(page) and 'class="cap"' not in page
 
 
 @pytest.mark.slow
