@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection
+from jetsocket import ConnectionPool, ConnectionPoolConfig, PooledConnection, housekeeper
 from jetsocket.exceptions import ConnectionClosedError
 from jetsocket.housekeeper import Housekeeper
 from jetsocket.keepalive import Liveness
@@ -877,11 +877,11 @@ def test_a_chore_that_raises_is_told_once_and_the_thread_goes_on(
 ) -> None:
     rounds = []
 
-    def _expire(self: Housekeeper) -> None:
+    def close_expired(*_: object) -> None:
         rounds.append(monotonic())
         raise LookupError("the broom is gone")
 
-    monkeypatch.setattr(Housekeeper, "_expire", _expire)
+    monkeypatch.setattr(housekeeper, "close_expired", close_expired)
     with pool_to(echo, name="broken") as pool:
         make_idle(pool)
         wait_until(lambda: len(rounds) >= 3 and echo.open_now == 1)
@@ -889,7 +889,7 @@ def test_a_chore_that_raises_is_told_once_and_the_thread_goes_on(
         wait_until(lambda: idle(pool) == 0, message="the other chores are done")
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
-    assert "[broken]" in errors[0].getMessage() and "_expire: LookupError" in errors[0].getMessage()
+    assert "[broken]" in errors[0].getMessage() and "close_expired: LookupError" in errors[0].getMessage()
     assert errors[0].exc_info is not None
 
 

@@ -122,11 +122,15 @@ class Line:
         return list(self._by_key.get(key, ()))
 
     def rebuild(self) -> None:
-        """Derive the lines of the URIs from the order of all, after an exception struck half-way."""
-        waiting = [borrower for borrower in self.order if borrower.entry is None and borrower.error is None]
-        self.order, self._by_key, self._sharers = OrderedDict(), {}, {}
-        for borrower in waiting:
-            self.join(borrower)
+        """Derive the lines of the URIs from the order of all, after an exception struck half-way.
+
+        Another may strike here: only when all is made does it take the place of what there was.
+        """
+        anew = Line()
+        for borrower in self.order:
+            if borrower.entry is None and borrower.error is None:
+                anew.join(borrower)
+        self._by_key, self._sharers, self.order = anew._by_key, anew._sharers, anew.order
 
 
 __all__ = ["Line"]

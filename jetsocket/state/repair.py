@@ -55,9 +55,9 @@ class Repair(Planning):
         """Strike off what has ended; what was closed to make room for it makes room for others."""
         assert self.lock.locked()
         for dial in [dial for dial in self.dials if dial.is_over]:
-            del self.dials[dial]
             dial.end()
             self._give_grant_back(dial)
+            del self.dials[dial]  # last: another exception may strike here
         self._sort_grants()
         for entry in self.entries:
             if entry.wanted_by is not None and entry.wanted_by not in self.dials:

@@ -35,6 +35,7 @@ from jetsocket.limits import Limiter
 from jetsocket.places import LENT
 from jetsocket.quotas import Grant, Quota, Quotas
 from jetsocket.state import State
+from jetsocket.state.locking import TORN
 from jetsocket.uris import parse
 from tests.books import faults_in
 from tests.moments import changes_what_is_handled
@@ -186,7 +187,11 @@ class Model:
         """Call it, and strike it now and then; Struck instead of what it returns."""
         if self.random.random() >= self.strikes:
             return function(*args)
-        sys.settrace(Strike(self.random.randrange(1, 150), self.random.choice(["opcode", "line"])))
+        return self.strike(150, function, *args)
+
+    def strike(self, within: int, function: Callable[..., Any], *args: Any) -> Any:
+        """Call it, and strike it within so many events, if it has as many."""
+        sys.settrace(Strike(self.random.randrange(1, within), self.random.choice(["opcode", "line"])))
         try:
             return function(*args)
         except Struck as struck:
@@ -398,6 +403,8 @@ class Model:
     def scan(self) -> None:
         """What the housekeeper does within a second: no thread is in the middle of anything here."""
         assert not self.state.lock.locked(), f"it was struck at {self.last}"
+        while self.strikes and self.state.condition == TORN and self.random.random() < 0.5:
+            self.strike(1000, self.state.open_entries)  # what puts it right may be struck as well
         self.state.settle()
         self.state.open_entries()  # a whole step puts right what the last one left half-done
         for borrower in self.state.dropped():
