@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from jetsocket.exceptions import ConnectionError, HandshakeError
 
 if TYPE_CHECKING:
-    from jetsocket.dials import Dial
+    from jetsocket.dial_order import Dial
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0  # s, before jitter
 _COOLDOWN_MOST = 60.0  # s

@@ -11,7 +11,7 @@ from jetsocket.uris import Target
 
 if TYPE_CHECKING:
     from jetsocket.borrower import Borrower
-    from jetsocket.dials import Dial
+    from jetsocket.dial_order import Dial
     from jetsocket.dispatch import Dispatcher
     from jetsocket.quotas import Grant
     from jetsocket.wire.websocket import WebSocket

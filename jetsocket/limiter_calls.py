@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from jetsocket.clock import monotonic
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.exceptions import ConnectionError
 from jetsocket.interrupts import is_alarm
 from jetsocket.process_id import getpid

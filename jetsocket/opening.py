@@ -21,18 +21,18 @@ from jetsocket.clock import monotonic
 from jetsocket.connect_parameters import approach, load_for, renews, straight
 from jetsocket.connection import Callback
 from jetsocket.cooldown import backoff, chance, is_worth_retrying
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
 from jetsocket.expiry import expires_at
-from jetsocket.hanging_dials import carries_out
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
 from jetsocket.new_wires import NewWires
 from jetsocket.options import Options
 from jetsocket.process_id import PID, getpid
 from jetsocket.state import State
+from jetsocket.stuck_threads import carries_out
 from jetsocket.testing_seam import Seam, connect
 from jetsocket.threads import Forked, rest_if_forked
 from jetsocket.uris import Target, same_origin

@@ -1,6 +1,6 @@
 """Dials whose time is over though their thread has not come back: they are given up, and told of.
 
-These are chores of the housekeeper. How many such threads there may be is decided in `hanging_dials`.
+These are chores of the housekeeper. How many such threads there may be is decided in `stuck_threads`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 
 from jetsocket.clock import monotonic
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.exceptions import TimeoutError
-from jetsocket.hanging_dials import have_come_back, place_of, too_many, where, why
 from jetsocket.state import State
+from jetsocket.stuck_threads import have_come_back, place_of, too_many, where, why
 
 _PATIENCE = 1.0  # s before it is said that a thread hangs: it may only be late, on a busy machine
 

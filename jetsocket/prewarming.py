@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from jetsocket.clock import monotonic
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.exceptions import TimeoutError, raise_copy
 from jetsocket.opening import START_PATIENCE, Opening
 from jetsocket.returning import Returning

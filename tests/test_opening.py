@@ -1,6 +1,6 @@
 """How connections are opened for those in line, by servers that are down, slow, full, or refuse.
 
-Also tests: `dials`, `exhausted`, `info`.
+Also tests: `exhausted`, `info`.
 """
 
 from __future__ import annotations

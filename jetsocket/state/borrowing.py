@@ -11,7 +11,7 @@ from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.counting import LEASES_AT_ONCE
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
 from jetsocket.events import Events, Listener
 from jetsocket.exceptions import InvalidStateError

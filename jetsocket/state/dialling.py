@@ -8,7 +8,7 @@ from typing import Any
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.dial_limits import pause_before_more
-from jetsocket.dials import Dial, Purpose
+from jetsocket.dial_order import Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.places import CLOSING, OPENING

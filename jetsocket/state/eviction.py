@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.cooldown import Trouble
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
 from jetsocket.places import CHECKING, OPENING
 from jetsocket.state.moves import Moves

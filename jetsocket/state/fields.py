@@ -16,7 +16,7 @@ from jetsocket.config import ConnectionPoolConfig
 from jetsocket.cooldown import Troubles, chance
 from jetsocket.counting import Totals
 from jetsocket.deferred_log import DeferredLog
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
 from jetsocket.events import Events
 from jetsocket.exceptions import PoolClosedError
@@ -56,7 +56,7 @@ class Fields(Steps):
         dials: The orders to open a connection that are not over.
         resting: Those of which an attempt has failed, and the next one is to come.
         queued: Those that no opener has taken up.
-        left_behind: Those that ended before their thread came back from them; see `hanging_dials`.
+        left_behind: Those that ended before their thread came back from them; see `stuck_threads`.
         troubles: The URIs whose last dial failed.
         floors: How many connections are to be kept open, by key, as `prewarm(keep=True)` asked.
         closed: No more leases, ever.

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.dial_limits import dials_allowed
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError
-from jetsocket.hanging_dials import refusal, too_many
 from jetsocket.state.eviction import DIAL_GRACE, MOST_OVERTAKEN, Eviction, is_under
 from jetsocket.state.moves import NEVER, TICK
 from jetsocket.state.slots import EVICTED
+from jetsocket.stuck_threads import refusal, too_many
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jetsocket.clock import monotonic
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
 from jetsocket.places import CLOSING, GONE
 from jetsocket.state.fields import Fields

@@ -28,7 +28,7 @@ import jetsocket
 from jetsocket import ConnectionPoolConfig, PoolClosedError
 from jetsocket import quotas as quotas_module
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry, key_of
 from jetsocket.exceptions import ConnectionError
 from jetsocket.limits import Limiter

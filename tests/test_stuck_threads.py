@@ -16,9 +16,9 @@ import pytest
 
 from jetsocket import ConnectionError, ConnectionPool, ConnectionPoolConfig, PoolExhaustedError, TimeoutError
 from jetsocket.clock import monotonic
-from jetsocket.dials import Dial
-from jetsocket.hanging_dials import MOST, MOST_THERE, have_come_back, refusal, too_many, why
+from jetsocket.dial_order import Dial
 from jetsocket.limits import Limiter
+from jetsocket.stuck_threads import MOST, MOST_THERE, have_come_back, refusal, too_many, why
 from jetsocket.uris import parse
 from tests.awake import awake
 from tests.books import faults, state_of
@@ -113,7 +113,7 @@ def test_a_callable_that_hangs_keeps_so_many_threads_and_the_pool_works(
     with caplog.at_level(logging.WARNING, "jetsocket.pool"):
         for number in range(MOST_THERE):
             with pytest.raises(
-                TimeoutError, match=r"hangs in __call__ \(test_hanging_dials.py:\d+\)"
+                TimeoutError, match=r"hangs in __call__ \(test_stuck_threads.py:\d+\)"
             ) as timed_out:
                 pool.acquire("/")
             assert timed_out.value.operation == "connect"
@@ -132,7 +132,7 @@ def test_a_callable_that_hangs_keeps_so_many_threads_and_the_pool_works(
         assert patiently(lambda: pool.request("/other", 1, 5)) == 1  # with both slots free
         assert openers() <= MOST_THERE + 1
         assert faults(pool) == []
-        wait_until(lambda: caplog.text.count("hangs in __call__ (test_hanging_dials.py:") == MOST_THERE)
+        wait_until(lambda: caplog.text.count("hangs in __call__ (test_stuck_threads.py:") == MOST_THERE)
         assert "8 such threads are left behind, and none is started for it" in caplog.text
         gate.set()
         wait_until(lambda: not state_of(pool).left_behind)
@@ -258,7 +258,7 @@ def test_a_limiter_that_hangs_is_told_too(echo: EchoServer, gate: threading.Even
         config, base_uri=echo.uri, limiter=limiter, manager_kwargs={"connect_timeout": 0.2}
     ) as pool:
         with pytest.raises(
-            TimeoutError, match=r"hangs in acquire \(test_hanging_dials.py:\d+\) of the limiter"
+            TimeoutError, match=r"hangs in acquire \(test_stuck_threads.py:\d+\) of the limiter"
         ) as told:
             pool.acquire("/")
         assert repr(pool.limits().popitem()[0]) in str(told.value)
@@ -377,7 +377,7 @@ def test_a_reset_that_hangs_costs_its_connection_and_no_slot(
     assert pool.request("/", 2, 10) == 2
     assert 1.0 < monotonic() - began < 5.0
     assert pool.stats().discards == {"reset failed": 1}
-    wait_until(lambda: "reset() hangs in reset (test_hanging_dials.py:" in caplog.text)
+    wait_until(lambda: "reset() hangs in reset (test_stuck_threads.py:" in caplog.text)
     gate.set()
     borrower.join(10)
     assert not borrower.is_alive()

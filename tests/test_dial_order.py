@@ -13,7 +13,7 @@ import pytest
 from jetsocket import ConnectionError
 from jetsocket.cooldown import Trouble
 from jetsocket.dial_limits import dials_allowed, pause_before_more
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.state.eviction import CHECK_GRACE, GRACE, MOST_OVERTAKEN, room_allowed_at
 from jetsocket.uris import parse
 

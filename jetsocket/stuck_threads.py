@@ -12,7 +12,7 @@ from types import CodeType
 from typing import ParamSpec, TypeVar
 
 from jetsocket.clock import monotonic
-from jetsocket.dials import Dial
+from jetsocket.dial_order import Dial
 from jetsocket.exceptions import ConnectionError
 from jetsocket.threads import frame_in, is_in
 from jetsocket.user_errors import place_in
