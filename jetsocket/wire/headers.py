@@ -12,8 +12,9 @@ from jetsocket.wire.upgrade_request import TOKEN
 _T = TypeVar("_T")
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: ([^\r\n]*))?")
-# The head of a 101 such as nearly all are; what is not like this is read line by line.
-_SWITCH = re.compile(rb"HTTP/1\.1 101(?: [ -~]*)?\r\n((?:[A-Za-z0-9-]+:[ -~]*\r\n)+)\r\n")
+# The head of a 101 such as nearly all are; what is not like this is read line by line. Of so many lines only,
+# for `re` keeps 270 B for each as long as it matches: 4 MiB for the most that one read may bring.
+_SWITCH = re.compile(rb"HTTP/1\.1 101(?: [ -~]*)?\r\n((?:[A-Za-z0-9-]+:[ -~]*\r\n){1,64})\r\n")
 _FIELD = re.compile(r"([^:]+): *([^\r]*)\r\n")  # of those
 
 _BREAKS = re.compile(r"[\r\n\0]")  # dangerous in a value; to be refused, or replaced (RFC 9110 §5.5)

@@ -32,6 +32,7 @@ from tests import servers
 from tests.conftest import Tls
 from tests.servers import EchoServer, RawServer
 from tests.sizes import size
+from tests.test_bad_peers import memory_below
 
 RawFactory = Callable[..., RawServer]
 MakePool = Callable[..., ConnectionPool[Any]]
@@ -80,6 +81,11 @@ class TestHead:
     )
     def test_any_other_is_left_to_who_looks_at_each_line(self, head: bytes) -> None:
         assert parse_switch(head) is None
+
+    def test_very_many_lines_cost_it_no_memory(self) -> None:
+        head = b"HTTP/1.1 101 Switching Protocols\r\n" + b"a:\r\n" * 16_000
+        with memory_below(100_000):
+            assert parse_switch(head) is None
 
     @settings(max_examples=size(200, 5000))
     @given(
