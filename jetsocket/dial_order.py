@@ -36,6 +36,7 @@ class Dial:
         began_at: When its present attempt began (monotonic, s).
         attempts: How many attempts have begun.
         overdue_at: When it is given up though its thread has not come back (monotonic, s).
+        is_late: Whether that was put off once, for a thread that is only late.
         is_over: Whether it has ended, well or not; what its thread still opens is closed then.
         taken: Whether a thread has taken it up.
         parks: Whether that thread counts as one that waits for its next order, with this one's end.
@@ -57,6 +58,7 @@ class Dial:
     entry: Entry | None = None
     attempts: int = 0
     overdue_at: float = float("inf")
+    is_late: bool = False
     is_over: bool = False
     taken: bool = False
     parks: bool = False

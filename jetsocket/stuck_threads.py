@@ -23,6 +23,9 @@ MOST_THERE = 8
 MOST = 32
 """Threads of a pool that may hang; from then on, one for each URI."""
 
+LATE = 1.0
+"""S that a thread has which is only late."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 _CARRIERS: set[CodeType] = set()
@@ -77,6 +80,15 @@ def place_of(dial: Dial) -> str:
     return "a name look-up" if frame is not None and is_in(dial.thread, [look_up.__code__]) else ""
 
 
+def is_only_late(dial: Dial) -> bool:
+    """Whether the thread of a dial whose time is over is in our own code, where each wait has an end.
+
+    A busy machine has not let it run since. It is about to tell more of why the dial fails than can be seen
+    from outside.
+    """
+    return frame_in(dial.thread) is not None and is_in(dial.thread, _CARRIERS) and not place_of(dial)
+
+
 def why(dial: Dial, lasted: float) -> str:
     """Why a dial has failed that was given up after so long (s)."""
     if dial.hangs_in:
@@ -96,10 +108,12 @@ def have_come_back(left_behind: Collection[Dial]) -> list[Dial]:
 
 
 __all__ = [
+    "LATE",
     "MOST",
     "MOST_THERE",
     "carries_out",
     "have_come_back",
+    "is_only_late",
     "place_of",
     "refusal",
     "too_many",

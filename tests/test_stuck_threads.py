@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Hashable, Iterator
+from time import sleep
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from jetsocket.dial_order import Dial
 from jetsocket.limits import Limiter
 from jetsocket.stuck_threads import MOST, MOST_THERE, have_come_back, refusal, too_many, why
 from jetsocket.uris import parse
+from jetsocket.wire.upgrade import Upgrade
 from tests.awake import awake
 from tests.books import faults, state_of
-from tests.servers import EchoServer, RawServer, after_upgrade, wait_until
+from tests.servers import EchoServer, RawServer, after_upgrade, hold, wait_until
 
 MakePool = Callable[..., ConnectionPool[Any]]
 
@@ -317,6 +319,44 @@ def test_a_dial_whose_thread_is_in_our_own_code_is_not_said_to_hang() -> None:
     assert why(dial, 0.2).startswith("0.2 s were not enough, and its thread has not come back")
     dial.hangs_in = "get_token (auth.py:7)"
     assert why(dial, 0.2).startswith("after 0.2 s its thread hangs in get_token (auth.py:7);")
+
+
+def test_a_thread_that_is_late_with_its_own_timeout_is_waited_for(
+    raw_server: Callable[..., RawServer], make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine, say: it knows why the dial failed, and who would give it up does not."""
+    answer = Upgrade._read_answer
+
+    def late(upgrade: Upgrade) -> None:
+        try:
+            answer(upgrade)
+        finally:
+            sleep(0.5)
+
+    monkeypatch.setattr(Upgrade, "_read_answer", late)
+    monkeypatch.setattr("jetsocket.user_errors._OTHERS", ("/", "<"))  # `late` is ours
+    pool = make_pool(raw_server(hold), manager_kwargs={"connect_timeout": 0.2})
+    with pytest.raises(TimeoutError, match="waiting for the answer to the upgrade request"):
+        pool.acquire("/")
+    assert not state_of(pool).left_behind
+
+
+@pytest.mark.slow
+def test_it_is_waited_for_once(
+    raw_server: Callable[..., RawServer],
+    make_pool: MakePool,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Upgrade, "_read_answer", lambda _upgrade: gate.wait(30))
+    monkeypatch.setattr("jetsocket.user_errors._OTHERS", ("/", "<"))
+    pool = make_pool(raw_server(hold), manager_kwargs={"connect_timeout": 0.2})
+    began, began_awake = monotonic(), awake()
+    with pytest.raises(TimeoutError, match="its thread has not come back"):
+        pool.acquire("/")
+    assert monotonic() - began > 1.2
+    assert awake() - began_awake < 2.5
+    gate.set()
 
 
 def test_close_waits_for_none_that_hangs(

@@ -14,6 +14,7 @@ from jetsocket.exceptions import ConnectionError, TimeoutError
 from jetsocket.places import CLOSING, OPENING
 from jetsocket.state.limiting import Limiting
 from jetsocket.state.locking import step
+from jetsocket.stuck_threads import LATE, is_only_late
 from jetsocket.uris import Target
 
 
@@ -93,7 +94,7 @@ class Dialling(Limiting):
             self._plan()
             return False
         self.resting.discard(dial)
-        dial.entry, dial.began_at, dial.overdue_at = entry, monotonic(), overdue_at
+        dial.entry, dial.began_at, dial.overdue_at, dial.is_late = entry, monotonic(), overdue_at, False
         self.entries.add(entry)
         entry.grant = dial.grant
         dial.grant = None
@@ -206,9 +207,14 @@ class Dialling(Limiting):
     def overdue_dials(self, now: float) -> list[Dial]:
         """The dials whose time is over though their thread has not come back; they are to be given up.
 
+        One that is only late is waited for once more.
         From here on their connections are closing: one that opens at this moment comes too late.
         """
         overdue = [dial for dial in [*self.dials, *self.asking.values()] if now >= dial.overdue_at]
+        for dial in [dial for dial in overdue if not dial.is_late and is_only_late(dial)]:
+            dial.is_late, dial.overdue_at = True, now + LATE
+            self._look_again_at(dial.overdue_at)
+            overdue.remove(dial)
         for dial in overdue:
             self.left_behind[dial] = None
             if (entry := dial.entry) is not None and entry.place == OPENING:
