@@ -130,6 +130,12 @@ class Troubles:
         """A dial has succeeded."""
         self._by_key.pop(key, None)
 
+    def count_eviction(self, key: str, now: float) -> None:
+        """Another URI's connection is closed for a dial, which may end without having begun."""
+        if (found := self._by_key.get(key)) is not None:
+            found.evictions += 1
+            found.next_eviction_at = now + eviction_pause(found.evictions)
+
     def note(
         self,
         key: str,
@@ -152,9 +158,9 @@ class Troubles:
         self._by_key.move_to_end(key)
         if began >= found.failed_at:  # else it ran beside one that was counted
             found.failures += 1
-            found.evictions += has_evicted
         if has_evicted:
-            found.next_eviction_at = now + eviction_pause(max(1, found.evictions))
+            found.evictions = found.evictions or 1  # nothing was known when it was ordered
+            found.next_eviction_at = now + eviction_pause(found.evictions)
         found.failed_at, found.error = now, error
         pause = backoff(found.failures, self._random(), retry_after)
         found.next_dial_at = max(found.next_dial_at, now + pause)

@@ -43,8 +43,11 @@ def test_dials_that_ran_side_by_side_count_as_one() -> None:
         trouble = known.note("a", error, began=10.0, now=11.0, retry_after=None, has_evicted=True)
     assert trouble.failures == 1
     assert trouble.next_eviction_at == 12.0
+    known.count_eviction("a", 11.5)
+    assert trouble.next_eviction_at == 13.5
     assert known.note("a", error, began=11.5, now=12.0, retry_after=None, has_evicted=True).failures == 2
     assert trouble.next_eviction_at == 14.0
+    known.count_eviction("b", 11.5)
     assert known.of("b") is None
 
 

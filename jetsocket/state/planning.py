@@ -229,6 +229,8 @@ class Planning(Eviction):
         assert head.target is not None
         dial = Dial(head.key, head.target, "line", head.context)
         dial.has_evicted = evicts
+        if evicts:
+            self.troubles.count_eviction(head.key, monotonic())
         return self._enqueue(dial, has_slot=has_slot, room=room)
 
     def _enqueue(self, dial: Dial, *, has_slot: bool, room: Entry | None = None) -> Dial:

@@ -28,6 +28,7 @@ import jetsocket
 from jetsocket import ConnectionPoolConfig, PoolClosedError
 from jetsocket import quotas as quotas_module
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
+from jetsocket.clock import monotonic
 from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry, key_of
 from jetsocket.exceptions import ConnectionError
@@ -678,6 +679,33 @@ def test_what_made_room_for_a_dial_whose_end_was_struck_is_closed_all_the_same(
     assert dial.wait(0)
     assert state.closing_entries() == [entry]
     state.forget([entry])
+    assert list(faults_in(state)) == []
+
+
+def test_a_dial_that_never_began_counts_for_what_it_has_cost_another_uri(state: State) -> None:
+    """Its caller was gone before a thread took it up, as on a busy machine; the next one has to wait."""
+    state.resize(ConnectionPoolConfig(max_connections=1))
+
+    def asks() -> tuple[Lease, Entry]:
+        healthy, entry = lent(state)
+        give_back(state, healthy.borrower, None, False)
+        other = Lease(1)
+        other.borrower.key += "/other"
+        assert state.enter(other.borrower, may_wait=True).is_waiting
+        return other, entry
+
+    now = monotonic()
+    key = f"{Lease(1).borrower.key}/other"
+    state.troubles.note(key, ConnectionError("refused"), began=now - 60, now=now - 59, retry_after=None)
+    other, entry = asks()
+    dial = state.next_dial(is_new=False)
+    assert dial is not None
+    assert dial.room is entry
+    state.leave_line(other.borrower)
+    state.room_is_closed(dial)
+    assert not state.begin(dial, Entry(dial.target, Wire()), NEVER)  # type: ignore[arg-type]  # a stand-in
+    asks()
+    assert state.next_dial(is_new=False) is None
     assert list(faults_in(state)) == []
 
 
