@@ -1033,13 +1033,15 @@ def test_a_timeout_is_told_as_it_was_given(
 ) -> None:
     late, mute = {"delay": 3}, raw_server(hold)
     hurried = make_pool(mute, manager_kwargs={"connect_timeout": 0.3})
+    ready = make_pool(echo)
+    ready.prewarm("/late", 1)
     for call, told in (
         (lambda: make_pool(mute).acquire("/", 0.3), "wait longer"),
         (lambda: make_pool(mute, acquire_timeout=0.3).acquire("/"), "wait longer"),
         (lambda: make_pool(mute, acquire_timeout=0.3).prewarm("/", 1), "allow more time"),
         (lambda: hurried.acquire("/", 5), "allow more time"),
         (lambda: make_pool(mute).request("/", 1, 0.3), "wait longer"),
-        (lambda: make_pool(echo).request("/late", late, 0.3), r"0\.3 s were given; allow more \(timeout"),
+        (lambda: ready.request("/late", late, 0.3), r"0\.3 s were given; allow more \(timeout"),
     ):
         with pytest.raises(TimeoutError, match=told) as raised:
             call()

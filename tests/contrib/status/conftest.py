@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -29,5 +30,6 @@ def no_sampler_from_elsewhere(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _await_the_end(whose: str) -> None:
     if _samplers():
+        sys.last_traceback = sys.last_value = sys.last_exc = None  # of a test that has failed, with its pages
         gc.collect()
         wait_until(lambda: not _samplers(), _PATIENCE, f"the sampler of {whose} ends")
