@@ -87,8 +87,8 @@ class Assembly(Generic[T]):
             ValueError: A value is out of range, or `base_uri` is no WebSocket URI.
             ImportError: `message_type` or a SOCKS proxy needs an extra that is not installed.
         """
+        from jetsocket.manager_kwargs import Options
         from jetsocket.notebook import Made, note_made  # who imports the class alone has no use for these
-        from jetsocket.options import Options
         from jetsocket.pool_arguments import ARGUMENT_CHECKS, by_origin, check_together
         from jetsocket.pool_parts import inner_side
         from jetsocket.testing_seam import Seam

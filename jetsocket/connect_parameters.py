@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from jetsocket.clock import monotonic
 from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError, TimeoutError
 from jetsocket.interrupts import is_alarm
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 from jetsocket.uris import Target, parse, same_origin
 from jetsocket.user_errors import Misuse, as_told, raise_as_cause, told
 from jetsocket.wire.frames import mask_fast

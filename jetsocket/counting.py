@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from jetsocket.connection_states import IDLE, LENT, OPENING, SHARED
 from jetsocket.histogram_buckets import BOUNDS, bucket_of
-from jetsocket.places import IDLE, LENT, OPENING, SHARED
 
 if TYPE_CHECKING:
     from jetsocket.entry import Entry

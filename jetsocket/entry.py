@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from jetsocket.connection_states import MOVES, OPENING, Place
 from jetsocket.ids import SentIds
-from jetsocket.places import MOVES, OPENING, Place
 from jetsocket.uris import Target
 
 if TYPE_CHECKING:

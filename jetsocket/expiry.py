@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
+from jetsocket.connection_states import IDLE
 from jetsocket.cooldown import chance
 from jetsocket.entry import Entry
-from jetsocket.places import IDLE
 from jetsocket.state import State
 
 _JITTER = 0.1  # of max_lifetime, so that they don't all end at once

@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeAlias
 from jetsocket.argument_checks import nearest, wrong_type
 from jetsocket.config import ConnectionPoolConfig
 from jetsocket.interrupts import is_alarm
+from jetsocket.manager_kwargs import Options, check_option_name
 from jetsocket.messages import Codec
-from jetsocket.options import Options, check_option_name
 from jetsocket.pool_arguments import ARGUMENT_CHECKS, check_together
 from jetsocket.text import printable, rule_of
 from jetsocket.uris import parse

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jetsocket.borrower import Borrower
+from jetsocket.connection_states import Place
 from jetsocket.entry import Entry
-from jetsocket.places import Place
 
 _new = object.__new__
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from jetsocket.clean import stale
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import CHECKING, IDLE
 from jetsocket.entry import Entry
-from jetsocket.places import CHECKING, IDLE
 from jetsocket.state import State
 from jetsocket.suspects import ping_after_sleep, ping_siblings
 from jetsocket.user_checks import Check, Checking

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jetsocket.exceptions import ConnectionError
 from jetsocket.interrupts import is_alarm
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 from jetsocket.wire.upgrade_request import Requests
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from jetsocket.exceptions import ConnectionError, HandshakeError, JetSocketError
 from jetsocket.expiry import expires_at
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Terms
+from jetsocket.manager_kwargs import Options
 from jetsocket.new_wires import NewWires
-from jetsocket.options import Options
 from jetsocket.process_id import PID, getpid
 from jetsocket.state import State
 from jetsocket.stuck_threads import carries_out

@@ -11,11 +11,11 @@ from jetsocket.callback_lease import call_back
 from jetsocket.clean import why_unclean, why_unsettled
 from jetsocket.clock import monotonic
 from jetsocket.connection import Callback
+from jetsocket.connection_states import CLOSING, GONE
 from jetsocket.dispatch import Dispatcher
 from jetsocket.entry import Entry
 from jetsocket.interrupts import is_alarm
 from jetsocket.lease import Lease, Terms, note_owed, returns
-from jetsocket.places import CLOSING, GONE
 from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.state.moves import NEVER

@@ -6,11 +6,11 @@ from logging import DEBUG, WARNING
 
 from jetsocket import limiter_calls
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import IDLE
 from jetsocket.forking import all_pools
 from jetsocket.housekeeper import ABANDONED, STOP
 from jetsocket.lending import Lending
 from jetsocket.parallel_close import close_all
-from jetsocket.places import IDLE
 from jetsocket.returning import tell_released
 
 _EXIT_PATIENCE = 0.1  # s, for the closing handshakes of all pools together when the interpreter ends

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import CHECKING
 from jetsocket.entry import Entry
-from jetsocket.places import CHECKING
 from jetsocket.process_id import getpid
 from jetsocket.state import State
 from jetsocket.threads import is_in

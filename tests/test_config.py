@@ -1,6 +1,6 @@
 """What a pool may be told, what it refuses, and that no header, cookie or password is shown.
 
-Also tests: `options`, `argument_checks`, `header_fields`.
+Also tests: `manager_kwargs`, `argument_checks`, `header_fields`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetsocket.config import ConnectionPoolConfig
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 
 SECONDS = [
     "max_idle_time",
@@ -531,7 +531,7 @@ def test_repr_of_callables_shows_no_arguments() -> None:
     )
     assert repr(options) == (
         "Options(extra_headers=<partial>, serializer=<repr>,"
-        " message_type=<class 'jetsocket.options.Options'>)"
+        " message_type=<class 'jetsocket.manager_kwargs.Options'>)"
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from jetsocket import ConnectionError, HandshakeError, TimeoutError
 from jetsocket.auth import Auth, Prepared
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 from jetsocket.wire.tls import without_certificate
 from tests.books import faults, state_of
 from tests.conftest import Tls

@@ -28,7 +28,7 @@ import jetsocket.contrib.status
 import jetsocket.correlation
 import jetsocket.testing
 from jetsocket import ConnectionPool, ConnectionPoolConfig
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 from jetsocket.wire import dial
 from tests import protocols
 from tests.conftest import Tls

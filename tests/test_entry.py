@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
+from jetsocket.connection_states import CHECKING, IDLE, LENT
 from jetsocket.entry import Entry, key_of
-from jetsocket.places import CHECKING, IDLE, LENT
 from jetsocket.uris import parse
 from jetsocket.wire.websocket import WebSocket
 

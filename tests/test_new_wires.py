@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jetsocket import ConnectionPool
+from jetsocket.manager_kwargs import Options
 from jetsocket.new_wires import NewWires
-from jetsocket.options import Options
 from jetsocket.wire.channel import Channel
 from tests.servers import EchoServer
 

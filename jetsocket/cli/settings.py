@@ -8,7 +8,7 @@ from typing import Any
 
 from jetsocket import uris
 from jetsocket.cli.exits import UsageError, in_shell_words, parted
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 
 __all__ = ["manager_kwargs", "one_uri", "read_headers", "ssl_context"]
 

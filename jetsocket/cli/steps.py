@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from jetsocket.cli.certificates import facts_of
 from jetsocket.clock import deadline_in, monotonic
 from jetsocket.exceptions import JetSocketError
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 from jetsocket.uris import Target
 from jetsocket.wire.dial import Dialing
 from jetsocket.wire.dns import Address

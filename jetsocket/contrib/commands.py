@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from jetsocket import ConnectionPool, ConnectionPoolConfig, JetSocketError
 from jetsocket.interrupts import is_alarm
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 from jetsocket.redacted_uris import redact
 from jetsocket.text import printable
 

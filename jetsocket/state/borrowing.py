@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
 from jetsocket.config import ConnectionPoolConfig
+from jetsocket.connection_states import CLOSING, IDLE, LENT, SHARED
 from jetsocket.counting import LEASES_AT_ONCE
 from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
 from jetsocket.events import Events, Listener
 from jetsocket.exceptions import InvalidStateError
 from jetsocket.interrupts import is_alarm
-from jetsocket.places import CLOSING, IDLE, LENT, SHARED
 from jetsocket.state.fast_path import FastPath
 from jetsocket.state.locking import step
 from jetsocket.state.moves import NEVER

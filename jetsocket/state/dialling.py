@@ -7,11 +7,11 @@ from typing import Any
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import CLOSING, OPENING
 from jetsocket.dial_limits import pause_before_more
 from jetsocket.dial_order import Dial, Purpose
 from jetsocket.entry import Entry
 from jetsocket.exceptions import ConnectionError, TimeoutError
-from jetsocket.places import CLOSING, OPENING
 from jetsocket.state.limiting import Limiting
 from jetsocket.state.locking import step
 from jetsocket.stuck_threads import LATE, is_only_late

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
+from jetsocket.connection_states import CHECKING, OPENING
 from jetsocket.cooldown import Trouble
 from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
-from jetsocket.places import CHECKING, OPENING
 from jetsocket.state.moves import Moves
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import IDLE, LENT, SHARED
 from jetsocket.counting import LEASES_AT_ONCE
 from jetsocket.entry import Entry
-from jetsocket.places import IDLE, LENT, SHARED
 from jetsocket.state.housekeeping import Housekeeping
 from jetsocket.state.locking import CALM, TORN, written_out
 from jetsocket.state.moves import NEVER

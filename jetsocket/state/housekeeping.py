@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import SHORTEST_SLEEP, monotonic
+from jetsocket.connection_states import CHECKING, CLOSING, IDLE, LENT, OPENING, SHARED
 from jetsocket.entry import Entry
-from jetsocket.places import CHECKING, CLOSING, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.dialling import Dialling
 from jetsocket.state.locking import step
 from jetsocket.state.moves import TICK

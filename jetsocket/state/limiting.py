@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import CHECKING, CLOSING, IDLE, OPENING
 from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
-from jetsocket.places import CHECKING, CLOSING, IDLE, OPENING
 from jetsocket.state.eviction import is_under
 from jetsocket.state.locking import step
 from jetsocket.state.repair import Repair

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from jetsocket.borrower import Borrower
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.dial_limits import pause_before_more
 from jetsocket.entry import Entry
-from jetsocket.places import CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.fields import NEVER, TICK
 from jetsocket.state.slots import GIVEN_UP, Slots
 

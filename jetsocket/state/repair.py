@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from jetsocket.borrower import Borrower
+from jetsocket.connection_states import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.entry import Entry
-from jetsocket.places import CHECKING, CLOSING, GONE, IDLE, LENT, OPENING, SHARED
 from jetsocket.state.idle_queues import Idle, Shared
 from jetsocket.state.planning import Planning
 

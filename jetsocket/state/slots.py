@@ -14,9 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import CLOSING, GONE
 from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry
-from jetsocket.places import CLOSING, GONE
 from jetsocket.state.fields import Fields
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from jetsocket.exceptions import (
     ReplyError,
     TimeoutError,
 )
-from jetsocket.options import Options
+from jetsocket.manager_kwargs import Options
 from jetsocket.wire import certificates, not_http, proxy_tunnel, proxy_url, upgrade_refusals
 from tests import told
 

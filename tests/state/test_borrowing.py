@@ -29,11 +29,11 @@ from jetsocket import ConnectionPoolConfig, PoolClosedError
 from jetsocket import quotas as quotas_module
 from jetsocket.borrower import UNTIL_BOOKED, Borrower
 from jetsocket.clock import monotonic
+from jetsocket.connection_states import LENT
 from jetsocket.dial_order import Dial
 from jetsocket.entry import Entry, key_of
 from jetsocket.exceptions import ConnectionError
 from jetsocket.limits import Limiter
-from jetsocket.places import LENT
 from jetsocket.quotas import Grant, Quota, Quotas
 from jetsocket.state import State
 from jetsocket.state.locking import TORN

@@ -8,8 +8,8 @@ from typing import Any, get_args
 import pytest
 
 from jetsocket import ConnectionPool, places
+from jetsocket.connection_states import GONE, MOVES, OPENING, Place
 from jetsocket.entry import Entry
-from jetsocket.places import GONE, MOVES, OPENING, Place
 from tests.servers import EchoServer, wait_until
 
 
