@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from jetsocket import ConnectionPool, places
+from jetsocket import ConnectionPool, connection_states
 from jetsocket.connection_states import GONE, MOVES, OPENING, Place
 from jetsocket.entry import Entry
 from tests.servers import EchoServer, wait_until
@@ -15,7 +15,9 @@ from tests.servers import EchoServer, wait_until
 
 def test_it_names_each_place_once() -> None:
     assert set(MOVES) == set(get_args(Place))
-    assert {value for name, value in vars(places).items() if name.isupper() and name != "MOVES"} == set(MOVES)
+    assert {
+        value for name, value in vars(connection_states).items() if name.isupper() and name != "MOVES"
+    } == set(MOVES)
 
 
 def test_no_connection_opens_twice_or_comes_back_from_its_end() -> None:
