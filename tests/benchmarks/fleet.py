@@ -10,22 +10,26 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
-from statistics import median
-from time import monotonic, perf_counter, sleep, thread_time
+from statistics import quantiles
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
-from jetsocket import ConnectionPool
+from jetsocket import ConnectionPool, ConnectionPoolConfig
 from jetsocket.contrib.redis import RedisLimiter
+from tests.benchmarks.run import running_server
 from tests.integration.redis_fleet import Fleet, Process
 from tests.integration.redises import RedisServer, redis_server
-from tests.servers import EchoServer
 
 PROCESSES, EACH = 1000, 10
 LEASE = 10.0
 SECONDS = 20.0  # of each measurement
+PAIRS = 400  # of turns without a limiter and with one
 _NAME = "fleet"
 
 
@@ -184,29 +188,44 @@ def hungry(server: RedisServer, meter: Meter) -> Iterator[tuple[str, Any]]:
 
 
 def warm(server: RedisServer, _meter: Meter) -> Iterator[tuple[str, Any]]:
-    """CPU time of a borrower's thread for a request, with a limiter that has room and without, by turns."""
-    limiter = RedisLimiter(server.url, "warm", limit=100)
-    with (
-        EchoServer() as echo,
-        ConnectionPool[Any](base_uri=echo.uri) as plain,
-        ConnectionPool[Any](base_uri=echo.uri, limiter=limiter) as limited,
-    ):
-        spent: dict[str, list[float]] = {"without": [], "with": []}
-        for _ in range(40):
-            for name, pool in (("without", plain), ("with", limited)):
-                began = thread_time()
-                for number in range(250):
-                    pool.request("/", {"id": number})
-                spent[name].append(thread_time() - began)
-        without, with_one = median(spent["without"]), median(spent["with"])
+    """Throughput of a pool whose limiter has room, by that of one without: turns of some 20 ms, in pairs."""
+    for threads, most, each in ((1, 10, 200), (8, 8, 40), (16, 4, 20)):
+        limiter = RedisLimiter(server.url, f"warm-{threads}", limit=100)
+        config = ConnectionPoolConfig(max_connections=most)
+        with (
+            running_server() as place,
+            ConnectionPool[Any](config, base_uri=place.plain) as plain,
+            ConnectionPool[Any](config, base_uri=place.plain, limiter=limiter) as limited,
+            ThreadPoolExecutor(threads) as executor,
+        ):
+            turn = partial(ask_together, executor, threads, each)
+            for _ in range(5):
+                turn(plain)
+                turn(limited)
+            pairs = [(turn(plain), turn(limited)) for _ in range(PAIRS)]
+        quarters = quantiles([without / with_one for without, with_one in pairs], n=4)
+        name = f"throughput with a limiter by that without, {threads} threads, {most} connections at most"
         yield (
-            "a warm request, CPU time of its thread without and with a limiter, us",
-            [
-                round(without / 250 * 1e6, 1),
-                round(with_one / 250 * 1e6, 1),
-            ],
+            name,
+            {"median_of_pairs": round(quarters[1], 3), "quartiles": [round(q, 3) for q in quarters[::2]]},
         )
-        yield "throughput with a limiter, by that without one", round(without / with_one, 3)
+
+
+def ask_together(executor: ThreadPoolExecutor, threads: int, each: int, pool: ConnectionPool[Any]) -> float:
+    """How long so many threads take for so many requests each (s)."""
+    begin = threading.Barrier(threads + 1)
+
+    def ask() -> None:
+        begin.wait()
+        for number in range(each):
+            pool.request("/late/0", {"id": number}, 10)
+
+    asking = [executor.submit(ask) for _ in range(threads)]
+    begin.wait()
+    began = perf_counter()
+    for one in asking:
+        one.result()
+    return perf_counter() - began
 
 
 def main() -> None:

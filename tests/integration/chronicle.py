@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Hashable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from jetsocket import ConnectionInfo, ConnectionPool
@@ -18,18 +19,25 @@ from jetsocket.clock import with_sleep
 from jetsocket.contrib.redis import RedisLimiter
 from jetsocket.events import Listener
 
+_GLANCE = 0.1  # s
+_STALL = 0.25  # s
+
 
 class Chronicle:
     """A file that several processes append to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.is_open = True
+        self._closing = threading.Lock()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def note(self, what: str, **more: Any) -> None:
         """Write down that something has happened now; one write, so lines of several do not mix."""
         line = {"at": monotonic(), "what": what, "pid": os.getpid(), **more}
-        os.write(self._file, f"{json.dumps(line)}\n".encode())
+        with self._closing:
+            if self.is_open:
+                os.write(self._file, f"{json.dumps(line)}\n".encode())
 
     def around(self, when: float, before: float, after: float) -> list[str]:
         """What happened near that moment, in order, with the times from there."""
@@ -43,7 +51,9 @@ class Chronicle:
         return told
 
     def close(self) -> None:
-        os.close(self._file)
+        with self._closing:
+            self.is_open = False
+            os.close(self._file)
 
 
 class WritingLimiter(RedisLimiter):
@@ -89,11 +99,27 @@ class WritingHandler(logging.Handler):
 
 
 def write_down(pool: ConnectionPool[Any], chronicle: Chronicle) -> None:
-    """Have it written down what a pool opens and closes, and what its limiter logs."""
+    """Have it written down what a pool opens and closes, what its limiter logs, and when nothing runs."""
     pool.listen(WritingListener(chronicle))
+    note_stalls(chronicle)
     logger = logging.getLogger("jetsocket.redis")
     logger.addHandler(WritingHandler(chronicle))
     logger.setLevel(logging.INFO)
+
+
+def note_stalls(chronicle: Chronicle) -> None:
+    """Have it written down when this process is not run for longer than others may rely on."""
+
+    def watch() -> None:
+        before = monotonic()
+        while chronicle.is_open:
+            sleep(_GLANCE)
+            now = monotonic()
+            if now - before > _GLANCE + _STALL:
+                chronicle.note("was not run", seconds=round(now - before - _GLANCE, 3))
+            before = now
+
+    threading.Thread(target=watch, name="stalls", daemon=True).start()
 
 
 def _told(token: Any) -> dict[str, Any]:

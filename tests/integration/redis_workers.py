@@ -49,20 +49,20 @@ class FleetCensus:
 
     def __call__(self, conn: Connection) -> None:
         assert conn.request is not None
-        owner = conn.request.headers["X-Pid"]
+        owner, port = conn.request.headers["X-Pid"], conn.remote_address[1]
         with self._lock:
             self.opened += 1
             self._open = [*self._still_open(self.most_open), (owner, conn)]
             self.most_open = max(self.most_open, len(self._open))
-            self._note("server: opened", owner=owner, port=conn.remote_address[1])
+            self._note("server: opened", owner=owner, port=port)
             if len(self._open) > self.limit:
                 self.more.append((monotonic(), len(self._open)))
-                who = [(each, other.remote_address[1]) for each, other in self._open]
-                self._note("server: too many", count=len(who), of=who)
+                who = Counter(each for each, _ in self._open)
+                self._note("server: too many", count=len(self._open), of=who)
         try:
             self._serve(conn, owner)
         finally:
-            self._note("server: ended", owner=owner, port=conn.remote_address[1])
+            self._note("server: ended", owner=owner, port=port)
 
     def _serve(self, conn: Connection, owner: str) -> None:
         for text in conn:

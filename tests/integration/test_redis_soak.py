@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("redis")
 
 from tests.faults.conftest import Report
-from tests.integration.chronicle import Chronicle
+from tests.integration.chronicle import Chronicle, note_stalls
 from tests.integration.redis_workers import FleetCensus, FleetProcess, fleet_of
 from tests.integration.redises import HAS_REDIS, RedisServer, redis_server
 from tests.servers import EchoServer, wait_until
@@ -136,6 +136,7 @@ def ratio(census: FleetCensus, seconds: float, processes: int) -> float:
 
 def soak(tmp_path: Path, minutes: float, seed: int, report: Report) -> None:
     chronicle = Chronicle(tmp_path / "chronicle")
+    note_stalls(chronicle)
     options = {**OPTIONS, "chronicle": str(chronicle.path)}
     census = FleetCensus(LIMIT, chronicle.note)
     with (
