@@ -160,7 +160,8 @@ def not_reading(sock: socket.socket) -> None:
 
 
 def test_a_connection_that_failed_is_not_connected(raw_server: RawFactory, ours: Ours) -> None:
-    idle = ours(raw_server(after_upgrade(then=not_reading)).uri, timeout=0.2)
+    idle = ours(raw_server(after_upgrade(then=not_reading)).uri)
+    idle.settimeout(0.2)
     with pytest.raises(TimeoutError):
         idle.send(bytes(8_000_000))
     assert not idle.connected
@@ -173,7 +174,8 @@ def test_a_connection_that_failed_is_not_connected(raw_server: RawFactory, ours:
 def test_websocket_client_still_takes_half_a_frame_for_connected(
     raw_server: RawFactory, theirs: Theirs
 ) -> None:
-    idle = theirs(raw_server(after_upgrade(then=not_reading)).uri, timeout=0.2)
+    idle = theirs(raw_server(after_upgrade(then=not_reading)).uri)
+    idle.settimeout(0.2)
     with pytest.raises(websocket.WebSocketTimeoutException):
         idle.send(bytes(8_000_000))
     assert idle.connected
