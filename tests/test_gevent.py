@@ -214,8 +214,9 @@ pid = gevent.os.fork()
 if pid == 0:
     with pool.acquire("/") as conn: assert conn.request(1, timeout=5) == 1
     pool.close()
-    os._exit(0 if gevent.wait(timeout=5) else 3)
-assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os._exit(0 if gevent.wait(timeout=30) else 3)
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+assert code == 0, code
 pool.close()
 """,
         echo,

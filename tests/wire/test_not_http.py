@@ -113,7 +113,10 @@ def test_one_that_comes_drop_by_drop_is_refused_at_its_first_drops(raw_server: R
     assert "SSH" in refused(raw_server(script).uri)
 
 
-def test_a_line_feed_in_what_is_no_text_ends_no_line(raw_server: RawFactory) -> None:
+def test_a_line_feed_in_what_is_no_text_ends_no_line(
+    raw_server: RawFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetsocket.wire.upgrade._GREETING_PATIENCE", 5.0)  # s, for a busy machine
     greeting, _, _ = GREETINGS["MySQL"]
 
     def script(sock: socket.socket) -> None:
