@@ -354,7 +354,7 @@ def test_one_that_gives_up_before_it_has_left_is_never_sent(crowd: Crowd, got: R
     assert crowd.pool.stats().late_replies == 0
 
 
-@pytest.mark.parametrize(("send", "recv"), [(0.2, 0.05), (0.2, None), (None, 0.1)])
+@pytest.mark.parametrize(("send", "recv"), [(0.6, 0.3), (0.2, None), (None, 0.1)])
 def test_without_a_limit_of_its_own_each_part_of_a_request_has_the_pools(
     server: EchoServer, make_pool: MakePool, send: float | None, recv: float | None
 ) -> None:
