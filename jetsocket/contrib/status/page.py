@@ -172,7 +172,7 @@ def _row(row: Report, holders: Iterable[Report | None], several: bool) -> Iterat
         yield "<tr>"
         if several:
             yield f"<td>{escape(row['worker'])}</td>"
-        yield f'<td class="number">{row["id"]}</td>{_long(row["uri"])}'
+        yield f'<td class="number">{row["id"]}</td>{_long(row["uri"], "uri")}'
         yield f'<td>{escape(row["place"])}</td><td class="number">{duration(row["age"])}</td>'
         yield f'<td class="number">{row["uses"]}</td><td class="number">{latency}</td>'
         if holder is None:
@@ -183,9 +183,9 @@ def _row(row: Report, holders: Iterable[Report | None], several: bool) -> Iterat
         yield "</tr>"
 
 
-def _long(text: str) -> str:
+def _long(text: str, kind: str = "long") -> str:
     """A cell of text that may be long: it is broken into lines, which keeps the next ones in sight."""
-    return f"<td><span>{escape(text)}</span></td>"
+    return f'<td><span class="{kind}">{escape(text)}</span></td>'
 
 
 def _short(where: str) -> str:

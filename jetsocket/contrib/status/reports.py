@@ -314,6 +314,9 @@ def _shared(of_workers: list[list[Report]]) -> list[Report]:
         }
         if "others" in joined:
             held_in_all = max(each.get("held", 0) + each.get("others", 0) for each in figures)
+            if joined["others"] and "held" in joined:
+                # A slot that moves is in two reports, of different moments: that is not one too many.
+                joined["held"] = min(joined["held"], held_in_all)
             joined["others"] = max(0, held_in_all - joined.get("held", 0))
         shared.append({"name": name, "away": any(each["away"] for each in limiters), "figures": joined})
     return shared

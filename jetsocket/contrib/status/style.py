@@ -45,8 +45,9 @@ svg .cap { stroke: var(--cap); stroke-width: 1.2; stroke-dasharray: 4 3; }
 .scroll p { padding: 0 .7rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: .3rem .55rem; text-align: left; white-space: nowrap; border-top: 1px solid var(--rule); }
-td span { display: inline-block; width: max-content; max-width: clamp(9rem, 40vw, 18rem);
-  white-space: normal; overflow-wrap: anywhere; }
+td span { display: inline-block; width: max-content; white-space: normal; overflow-wrap: anywhere; }
+.uri { max-width: clamp(9rem, 40vw, 22rem); }
+.long { max-width: clamp(9rem, 40vw, 14rem); }
 thead th { border-top: 0; background: var(--panel); font-weight: 600; }
 .number { text-align: right; }
 .errors { list-style: none; margin: 0; padding: 0; font-size: .9rem; }

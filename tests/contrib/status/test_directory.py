@@ -333,6 +333,18 @@ def test_figures_of_workers_are_added_second_by_second() -> None:
     assert (pool["workers"], pool["max_connections"]) == (2, 20)
 
 
+def test_a_slot_that_moves_between_two_reports_is_counted_once() -> None:
+    reports = [a_report(worker="a"), a_report(worker="b")]
+    for report, held, others in zip(reports, (7, 6), (5, 6), strict=True):
+        figures = {"limit": 12, "held": held, "others": others}
+        report["pools"][0]["limiters"] = [{"name": "account", "away": False, "figures": figures}]
+    (pool,) = merged(reports)
+    assert pool["limiters"][0]["figures"] == {"limit": 12, "held": 12, "others": 0}
+    for report in reports:  # a LocalLimiter, which knows of no other process
+        report["pools"][0]["limiters"][0]["figures"]["others"] = 0
+    assert merged(reports)[0]["limiters"][0]["figures"]["held"] == 13
+
+
 def test_slots_of_workers_are_added_and_those_of_others_are_what_is_left() -> None:
     first, second = a_report(worker="a"), a_report(worker="b")
     account: dict[str, Any] = {"limit": 20, "held": 3, "others": 10, "waiting": 2, "lost": 1, "errors": 5}
