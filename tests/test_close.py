@@ -420,6 +420,7 @@ def hanging() -> Iterator[Hanging]:
     hanging.may_go_on.set()
 
 
+@pytest.mark.slow
 def test_a_listener_that_hangs_holds_no_close_up(
     echo: EchoServer, make_pool: Callable[..., Any], hanging: Hanging
 ) -> None:
@@ -436,6 +437,7 @@ def test_a_listener_that_hangs_holds_no_close_up(
     wait_until(lambda: hanging.told == ids)  # and nothing is lost
 
 
+@pytest.mark.slow
 def test_a_log_handler_that_hangs_holds_no_close_up(
     echo: EchoServer, make_pool: Callable[..., Any], hanging: Hanging
 ) -> None:

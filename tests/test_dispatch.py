@@ -780,6 +780,7 @@ class Slow(Service):
         super().run()
 
 
+@pytest.mark.slow
 def test_a_greeting_that_takes_its_time_is_waited_for(
     echo_server: Callable[..., EchoServer], make_pool: MakePool
 ) -> None:
@@ -791,6 +792,7 @@ def test_a_greeting_that_takes_its_time_is_waited_for(
     assert slow.opened == 1
 
 
+@pytest.mark.slow
 def test_a_message_that_takes_its_time_to_be_made_is_sent(server: EchoServer, make_pool: MakePool) -> None:
     def serialize(message: Any) -> str:
         threading.Event().wait(1.6)

@@ -121,6 +121,7 @@ class Pinger:
 # --- keeping alive
 
 
+@pytest.mark.slow
 def test_a_server_that_pings_each_second_keeps_idle_and_lent_connections(
     echo_server: Callable[..., EchoServer], tls: Tls
 ) -> None:
@@ -212,6 +213,7 @@ def test_what_is_gone_is_not_kept_until_its_ping_would_be_due(echo: EchoServer) 
         wait_until(lambda: gc.collect() >= 0 and not any(wire() for wire in wires))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 def test_each_is_pinged_when_its_own_silence_is_long_enough(raw_server: Callable[..., RawServer]) -> None:
     early, late = Peer(), Peer()
@@ -589,6 +591,7 @@ def test_a_stream_that_pushes_while_idle_is_closed_in_time_too(echo: EchoServer)
         assert make_idle(pool) == other.id
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_rounds")
 def test_a_connection_lives_for_max_lifetime_and_is_not_cut_while_lent(echo: EchoServer) -> None:
     with pool_to(echo, max_lifetime=1.0) as pool:

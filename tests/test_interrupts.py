@@ -395,6 +395,7 @@ print("ok")
 """
 
 
+@pytest.mark.slow
 def test_a_release_that_was_struck_before_its_claim_is_made_good_though_the_lease_is_kept(
     echo: EchoServer,
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_thread_that_waits_for_what_comes_holds_it_for_as_long_as_it_takes(wir
 # --- on a shared connection, where the housekeeper finds out
 
 
+@pytest.mark.slow
 def test_who_reads_for_all_may_be_stopped_at_any_place(
     echo: EchoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

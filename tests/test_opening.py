@@ -942,6 +942,7 @@ def test_a_failed_acquire_leaves_no_cycle_behind(raw_server: MakeRaw, make_pool:
         held.release()
 
 
+@pytest.mark.slow
 def test_a_leak_is_told_with_its_id_and_so_is_its_return(
     echo_server: MakeServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:

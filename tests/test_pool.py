@@ -1028,6 +1028,7 @@ def test_an_attempt_without_time_tells_of_the_one_before(raw_server: MakeRaw, ma
     assert isinstance(raised.value.last_connect_error, HandshakeError)
 
 
+@pytest.mark.slow
 def test_a_timeout_is_told_as_it_was_given(
     echo: EchoServer, raw_server: MakeRaw, make_pool: MakePool
 ) -> None:
@@ -1179,6 +1180,7 @@ def test_max_idle_time_counts_at_acquire_too(
     assert pool.stats().total_reconnects == 0
 
 
+@pytest.mark.slow
 def test_a_leak_is_told_and_its_return(
     echo: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -179,6 +179,7 @@ def test_close_ends_it(raw_server: MakeRaw, make_pool: MakePool) -> None:
 # --- held at a number
 
 
+@pytest.mark.slow
 def test_kept_ones_are_exempt_from_max_idle_time(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_idle_time=0.3)
     pool.prewarm("/", 3, keep=True)
@@ -297,6 +298,7 @@ def test_kept_ones_make_room_for_a_waiting_caller(echo: EchoServer, make_pool: M
     wait_until(lambda: sum(path == "/kept" for path in echo.paths) == 4)
 
 
+@pytest.mark.slow
 def test_nought_ends_it(echo: EchoServer, make_pool: MakePool) -> None:
     pool = make_pool(echo, max_idle_time=0.2)
     pool.prewarm("/", 3, keep=True)

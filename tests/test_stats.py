@@ -231,6 +231,7 @@ def test_wait_and_lend_times(echo: EchoServer, make_pool: MakePool) -> None:
     assert stats.wait_time.count == 2
 
 
+@pytest.mark.slow
 def test_reply_time_is_from_the_request_to_its_reply(echo: EchoServer, make_pool: MakePool) -> None:
     def greet(conn: Any) -> None:
         conn.request({}, 5)

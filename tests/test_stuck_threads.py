@@ -301,6 +301,7 @@ def test_a_name_look_up_is_told_as_such(
     gate.set()
 
 
+@pytest.mark.slow
 def test_one_that_is_only_late_is_not_said_to_hang(
     echo: EchoServer, make_pool: MakePool, gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:

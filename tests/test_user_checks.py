@@ -91,6 +91,7 @@ def test_when_all_threads_hang_none_is_checked_and_the_pool_works(
         wait_until(lambda: places(pool) == ["idle"] * (8 - MOST_CHECKS))
 
 
+@pytest.mark.slow
 def test_when_all_threads_hang_a_suspect_is_closed(
     echo: EchoServer, make_pool: MakePool, gate: threading.Event
 ) -> None:

@@ -225,6 +225,7 @@ def test_it_is_taken_back_when_nobody_waits_any_more(threads: ThreadPoolExecutor
     assert other.asked == []
 
 
+@pytest.mark.slow
 def test_one_that_holds_one_more_is_asked_after_a_turn(threads: ThreadPoolExecutor) -> None:
     limiter = LocalLimiter(1, turn=0.6)
     one, two = Pool(limiter), Pool(limiter)

@@ -93,6 +93,7 @@ def test_one_deadline_over_the_handshake(raw_server: RawFactory, ours: Ours) -> 
         ours(raw_server(dripping_handshake).uri, timeout=0.4)
 
 
+@pytest.mark.slow
 def test_websocket_client_still_times_each_read_of_the_handshake(
     raw_server: RawFactory, theirs: Theirs
 ) -> None:
@@ -225,6 +226,7 @@ def test_shutdown_wakes_a_blocked_reader(raw_server: RawFactory, ours: Ours) -> 
     assert wakes(ours(raw_server(after_upgrade()).uri, timeout=None), 5)
 
 
+@pytest.mark.slow
 def test_websocket_client_still_leaves_a_blocked_reader_at_shutdown(
     raw_server: RawFactory, theirs: Theirs
 ) -> None:
