@@ -81,20 +81,26 @@ def dial(name: str, place: Place, *, tls: bool) -> Callable[[str], tuple[Any, Cl
             return ws, ws.shutdown
 
     elif name == WEBSOCKETS:
+        from websockets.exceptions import InvalidMessage
         from websockets.sync.client import connect
 
         secure = {"ssl": context} if tls else {}
 
-        def open_one(path: str) -> tuple[Any, Close]:
-            manager = connect(
-                base + path,
-                compression=None,
-                proxy=None,
-                max_size=None,
-                open_timeout=60,
-                close_timeout=0.1,
-                **secure,
-            )
+        def open_one(path: str, attempts: int = 5) -> tuple[Any, Close]:
+            try:
+                manager = connect(
+                    base + path,
+                    compression=None,
+                    proxy=None,
+                    max_size=None,
+                    open_timeout=60,
+                    close_timeout=0.1,
+                    **secure,
+                )
+            except InvalidMessage:  # its threads may break a TLS session, see `SerialSSLSocket`
+                if not tls or attempts == 1:
+                    raise
+                return open_one(path, attempts - 1)
             ws = manager.__enter__()
             return ws, ws.close
 
