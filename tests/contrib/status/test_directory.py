@@ -81,8 +81,9 @@ def test_all_workers_are_shown_and_cleared_together(
         return ask(app, "/status.json").json["workers"][1]["pools"][0]["discards"]
 
     wait_until(lambda: others() == {"cleared": 1})
-    text = status.as_text(status.read(tmp_path))
-    assert f"worker {worker.pid} on " in text and "0 of 13 connections open" in text and "3 cleared" in text
+    # Each writes its report once a second.
+    text = wait_until(lambda: "3 cleared" in (told := status.as_text(status.read(tmp_path))) and told)
+    assert f"worker {worker.pid} on " in text and "0 of 13 connections open" in text
 
 
 def test_a_worker_that_is_killed_is_gone(worker: subprocess.Popen[str], tmp_path: Path) -> None:
