@@ -115,6 +115,8 @@ def remedy(
     """What to do about it."""
     if borrower.limit <= 0:
         return "Ask again in a moment, or give a timeout"
+    if at_once and figures.opening and len(figures.lent) < config.max_connections:
+        return "Wait for those that are being opened: let more callers wait (max_waiting), or ask again"
     if at_once:
         return "Release sooner, raise max_connections, or let more callers wait (max_waiting)"
     if is_limited:

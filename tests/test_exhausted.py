@@ -56,6 +56,8 @@ def test_more_connections_are_no_remedy_where_they_are_slow_to_open() -> None:
     assert now_there(slow, 11.5) == "0 lent, 0 idle, 4 being opened for 1.5 s, 0 waiting"
     advice = remedy(slow, ConnectionPoolConfig(max_connections=4), asked(1.0), at_once=False)
     assert "raise max_connections" not in advice
+    refused = remedy(slow, ConnectionPoolConfig(max_waiting=0), asked(1.0), at_once=True)
+    assert "raise max_connections" not in refused and "max_waiting" in refused
     full = Exhaustion(opening=4, opening_since=10.0, lent=[asked(1.0)] * 4)
     assert "raise max_connections" in remedy(
         full, ConnectionPoolConfig(max_connections=4), asked(1.0), at_once=False

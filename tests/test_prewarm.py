@@ -36,6 +36,7 @@ from tests.servers import (
     upgrade_response,
     wait_until,
 )
+from tests.wire.conftest import in_background
 
 MakePool = Callable[..., ConnectionPool[Any]]
 MakeServer = Callable[..., EchoServer]
@@ -388,3 +389,45 @@ def test_the_slots_of_those_that_are_closing_will_do(raw_server: MakeRaw, make_p
     assert pool.clear() == 3
     assert {each.place for each in pool.connections()} == {"closing"}
     assert pool.prewarm("/", 2) == 2
+
+
+# --- together with `resize` and `drain`
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_resize_has_taken_away_is_not_opened_again(
+    echo: EchoServer, make_pool: MakePool, *, keep: bool
+) -> None:
+    pool = make_pool(echo, max_connections=5, max_per_uri=5)
+    pool.prewarm("/a", 5, keep=keep)
+    pool.resize(3)
+    assert pool.prewarm("/a", 5, keep=keep) == 0
+    wait_until(lambda: echo.open_now == 3)
+    held = [pool.acquire("/a") for _ in range(3)]  # rounds go by
+    wait_until(lambda: pool.stats().active_connections == 3 and not faults(pool))
+    for conn in held:
+        conn.release()
+    assert pool.prewarm("/a", 5, keep=keep) == 0
+    assert (echo.opened, echo.open_now) == (5, 3)
+    assert pool.stats().discards == {"resized": 2}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_drain_ends_a_prewarm_that_rests_between_attempts(
+    raw_server: MakeRaw, make_pool: MakePool, *, keep: bool
+) -> None:
+    def busy(sock: socket.socket) -> None:
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 503 Busy\r\nRetry-After: 8\r\nContent-Length: 0\r\n\r\n")
+
+    server = raw_server(busy)
+    pool = make_pool(server, max_connections=4, manager_kwargs={"connect_attempts": 5})
+    warming = in_background(lambda: pool.prewarm("/a", 2, keep=keep))
+    wait_until(lambda: pool.stats().connect_errors == 2)
+    began = monotonic()
+    assert pool.drain(5)
+    with pytest.raises(PoolClosedError):
+        warming.result(5)
+    assert monotonic() - began < 4  # s; the next attempt would come after 8
+    assert server.accepted == 2
+    assert not faults(pool)

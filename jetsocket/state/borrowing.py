@@ -276,6 +276,7 @@ class State(FastPath):
         self.draining = True
         self.floors.clear()
         self._turn_away_the_line()
+        self._end_dials(begun=False)
         if not self._has_leases():
             return None
         waiter = threading.Lock()
@@ -295,6 +296,14 @@ class State(FastPath):
         for borrower in self.line:
             self._turn_away(borrower, borrower.error or error)
 
+    def _end_dials(self, *, begun: bool) -> None:
+        """Open nothing any more; what is being opened at this moment is over only if `begun`."""
+        assert self.lock.locked()
+        for dial in [*self.dials, *self.asking.values()]:
+            if begun or dial.entry is None:
+                dial.error = dial.error or self.closed_error()
+                self._end_dial(dial)
+
     @step
     def close(self, *, again: bool = False) -> tuple[list[Entry], list[Entry]] | None:
         """Give no more leases and wake all who wait.
@@ -312,9 +321,7 @@ class State(FastPath):
         self._wake_drainers()
         for entry in list(self.idle):
             self._retire(entry, "pool closed")
-        for dial in [*self.dials, *self.asking.values()]:
-            dial.error = dial.error or self.closed_error()
-            self._end_dial(dial)
+        self._end_dials(begun=True)
         for _ in range(self.parked):
             self.wake_opener.put(None)
         out = [entry for entry in self.entries if entry.place != CLOSING]

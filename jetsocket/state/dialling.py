@@ -151,7 +151,10 @@ class Dialling(Limiting):
             self._count_failure(error)
             self.resting.add(dial)
         self._forget_unopened(entry)
-        return dial in self.dials and not self.closed
+        if self.draining and dial in self.dials:
+            dial.error = dial.error or self.closed_error()
+            self._end_dial(dial)
+        return dial in self.dials
 
     @step
     def failed(
@@ -269,7 +272,9 @@ class Dialling(Limiting):
         for _ in range(self._allowed(key, count)):
             room = self._closing_one_of(key)
             has_slot = room is None and self.slots.acquire(blocking=False)
-            if not has_slot and room is None and not self.owed:  # the slot of one that is closing will do
+            if not has_slot and self.owed:
+                break  # as for callers: what is given back first pays for `resize`
+            if not has_slot and room is None:  # the slot of one that is closing will do
                 room = next((entry for entry in self.closing if entry.wanted_by is None), None)
             if not has_slot and room is None:
                 break

@@ -116,6 +116,8 @@ class Planning(Eviction):
         """`_plan_for` while a dial waits for that limiter: other connections that it counts may make room."""
         assert self.lock.locked()
         for _ in range(self._wanted(head)):
+            if self.owed:
+                break  # as in `_plan_for`
             room, evicts = self._closing_under(quota), False
             if room is None:
                 room = self._room_elsewhere(head.key, quota)
