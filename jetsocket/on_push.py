@@ -65,7 +65,7 @@ class PushHandler:
         run = self.under_way = Run()
         try:
             answer = self._on_push(uri, matching.value_of(part.message, uri))
-        except Exception as error:  # noqa: BLE001  # the user's; it is logged, and costs nothing
+        except BaseException as error:  # noqa: BLE001  # the user's, SystemExit too; logged, it costs nothing
             text = "[%s] on_push() failed over a message from %s: %s"
             log.note(logging.WARNING, text, self._state.name, uri, told(error), failure=error)
             return

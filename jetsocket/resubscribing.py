@@ -28,8 +28,11 @@ class Resubscribing:
         self._open_once = open_once
         self._where = where
 
-    def __call__(self, lost: Subscription[Any], deadline: float | None) -> Subscription[Any]:
+    def __call__(self, lost: Subscription[Any], deadline: float | None) -> Subscription[Any] | None:
         """Try until it is open again, with pauses that grow, with full jitter.
+
+        Returns:
+            What takes its place; None: another thread has ended it meanwhile.
 
         Raises:
             TimeoutError: It was not by the deadline (monotonic, s).
@@ -39,7 +42,7 @@ class Resubscribing:
         state, failures = self._state, 0
         text = "[%s] a subscription at %s was lost and is opened anew; what is pushed meanwhile is lost"
         state.log.note(logging.WARNING, text, state.name, self._where)
-        while True:
+        while not lost.is_over:
             try:
                 return self._open_once(deadline)
             except (ConnectionError, TimeoutError) as error:
@@ -51,6 +54,7 @@ class Resubscribing:
                     told = f"the subscription at {self._where} was lost, and not opened anew in time"
                     raise TimeoutError(told, operation="subscribe", timeout=None) from error
             self._pause(lost, until)
+        return None
 
     def _pause(self, lost: Subscription[Any], until: float) -> None:
         bell: Mailbox[Any] = Mailbox()

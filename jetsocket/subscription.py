@@ -51,7 +51,7 @@ class Origin(Protocol):
         """The subscription is over; `ended`: and its connection may be lent again."""
 
 
-Reopen = Callable[["Subscription[Any]", "float | None"], "Subscription[Any]"]
+Reopen = Callable[["Subscription[Any]", "float | None"], "Subscription[Any] | None"]
 """Subscribes once more, by a deadline (monotonic, s); with the errors of `ConnectionPool.subscribe`."""
 
 
@@ -206,6 +206,8 @@ class Subscription(Generic[T]):
             origin.finish(ended=False)
         assert self._reopen is not None
         new = self._reopen(self, deadline)
+        if new is None:
+            raise self._over()
         self._dropped_before = self.dropped
         self._feed, self._origin, new._origin = new._feed, new._origin, None
         self.reconnects += 1

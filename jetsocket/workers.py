@@ -31,10 +31,13 @@ def run(job: Job) -> None:
     """Run what is the user's: whatever it raises, SystemExit too, is told, and costs no thread."""
     try:
         job()
-    except BaseException:  # noqa: BLE001  # a log handler's costs its line, no more
+    except BaseException as error:  # noqa: BLE001  # a log handler's costs its line, no more
         told = (*sys.exc_info(), threading.current_thread())
         try:
-            threading.excepthook(threading.ExceptHookArgs(told))  # as if it had ended the thread
+            if isinstance(error, SystemExit) and threading.excepthook is threading.__excepthook__:
+                sys.excepthook(type(error), error, error.__traceback__)  # of that, the other says nothing
+            else:
+                threading.excepthook(threading.ExceptHookArgs(told))  # as if it had ended the thread
         except BaseException:  # noqa: BLE001  # the user's hook; `threading` does the same with it
             sys.__excepthook__(*sys.exc_info())
 

@@ -95,6 +95,25 @@ def test_messages_are_of_the_message_type_and_those_that_are_none_are_told(
     assert all(isinstance(each, Note) for each in got)
 
 
+@pytest.mark.parametrize("raised", [ValueError, SystemExit, KeyboardInterrupt])
+def test_whatever_it_raises_is_told_and_delays_nothing(
+    server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture, raised: type[BaseException]
+) -> None:
+    threads: set[int] = set()
+
+    def on_push(uri: str, message: Any) -> None:
+        threads.add(threading.get_ident())
+        raise raised("no")
+
+    def told() -> list[str]:
+        return [text for each in caplog.records if "on_push() failed" in (text := each.getMessage())]
+
+    pool = make_pool(server, correlation=Plain(), on_push=on_push)
+    pool.request("/", pushing(20), 5)
+    wait_until(lambda: len(told()) == 20, 5)  # one a round of the housekeeper's would take twice as long
+    assert len(threads) == 1
+
+
 def test_an_answer_that_cannot_be_sent_is_told(
     server: EchoServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:

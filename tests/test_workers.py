@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -92,6 +94,14 @@ def test_whatever_a_job_raises_costs_no_thread(
     wait_until(lambda: ran)
     assert [each.exc_value for each in told] == [failure]
     assert ran == [thread.ident for thread in running()]
+
+
+def test_a_job_that_exits_is_told_though_threads_say_nothing_of_that(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
+    worker.submit(partial(sys.exit, "the job"))
+    wait_until(lambda: "SystemExit: the job" in capfd.readouterr().err)
 
 
 def test_a_hook_that_raises_costs_no_thread_either(

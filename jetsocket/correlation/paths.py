@@ -40,6 +40,8 @@ def look_up(message: object, names: Sequence[str]) -> Any:
             if place is None or place >= len(message):
                 return None
             message = message[place]
+        elif isinstance(message, Mapping):  # a caller's
+            message = message.get(name)
         else:
             return None
     return message

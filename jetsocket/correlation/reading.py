@@ -32,7 +32,7 @@ _LONGEST_INDEX = 10  # digits
 def member(message: object, *names: str) -> Any:
     """What stands under these names, one within the other; None where there is nothing, or no object."""
     for name in names:
-        if not isinstance(message, dict):
+        if not isinstance(message, dict) and not isinstance(message, Mapping):  # the latter may be a caller's
             return None
         message = message.get(name)
     return message

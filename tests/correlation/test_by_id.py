@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -48,6 +49,13 @@ ALL = [BINANCE, BINANCE_STREAMS, BYBIT, BYBIT_TRADE, KRAKEN, OKX, ById("a.b.c", 
 
 
 # --- Binance
+
+
+def test_a_mapping_that_is_no_dict_gets_its_own_id_back() -> None:
+    own = MappingProxyType({"id": "mine", "op": "a"})
+    assert ById("id").untag({"id": "1"}, own) == {"id": "mine"}
+    nested = MappingProxyType({"args": [MappingProxyType({"id": 7})]})
+    assert ById("args.0.id", "id").untag({"id": "1"}, nested) == {"id": 7}
 
 
 def test_binance_answers_with_the_id() -> None:

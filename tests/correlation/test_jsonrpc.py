@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -57,6 +58,13 @@ def test_callers_with_the_same_id_get_their_own_replies_and_their_own_id_back() 
     assert first.result(RPC) == {"jsonrpc": "2.0", "id": 1, "result": "a"}
     assert second.result(RPC) == {"jsonrpc": "2.0", "id": 1, "result": "b"}
     assert third.result(RPC) == {"jsonrpc": "2.0", "id": "1", "result": "c"}
+
+
+def test_a_mapping_that_is_no_dict_gets_its_own_id_back() -> None:
+    own = MappingProxyType({"id": "mine", "method": "a"})
+    assert RPC.untag({"id": 1, "result": 2}, own) == {"id": "mine", "result": 2}
+    (sent,), _ = RPC.tag([own], NewId(1, "a"))
+    assert RPC.untag([{"id": sent["id"], "result": 2}], [own]) == [{"id": "mine", "result": 2}]
 
 
 def test_a_reply_keeps_its_id_where_the_caller_gave_none() -> None:
