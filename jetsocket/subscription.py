@@ -51,8 +51,14 @@ class Origin(Protocol):
         """The subscription is over; `ended`: and its connection may be lent again."""
 
 
-Reopen = Callable[["Subscription[Any]", "float | None"], "Subscription[Any] | None"]
-"""Subscribes once more, by a deadline (monotonic, s); with the errors of `ConnectionPool.subscribe`."""
+class Reopen(Protocol):
+    """Opens a subscription anew whose connection was lost."""
+
+    def __call__(self, lost: Subscription[Any], deadline: float | None, /) -> Subscription[Any] | None:
+        """What takes its place, by that deadline (monotonic, s); None: it was ended meanwhile.
+
+        Raises what `ConnectionPool.subscribe` does.
+        """
 
 
 class Subscription(Generic[T]):
