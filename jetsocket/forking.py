@@ -29,6 +29,8 @@ def disown(state: State) -> None:
     state.doorbell.put(STOP)  # the housekeeper is here only if it is a greenlet
     for entry in list(state.entries):
         entry.wire.disown()
+        if entry.dispatcher is not None and entry.wire.failure is not None:
+            entry.dispatcher.fail(entry.wire.failure)  # the thread that read for all may not be here
     for borrower in [*state.line, *list(state.lent)]:
         borrower.rouse()
 

@@ -471,6 +471,39 @@ print("ok")
     assert ended.check().out == "ok\n"
 
 
+def test_what_is_under_way_at_a_fork_ends_in_the_child_though_no_thread_reads_there(
+    server: EchoServer,
+) -> None:
+    script = """
+import os, sys, threading, warnings
+from jetsocket import ConnectionClosedError, ConnectionPool, ConnectionPoolConfig
+from tests.services import Plain
+warnings.simplefilter("ignore")  # of a fork beside threads
+pool = ConnectionPool(ConnectionPoolConfig(max_in_flight=9), base_uri=sys.argv[1], correlation=Plain())
+feed = pool.subscribe("/", {"do": "subscribe", "topic": "a"})
+leader = threading.Thread(target=pool.request, args=("/", {"do": "late", "after": 2, "n": 1}, 10))
+leader.start()
+while pool.stats().in_flight < 1: pass
+dispatcher = next(iter(pool._lending.state.entries)).dispatcher
+while not dispatcher.is_led: pass        # it reads for all, and is not there in the child
+pid = os.fork()
+if not pid:
+    status = 1
+    try:
+        feed.get()
+    except ConnectionClosedError:
+        status = 0
+    finally:
+        os._exit(status)
+assert os.waitpid(pid, 0)[1] == 0
+leader.join()
+feed.unsubscribe()
+pool.close()
+print("ok")
+"""
+    assert scripts.run(script, server.uri, watchdog=20).check().out == "ok\n"
+
+
 @pytest.mark.slow
 def test_greenlets_share_a_connection(server: EchoServer) -> None:
     pytest.importorskip("gevent")
