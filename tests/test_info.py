@@ -50,8 +50,12 @@ def test_the_name_of_a_thread_that_has_ended_is_told_as_such(echo: EchoServer, m
     held.pop().release()
 
 
-def test_what_a_borrower_waits_for_is_told(raw_server: MakeRaw, make_pool: MakePool) -> None:
-    pool = make_pool(raw_server(after_upgrade()))
+def test_what_a_borrower_waits_for_is_told(
+    raw_server: MakeRaw, make_pool: MakePool, request: pytest.FixtureRequest
+) -> None:
+    is_over = threading.Event()
+    request.addfinalizer(is_over.set)
+    pool = make_pool(raw_server(after_upgrade(then=lambda _: is_over.wait(30) and None)))
     with ThreadPoolExecutor(2) as threads, pool.acquire("/") as conn:
         waiting = threads.submit(conn.recv)
         wait_until(lambda: pool.leases()[0].doing.startswith("in recv for "))
