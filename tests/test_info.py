@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,11 @@ def test_what_a_borrower_waits_for_is_told(
 ) -> None:
     is_over = threading.Event()
     request.addfinalizer(is_over.set)
-    pool = make_pool(raw_server(after_upgrade(then=lambda _: is_over.wait(30) and None)))
+
+    def never_read(_: socket.socket) -> None:
+        is_over.wait(30)
+
+    pool = make_pool(raw_server(after_upgrade(then=never_read)))
     with ThreadPoolExecutor(2) as threads, pool.acquire("/") as conn:
         waiting = threads.submit(conn.recv)
         wait_until(lambda: pool.leases()[0].doing.startswith("in recv for "))
