@@ -156,11 +156,8 @@ def test_a_release_at_any_moment_loses_no_message_and_gives_none_twice(
 ) -> None:
     count, kept = 10_000, 0
     server = raw_server(after_upgrade(numbers(stop=count)))
-    options = {
-        "manager_kwargs": {"close_timeout": 0.1},
-        "health_check_interval": 1000.0,
-    }  # it answers no ping
-    pool = make_pool(server, reuse="always", max_connections=1, **options)
+    options = {"reuse": "always", "max_connections": 1, "health_check_interval": 1000.0}  # it answers no ping
+    pool = make_pool(server, manager_kwargs={"close_timeout": 0.1}, **options)
     request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
     sys.setswitchinterval(1e-6)  # threads take turns wherever they can
     for attempt in range(15):

@@ -152,14 +152,20 @@ def test_as_long_as_one_is_open_its_line_waits_for_that(
         echo, max_connections=4, manager_kwargs={"extra_headers": headers, "connect_timeout": 0.05}
     )
     with patiently(lambda: pool.acquire("/")) as conn:
-        headers.is_hanging, before = True, headers.calls
-        wait_until(lambda: _try(pool) or headers.calls == before + MOST_THERE, 30)
-        wait_until(lambda: len(state_of(pool).left_behind) == MOST_THERE)
+        calls = _leave_behind(pool, headers)
         with pytest.raises(PoolExhaustedError):
             pool.acquire("/", 0.3)
-        assert headers.calls == before + MOST_THERE
+        assert headers.calls == calls
         conn.ping(5)
     assert pool.request("/", 1, 5) == 1
+
+
+def _leave_behind(pool: ConnectionPool[Any], headers: Hangs) -> int:
+    """Have as many threads hang as may be left behind; returns how often the headers were asked for then."""
+    headers.is_hanging, calls = True, headers.calls + MOST_THERE
+    wait_until(lambda: _try(pool) or headers.calls == calls, 30)
+    wait_until(lambda: len(state_of(pool).left_behind) == MOST_THERE)
+    return calls
 
 
 def _try(pool: ConnectionPool[Any]) -> bool:
@@ -178,9 +184,7 @@ def test_callers_in_line_are_told_when_the_last_open_one_goes(
         echo, max_connections=4, manager_kwargs={"extra_headers": headers, "connect_timeout": 0.05}
     )
     conn = patiently(lambda: pool.acquire("/"))
-    headers.is_hanging, before = True, headers.calls
-    wait_until(lambda: _try(pool) or headers.calls == before + MOST_THERE, 30)
-    wait_until(lambda: len(state_of(pool).left_behind) == MOST_THERE)
+    _leave_behind(pool, headers)
     told: list[BaseException] = []
 
     def wait() -> None:

@@ -276,8 +276,8 @@ class Dialling(Limiting):
                 break  # as for callers: what is given back first pays for `resize`
             if not has_slot and room is None:  # the slot of one that is closing will do
                 room = next((entry for entry in self.closing if entry.wanted_by is None), None)
-            if not has_slot and room is None:
-                break
+                if room is None:
+                    break
             dial = Dial(key, target, purpose, context)
             ordered.append(self._enqueue(dial, has_slot=has_slot, room=room))
         return ordered
